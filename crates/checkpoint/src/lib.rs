@@ -1,0 +1,1 @@
+//! Model directories, GGUF files and PEFT adapters: read, checked, written.

@@ -1,0 +1,1 @@
+//! Text in, packed rows of tokens out.

@@ -1,0 +1,1 @@
+//! Perplexity, choices, exact match and forgetting.

@@ -1,0 +1,2 @@
+//! The fine-tuning command.
+fn main() {}

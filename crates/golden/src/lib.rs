@@ -1,0 +1,1 @@
+//! Golden vectors and laws, for tests only.

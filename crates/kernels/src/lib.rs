@@ -1,0 +1,1 @@
+//! Fused operators for language models, each with its plain reference.

@@ -1,0 +1,1 @@
+//! Seams, parameters and libtorch access: what every other crate stands on.

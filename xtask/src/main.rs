@@ -1,0 +1,2 @@
+//! Builds, pipelines and end-to-end runs.
+fn main() {}
