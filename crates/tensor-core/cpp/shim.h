@@ -1,0 +1,35 @@
+// What tch does not reach: Rust closures as autograd nodes, backward with given gradients, the thread pool,
+// packed weights, tensors over foreign memory. Every function returns null or an error to be freed with
+// shim_free_error; results go through out pointers. `tensor` is at::Tensor*, as in torch-sys.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef void* tensor;
+
+// Takes `n_in` gradients (null where undefined; ownership passes), writes `n_out` results (null for none;
+// ownership passes back). Returns null, or an error that the caller frees with `free`.
+typedef char* (*shim_backward_fn)(void* env, tensor* grads, size_t n_in, tensor* results, size_t n_out);
+typedef void (*shim_drop_fn)(void* env);
+typedef void (*shim_range_fn)(void* env, int64_t begin, int64_t end);
+
+void shim_free_error(char* error);
+int shim_is_recording(void);
+char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, void* env, shim_backward_fn apply, shim_drop_fn drop);
+char* shim_backward(tensor* roots, tensor* grads, size_t n);
+char* shim_parallel_for(int64_t begin, int64_t end, int64_t grain, void* env, shim_range_fn body);
+char* shim_from_blob(void* data, const int64_t* sizes, size_t n, int kind, void* env, shim_drop_fn drop, tensor* out);
+char* shim_pack_weight(tensor weight, int64_t rows, tensor* out);
+char* shim_linear_packed(tensor x, tensor packed, tensor* out);
+char* shim_linear_packed_add(tensor x, tensor packed, tensor other, tensor* out);
+char* shim_set_f32_precision(const char* precision);
+char* shim_set_num_threads(int intra);
+char* shim_accelerator_peak(int device, int64_t* bytes);
+
+#ifdef __cplusplus
+}
+#endif

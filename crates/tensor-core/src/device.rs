@@ -1,0 +1,166 @@
+//! Devices, and what this process must do before its first tensor.
+//!
+//! The binary links libtorch's CPU half only. [`load_cuda`] loads the CUDA half if it lies beside it; libtorch decides
+//! once for the life of the process whether it has CUDA, at the first seed, backward or query, so this comes first.
+
+use std::ffi::{CStr, CString};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use tch::{Device, Kind};
+
+use crate::{Error, Result, shim};
+
+/// Loads libtorch's CUDA half if it lies beside the CPU half. The first statement of `main`.
+///
+/// Returns the library's path, or none where this libtorch is for the CPU only.
+pub fn load_cuda() -> Result<Option<PathBuf>> {
+    static LOADED: OnceLock<std::result::Result<Option<PathBuf>, String>> = OnceLock::new();
+    LOADED.get_or_init(try_load).clone().map_err(|found| Error::Device {
+        wanted: "cuda".into(),
+        found,
+        hint: "the CUDA libraries that libtorch was built for must lie beside it, as pip lays them out",
+    })
+}
+
+fn try_load() -> std::result::Result<Option<PathBuf>, String> {
+    // SAFETY: plain libc queries about a function of libtorch that this binary links; strings are nul-terminated.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        let symbol = libc::dlsym(libc::RTLD_DEFAULT, c"_ZN2at17manual_seedEm".as_ptr());
+        let symbol = if symbol.is_null() {
+            libc::dlsym(libc::RTLD_DEFAULT, c"_ZN2at15get_num_threadsEv".as_ptr())
+        } else {
+            symbol
+        };
+        if symbol.is_null() || libc::dladdr(symbol, &raw mut info) == 0 || info.dli_fname.is_null() {
+            return Ok(None);
+        }
+        let cpu = PathBuf::from(CStr::from_ptr(info.dli_fname).to_string_lossy().into_owned());
+        let cuda = cpu.with_file_name("libtorch_cuda.so");
+        if !cuda.exists() {
+            return Ok(None);
+        }
+        let name = CString::new(cuda.to_string_lossy().as_bytes()).map_err(|e| e.to_string())?;
+        if libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
+            return Err(CStr::from_ptr(libc::dlerror()).to_string_lossy().into_owned());
+        }
+        Ok(Some(cuda))
+    }
+}
+
+/// Tells the allocator to keep what it has: large tensors are otherwise mapped and unmapped at every step.
+pub fn keep_memory() {
+    // SAFETY: documented glibc settings, made before any thread exists.
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+/// The device of a `--device` value: `auto`, `cpu`, `cuda` or `cuda:N`.
+pub fn parse(wanted: &str) -> Result<Device> {
+    let refuse = |found: &str, hint| Error::Device {
+        wanted: wanted.into(),
+        found: found.into(),
+        hint,
+    };
+    match wanted.split_once(':').unwrap_or((wanted, "")) {
+        ("cpu", "") => Ok(Device::Cpu),
+        ("auto", "") => Ok(if load_cuda()?.is_some() && tch::Cuda::device_count() > 0 {
+            Device::Cuda(0)
+        } else {
+            Device::Cpu
+        }),
+        ("cuda", number) => {
+            let index: usize = if number.is_empty() { Ok(0) } else { number.parse() }
+                .map_err(|_| refuse("no such number", "write cuda:0, cuda:1, …"))?;
+            if load_cuda()?.is_none() {
+                return Err(refuse(
+                    "this libtorch is for the CPU only",
+                    "set LIBTORCH_USE_PYTORCH=1 with a CUDA PyTorch 2.11 and build again",
+                ));
+            }
+            let count = tch::Cuda::device_count();
+            if (index as i64) < count {
+                Ok(Device::Cuda(index))
+            } else {
+                Err(refuse(
+                    &format!("{count} CUDA devices seen"),
+                    "check the driver with nvidia-smi",
+                ))
+            }
+        }
+        _ => Err(refuse("unknown device", "use auto, cpu, cuda or cuda:N")),
+    }
+}
+
+/// Whether this CPU multiplies bf16 matrices in hardware (AMX).
+pub fn has_matrix_units() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512f") && cpu_flag("amx_bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// The dtype to compute in for a `--dtype` value of `auto`: bf16 where the device is fast at it, f32 otherwise.
+pub fn fast_kind(device: Device) -> Kind {
+    if device.is_cuda() || has_matrix_units() || cpu_flag("avx512_bf16") {
+        Kind::BFloat16
+    } else {
+        Kind::Float
+    }
+}
+
+fn cpu_flag(name: &str) -> bool {
+    static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
+    FLAGS
+        .get_or_init(|| {
+            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let line = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+            line.split_whitespace().map(str::to_owned).collect()
+        })
+        .iter()
+        .any(|flag| flag == name)
+}
+
+/// Peak bytes of this process: resident memory on the CPU, allocated memory on a CUDA device.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => {
+            let mut bytes = 0;
+            // SAFETY: a plain query with an out pointer.
+            #[allow(unsafe_code)]
+            unsafe { shim::check(shim::shim_accelerator_peak(index as i32, &raw mut bytes)) }.ok()?;
+            Some(bytes as u64)
+        }
+        _ => status_bytes("VmHWM:"),
+    }
+}
+
+/// Bytes of this process now resident in memory.
+pub fn resident_memory() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(key))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Lets f32 matrix products round their inputs to bf16 (`true`) or not. Off unless asked for.
+pub fn allow_fast_f32(allow: bool) -> Result<()> {
+    let precision = if allow { c"medium" } else { c"highest" };
+    // SAFETY: a nul-terminated constant.
+    #[allow(unsafe_code)]
+    unsafe { shim::check(shim::shim_set_f32_precision(precision.as_ptr())) }.map_err(Error::Torch)
+}

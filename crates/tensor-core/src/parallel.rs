@@ -1,0 +1,94 @@
+//! Loops over libtorch's own threads.
+//!
+//! Kernels run on the pool that libtorch uses between them: a second pool (rayon's) on the same cores would wait for
+//! the first one's spinning workers.
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+
+use crate::{Error, Result, shim};
+
+/// Runs `body` over `0..n` in ranges of at least `grain`, on all of libtorch's threads.
+///
+/// The ranges are fixed by `n`, `grain` and the number of threads, so results are the same in every run.
+///
+/// # Panics
+/// With the first panic of `body`.
+pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
+    struct Env<'a> {
+        body: &'a (dyn Fn(Range<usize>) + Sync),
+        panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
+    }
+    #[allow(unsafe_code)]
+    unsafe extern "C" fn run(env: *mut c_void, begin: i64, end: i64) {
+        // SAFETY: `env` outlives the loop, which ends before `for_each_range` returns.
+        let env = unsafe { &*env.cast::<Env>() };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (env.body)(begin as usize..end as usize))) {
+            env.panic
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .get_or_insert(panic);
+        }
+    }
+    if n == 0 {
+        return;
+    }
+    let env = Env {
+        body: &body,
+        panic: Mutex::new(None),
+    };
+    // SAFETY: `env` lives until the call returns, and all of its ranges have then run.
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        shim::check(shim::shim_parallel_for(
+            0,
+            n as i64,
+            grain.max(1) as i64,
+            std::ptr::from_ref(&env).cast_mut().cast(),
+            run,
+        ))
+    };
+    if let Some(panic) = env
+        .panic
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
+        resume_unwind(panic);
+    }
+    done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// How many threads libtorch computes with.
+pub fn num_threads() -> usize {
+    tch::get_num_threads().max(1) as usize
+}
+
+/// Sets how many threads libtorch computes with. Call it before the first operation.
+pub fn set_num_threads(threads: usize) -> Result<()> {
+    // SAFETY: a plain call.
+    #[allow(unsafe_code)]
+    unsafe { shim::check(shim::shim_set_num_threads(threads.max(1) as i32)) }.map_err(Error::Torch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn every_index_is_met_once() {
+        let sum = AtomicU64::new(0);
+        for_each_range(1001, 10, |range| {
+            sum.fetch_add(range.map(|i| i as u64).sum(), Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 1000 * 1001 / 2);
+    }
+
+    #[test]
+    fn a_panic_comes_back_to_the_caller() {
+        let caught = catch_unwind(|| for_each_range(4, 1, |range| assert!(!range.contains(&2), "two")));
+        assert!(caught.is_err());
+    }
+}

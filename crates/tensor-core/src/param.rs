@@ -1,0 +1,130 @@
+//! Parameters: a tensor and the part it plays.
+//!
+//! Freezing, saving and learning-rate groups ask the role, never a substring of a name. A parameter that trains is an
+//! f32 leaf (its master); the compute copy is made by [`Param::cast`], which the gradient passes through.
+
+use tch::{Kind, Tensor};
+
+use crate::ModulePath;
+
+/// The part that a parameter plays in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// A weight of the pre-trained network.
+    Base,
+    /// A token embedding (and the head tied to it).
+    Embedding,
+    /// A normalisation gain or a bias: never decayed.
+    Norm,
+    /// The first factor of a low-rank update, or any other adapter weight.
+    Adapter,
+    /// The second factor of a low-rank update, which LoRA+ trains faster.
+    AdapterOut,
+    /// What chooses between experts.
+    Router,
+    /// A row of a memory of facts.
+    Memory,
+    /// An output layer that replaces the pre-trained one.
+    Head,
+}
+
+/// A tensor with its role. Trainable parameters are f32 leaves; frozen ones have the model's dtype.
+#[derive(Debug)]
+pub struct Param {
+    value: Tensor,
+    role: Role,
+}
+
+impl Param {
+    /// A parameter that does not train.
+    pub fn frozen(value: Tensor, role: Role) -> Self {
+        Self {
+            value: value.detach(),
+            role,
+        }
+    }
+
+    /// A parameter that trains: `value` is copied into an f32 leaf of its own.
+    pub fn trainable(value: &Tensor, role: Role) -> Self {
+        let master = value.detach().to_kind(Kind::Float).contiguous();
+        let master = if master.data_ptr() == value.data_ptr() {
+            master.copy()
+        } else {
+            master
+        };
+        Self {
+            value: master.set_requires_grad(true),
+            role,
+        }
+    }
+
+    /// The tensor as it is held: shape as in the checkpoint.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The part it plays.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether the optimiser moves it.
+    pub fn is_trainable(&self) -> bool {
+        self.value.requires_grad()
+    }
+
+    /// The value in dtype `kind`, differentiably; the value itself if it has that dtype.
+    pub fn cast(&self, kind: Kind) -> Tensor {
+        if self.value.kind() == kind {
+            self.value.shallow_clone()
+        } else {
+            self.value.to_kind(kind)
+        }
+    }
+
+    /// The same parameter, made trainable (in f32) or frozen (in `kind`).
+    #[must_use]
+    pub fn with_training(self, trains: bool, kind: Kind) -> Self {
+        match (trains, self.is_trainable()) {
+            (true, false) => Self::trainable(&self.value, self.role),
+            (false, true) => Self::frozen(self.value.detach().to_kind(kind), self.role),
+            _ => self,
+        }
+    }
+
+    /// A second handle on the same storage, for tied weights.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            value: self.value.shallow_clone(),
+            role: self.role,
+        }
+    }
+}
+
+/// Anything that holds parameters and can name them.
+pub trait Parameters {
+    /// Shows every parameter with its path, in a fixed order, each storage once.
+    fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param));
+}
+
+/// Every parameter below `module`, with second handles on the same storage.
+pub fn named_params(module: &(impl Parameters + ?Sized)) -> Vec<(ModulePath, Param)> {
+    let mut params = Vec::new();
+    module.visit(&ModulePath::root(), &mut |at, param| {
+        params.push((at.clone(), param.share()))
+    });
+    params
+}
+
+/// How many numbers are held, and how many of them train.
+pub fn num_params(module: &(impl Parameters + ?Sized)) -> (usize, usize) {
+    let (mut all, mut trainable) = (0, 0);
+    module.visit(&ModulePath::root(), &mut |_, param| {
+        let count = param.value().numel();
+        all += count;
+        trainable += if param.is_trainable() { count } else { 0 };
+    });
+    (all, trainable)
+}

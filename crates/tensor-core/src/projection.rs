@@ -1,0 +1,127 @@
+//! The seam through which methods enter: a matrix, however it is held.
+//!
+//! Why this form: a slot is owned, so surgery consumes (no half-changed model, a dense weight is freed the moment it is
+//! packed); forward takes the pass, so no layer holds a mode; the bias stays with the slot, so no method can get it
+//! wrong. QLoRA is two surgeries in order; nothing here knows of it.
+
+use std::fmt::Debug;
+
+use tch::Tensor;
+
+use crate::{Dense, Error, Found, ModulePath, Param, Parameters, Pass, Result};
+
+/// A linear map `y = x Wᵀ`, however `W` is held. Shapes: t tokens, in and out widths.
+pub trait Projection: Parameters + Debug + Send {
+    /// `[t, in]` to `[t, out]`, in the dtype of `x`.
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor;
+
+    /// The effective weight with adapters on, dense, `[out, in]`, in f32 where anything had to be computed.
+    fn weight(&self) -> Tensor;
+
+    /// The same function as one plain matrix.
+    fn merge(self: Box<Self>) -> Dense;
+
+    /// The matrix itself, only if nothing wraps or packs it; otherwise what was found.
+    fn into_dense(self: Box<Self>) -> Result<Dense, Found>;
+
+    /// This map as one that does not train and needs no graph, if it is one: what lets a wrapper write its own
+    /// backward pass and never save the weight.
+    fn as_frozen(&self) -> Option<&dyn FrozenMap> {
+        None
+    }
+}
+
+/// A linear map that does not train: it can be applied in both directions without a graph.
+pub trait FrozenMap {
+    /// `x Wᵀ`: `[t, in]` to `[t, out]`.
+    fn apply(&self, x: &Tensor) -> Tensor;
+
+    /// `y W + onto`: `[t, out]` to `[t, in]`, added to `onto` (`[t, in]`) when given.
+    fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor;
+}
+
+/// What is done to each projection: its path and what the slot holds, to what it shall hold.
+pub type ProjectionSurgeon<'a> = dyn FnMut(&ModulePath, Box<dyn Projection>) -> Result<Box<dyn Projection>> + 'a;
+
+/// A slot for a projection, with its bias.
+#[derive(Debug)]
+pub struct Linear {
+    projection: Box<dyn Projection>,
+    bias: Option<Param>,
+}
+
+impl Linear {
+    /// A slot with this projection and bias (`[out]`).
+    pub fn new(projection: impl Projection + 'static, bias: Option<Param>) -> Self {
+        Self {
+            projection: Box::new(projection),
+            bias,
+        }
+    }
+
+    /// `[t, in]` to `[t, out]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let y = self.projection.forward(x, pass);
+        match &self.bias {
+            Some(bias) => y + bias.cast(x.kind()),
+            None => y,
+        }
+    }
+
+    /// What the slot holds.
+    pub fn projection(&self) -> &dyn Projection {
+        &*self.projection
+    }
+
+    /// The bias, `[out]`.
+    pub fn bias(&self) -> Option<&Param> {
+        self.bias.as_ref()
+    }
+
+    /// Replaces the projection by what the surgeon makes of it.
+    pub fn map(self, at: &ModulePath, surgeon: &mut ProjectionSurgeon) -> Result<Self> {
+        Ok(Self {
+            projection: surgeon(at, self.projection)?,
+            bias: self.bias,
+        })
+    }
+
+    /// The same slot as one plain matrix with its bias.
+    #[must_use]
+    pub fn merge(self) -> Self {
+        Self {
+            projection: Box::new(self.projection.merge()),
+            bias: self.bias,
+        }
+    }
+
+    /// The plain matrix of a slot that nothing has touched, and its bias.
+    pub fn into_dense(self, at: &ModulePath) -> Result<(Dense, Option<Param>)> {
+        match self.projection.into_dense() {
+            Ok(dense) => Ok((dense, self.bias)),
+            Err(Found(found)) => Err(Error::NotDense {
+                at: at.clone(),
+                found,
+                hint: "merge the model first",
+            }),
+        }
+    }
+
+    /// Makes the bias trainable or frozen (frozen biases take dtype `kind`).
+    #[must_use]
+    pub fn train_bias(self, trains: bool, kind: tch::Kind) -> Self {
+        Self {
+            bias: self.bias.map(|bias| bias.with_training(trains, kind)),
+            ..self
+        }
+    }
+}
+
+impl Parameters for Linear {
+    fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
+        self.projection.visit(at, visitor);
+        if let Some(bias) = &self.bias {
+            visitor(&at.join("bias"), bias);
+        }
+    }
+}
