@@ -100,6 +100,7 @@ def save_adapter(model, folder):
     (folder / "README.md").unlink()
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = None
     for key, value in config.items():
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             config[key] = sorted(value)
