@@ -43,6 +43,14 @@ impl Dense {
 }
 
 impl FrozenMap for Dense {
+    fn share(&self) -> Box<dyn FrozenMap + Send> {
+        let packed = OnceLock::from(self.packed().map(PackedWeight::share));
+        Box::new(Self {
+            weight: self.weight.share(),
+            packed,
+        })
+    }
+
     fn apply(&self, x: &Tensor) -> Tensor {
         match self.packed() {
             Some(packed) => packed.apply(x),
@@ -68,15 +76,8 @@ impl Projection for Dense {
         if !autograd::wants(&[x]) {
             return y;
         }
-        let weight = self.weight.share();
-        let packed = self.packed().map(PackedWeight::share);
-        autograd::attach(&[x], y, move |dy| {
-            let again = Self {
-                weight,
-                packed: OnceLock::from(packed),
-            };
-            vec![dy.map(|dy| again.apply_transposed(&dy, None))]
-        })
+        let again = self.share();
+        autograd::attach(&[x], y, move |dy| vec![dy.map(|dy| again.apply_transposed(&dy, None))])
     }
 
     fn weight(&self) -> Tensor {

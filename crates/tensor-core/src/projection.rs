@@ -33,6 +33,9 @@ pub trait Projection: Parameters + Debug + Send {
 
 /// A linear map that does not train: it can be applied in both directions without a graph.
 pub trait FrozenMap {
+    /// A second handle on the same weight, for a backward closure to own.
+    fn share(&self) -> Box<dyn FrozenMap + Send>;
+
     /// `x Wᵀ`: `[t, in]` to `[t, out]`.
     fn apply(&self, x: &Tensor) -> Tensor;
 
