@@ -7,8 +7,13 @@ use tch::{Kind, Tensor};
 /// The message names the element that breaks its bound by the largest factor. Shapes must be
 /// equal, dtypes need not; a number that is not finite equals only itself, and NaN nothing.
 #[track_caller]
+#[expect(clippy::float_cmp, reason = "infinities are only ever equal, never near")]
 pub fn assert_close(name: &str, ours: &Tensor, theirs: &Tensor, relative: f64, absolute: f64) {
-    assert_eq!(ours.size(), theirs.size(), "`{name}`: our shape (left) is not theirs (right)");
+    assert_eq!(
+        ours.size(),
+        theirs.size(),
+        "`{name}`: our shape (left) is not theirs (right)"
+    );
     let flat = |tensor: &Tensor| -> Vec<f64> {
         let values = tensor.detach().to_kind(Kind::Double).flatten(0, -1).contiguous();
         Vec::try_from(values).expect("a flat tensor of f64 is a Vec<f64>")
@@ -17,12 +22,12 @@ pub fn assert_close(name: &str, ours: &Tensor, theirs: &Tensor, relative: f64, a
     let mut worst: Option<(usize, f64)> = None;
     let mut too_far = 0;
     for (index, (&ours, &theirs)) in ours_flat.iter().zip(&theirs_flat).enumerate() {
-        let distance = if ours.to_bits() == theirs.to_bits() { 0.0 } else { (ours - theirs).abs() };
-        if distance <= relative * theirs.abs() + absolute && !theirs.is_nan() && (theirs.is_finite() || distance == 0.0) {
+        let (distance, allowed) = ((ours - theirs).abs(), relative * theirs.abs() + absolute);
+        if ours == theirs || (theirs.is_finite() && distance <= allowed) {
             continue;
         }
         too_far += 1;
-        let factor = distance / (relative * theirs.abs() + absolute);
+        let factor = distance / allowed;
         let factor = if factor.is_nan() { f64::INFINITY } else { factor };
         if worst.is_none_or(|(_, most)| factor > most) {
             worst = Some((index, factor));
@@ -68,26 +73,58 @@ mod tests {
         let theirs = matrix([1.0, -2.0, 3.0, 0.0, f64::INFINITY, f64::NEG_INFINITY]);
         assert_close("equal", &theirs, &theirs, 0.0, 0.0);
         assert_close("rounded", &theirs.to_kind(Kind::Float), &theirs, 1e-6, 0.0);
-        assert_close("near", &matrix([1.0, 1.0, 1.0, 1.0, 1.0, 1.01]), &matrix([1.0; 6]), 0.005, 0.006);
-        assert_close("empty", &Tensor::zeros([0, 3], (Kind::Float, tch::Device::Cpu)), &matrix([0.0; 6]).narrow(0, 0, 0), 0.0, 0.0);
+        assert_close(
+            "near",
+            &matrix([1.0, 1.0, 1.0, 1.0, 1.0, 1.01]),
+            &matrix([1.0; 6]),
+            0.005,
+            0.006,
+        );
+        assert_close(
+            "empty",
+            &Tensor::zeros([0, 3], (Kind::Float, tch::Device::Cpu)),
+            &matrix([0.0; 6]).narrow(0, 0, 0),
+            0.0,
+            0.0,
+        );
     }
 
     #[test]
-    #[should_panic(expected = "`far`: 2 of 6 elements are too far; worst at [1, 2] of [2, 3]: ours 1e0, theirs 1.5e0, apart 5e-1")]
+    #[should_panic(
+        expected = "`far`: 2 of 6 elements are too far; worst at [1, 2] of [2, 3]: ours 1e0, theirs 1.5e0, apart 5e-1"
+    )]
     fn the_worst_element_is_named() {
-        assert_close("far", &matrix([1.0, 1.1, 1.0, 1.0, 1.0, 1.0]), &matrix([1.0, 1.0, 1.0, 1.0, 1.0, 1.5]), 1e-3, 1e-3);
+        assert_close(
+            "far",
+            &matrix([1.0, 1.1, 1.0, 1.0, 1.0, 1.0]),
+            &matrix([1.0, 1.0, 1.0, 1.0, 1.0, 1.5]),
+            1e-3,
+            1e-3,
+        );
     }
 
     #[test]
     #[should_panic(expected = "worst at [0, 1]")]
     fn our_nan_is_worst_of_all() {
-        assert_close("nan", &matrix([9.0, f64::NAN, 0.0, 0.0, 0.0, 0.0]), &matrix([0.0; 6]), 1.0, 1.0);
+        assert_close(
+            "nan",
+            &matrix([9.0, f64::NAN, 0.0, 0.0, 0.0, 0.0]),
+            &matrix([0.0; 6]),
+            1.0,
+            1.0,
+        );
     }
 
     #[test]
     #[should_panic(expected = "worst at [0, 1]")]
     fn a_number_is_not_infinity_whatever_the_tolerance() {
-        assert_close("infinite", &matrix([0.0; 6]), &matrix([0.0, f64::INFINITY, 0.0, 0.0, 0.0, 0.0]), 1.0, 1.0);
+        assert_close(
+            "infinite",
+            &matrix([0.0; 6]),
+            &matrix([0.0, f64::INFINITY, 0.0, 0.0, 0.0, 0.0]),
+            1.0,
+            1.0,
+        );
     }
 
     #[test]
