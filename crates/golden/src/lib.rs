@@ -10,6 +10,7 @@
 //! ```
 
 mod close;
+pub mod laws;
 mod vectors;
 
 pub use close::assert_close;
