@@ -1,0 +1,169 @@
+//! LoRA's options, under PEFT's names and with PEFT's meaning.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use tensor_core::{ModulePath, Modules, Targets};
+
+use crate::{Error, Init, Result};
+
+/// `target_modules` and its like: a list of names, or one string (a pattern, or `all-linear`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// `all-linear`, or a regular expression for whole paths.
+    One(String),
+    /// Whole paths or suffixes after a dot.
+    Many(Vec<String>),
+}
+
+impl TargetModules {
+    /// As the seam's targets.
+    pub fn targets(&self) -> Targets {
+        match self {
+            Self::One(word) if word == "all-linear" => Targets::AllLinear,
+            Self::One(pattern) => Targets::Pattern(pattern.clone()),
+            Self::Many(names) => Targets::Names(names.clone()),
+        }
+    }
+}
+
+/// What makes a [`crate::Lora`] of a projection. The names and defaults are PEFT's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub r: i64,
+    /// The update is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Probability of dropping an input of the update while training.
+    pub lora_dropout: f64,
+    /// Which modules are wrapped.
+    pub target_modules: TargetModules,
+    /// Which of them are not.
+    pub exclude_modules: Option<TargetModules>,
+    /// Scale by `lora_alpha / √r` instead.
+    pub use_rslora: bool,
+    /// How A and B begin.
+    pub init_lora_weights: Init,
+    /// Other ranks for the modules whose path ends with the key (a regular expression).
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Other alphas, in the same way.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Only these layers.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// The module lists that count the layers; any if empty.
+    pub layers_pattern: Vec<String>,
+    /// Modules that are trained whole and saved with the adapter.
+    pub modules_to_save: Vec<String>,
+    /// Seeds A.
+    pub seed: u64,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::One("all-linear".into()),
+            exclude_modules: None,
+            use_rslora: false,
+            init_lora_weights: Init::Default,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            layers_to_transform: None,
+            layers_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// The choice of modules, with every pattern compiled.
+    pub fn modules(&self) -> Result<Modules> {
+        if self.r < 1 {
+            return Err(Error::Option { option: "r", found: format!("rank {}", self.r), hint: "a rank is at least 1; 8 to 64 are usual" });
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            let found = format!("{} is no probability below 1", self.lora_dropout);
+            return Err(Error::Option { option: "lora_dropout", found, hint: "0 to 0.1 are usual" });
+        }
+        if !self.layers_pattern.is_empty() && self.layers_to_transform.is_none() {
+            let found = "given without `layers_to_transform`".to_owned();
+            return Err(Error::Option { option: "layers_pattern", found, hint: "name the layers, or remove the pattern" });
+        }
+        if matches!(self.target_modules, TargetModules::One(ref word) if word != "all-linear") && self.layers_to_transform.is_some() {
+            let found = "given with a pattern in `target_modules`".to_owned();
+            return Err(Error::Option { option: "layers_to_transform", found, hint: "write the layers into the pattern, or list the modules" });
+        }
+        let mut modules = Modules::new(self.target_modules.targets())?;
+        if let Some(exclude) = &self.exclude_modules {
+            modules = modules.excluding(exclude.targets())?;
+        }
+        if let Some(layers) = &self.layers_to_transform {
+            modules = modules.in_layers(layers.clone(), &self.layers_pattern)?;
+        }
+        Ok(modules)
+    }
+
+    /// Rank and scale of the module at `path`.
+    pub fn rank_and_scale(&self, path: &ModulePath) -> Result<(i64, f64)> {
+        let rank = by_pattern("rank_pattern", &self.rank_pattern, path)?.unwrap_or(self.r);
+        let alpha = by_pattern("alpha_pattern", &self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
+        let scale = if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 };
+        Ok((rank, scale))
+    }
+
+    /// Whether the module at `path` is trained whole (`modules_to_save`): its path or its end after a dot.
+    pub fn is_saved_whole(&self, path: &ModulePath) -> bool {
+        let path = path.as_str();
+        self.modules_to_save.iter().any(|name| path == name || path.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')))
+    }
+}
+
+/// PEFT's rule: the first key that, as a regular expression, matches the whole path or its end after a dot.
+fn by_pattern<T: Copy>(option: &'static str, patterns: &BTreeMap<String, T>, path: &ModulePath) -> Result<Option<T>> {
+    for (pattern, value) in patterns {
+        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+            .map_err(|source| Error::Pattern { option, pattern: pattern.clone(), source })?;
+        if regex.is_match(path.as_str()) {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_change_rank_and_alpha_of_their_modules() {
+        let config = LoraConfig {
+            r: 8,
+            lora_alpha: 16.0,
+            rank_pattern: BTreeMap::from([("q_proj".into(), 4)]),
+            alpha_pattern: BTreeMap::from([(r"layers\.1\.self_attn\.q_proj".into(), 2.0)]),
+            ..LoraConfig::default()
+        };
+        let of = |path: &str| config.rank_and_scale(&path.into()).unwrap();
+        assert_eq!(of("model.layers.0.self_attn.q_proj"), (4, 4.0));
+        assert_eq!(of("model.layers.1.self_attn.q_proj"), (4, 0.5));
+        assert_eq!(of("model.layers.1.self_attn.k_proj"), (8, 2.0));
+    }
+
+    #[test]
+    fn rank_stabilised_scale_divides_by_the_root() {
+        let config = LoraConfig { r: 16, lora_alpha: 8.0, use_rslora: true, ..LoraConfig::default() };
+        assert_eq!(config.rank_and_scale(&"lm_head".into()).unwrap(), (16, 2.0));
+    }
+
+    #[test]
+    fn a_rank_of_nought_is_refused() {
+        let error = LoraConfig { r: 0, ..LoraConfig::default() }.modules().unwrap_err().to_string();
+        assert!(error.starts_with("`r`: rank 0"), "{error}");
+    }
+}

@@ -1,0 +1,90 @@
+//! What can go wrong when a model is wrapped or an adapter is placed.
+
+use tensor_core::ModulePath;
+
+/// A result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The crate's error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option has a value that cannot work.
+    #[error("`{option}`: {found}\nhint: {hint}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The rank is larger than the matrix allows.
+    #[error("`{at}`: rank {rank} exceeds the smaller side of its {out} × {input} weight")]
+    Rank {
+        /// The module.
+        at: ModulePath,
+        /// The rank asked for.
+        rank: i64,
+        /// Rows of the weight.
+        out: i64,
+        /// Columns of the weight.
+        input: i64,
+    },
+    /// An adapter's tensor does not fit the module it names.
+    #[error("`{at}`: the adapter's {tensor} has shape {found:?}, this model needs {wanted:?}\nhint: the adapter was made for another model")]
+    Shape {
+        /// The module.
+        at: ModulePath,
+        /// Which tensor.
+        tensor: &'static str,
+        /// What the module needs.
+        wanted: Vec<i64>,
+        /// What the adapter holds.
+        found: Vec<i64>,
+    },
+    /// An adapter names modules that the model does not have.
+    #[error("the adapter names {count} modules that this model does not have, such as `{first}`\nhint: the adapter was made for another model")]
+    Unplaced {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: ModulePath,
+    },
+    /// Half of a pair is missing.
+    #[error("`{at}`: the adapter holds {found} without {missing}")]
+    Pair {
+        /// The module.
+        at: ModulePath,
+        /// What is there.
+        found: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// A pattern key that is no regular expression.
+    #[error("`{option}` key `{pattern}`: {source}")]
+    Pattern {
+        /// `rank_pattern` or `alpha_pattern`.
+        option: &'static str,
+        /// The key.
+        pattern: String,
+        /// What is wrong with it.
+        source: regex::Error,
+    },
+    /// The seam's own error.
+    #[error(transparent)]
+    Core(#[from] tensor_core::Error),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+}
+
+impl Error {
+    /// As the error of a surgery at `at`.
+    pub(crate) fn at(self, at: &ModulePath) -> tensor_core::Error {
+        match self {
+            Self::Core(error) => error,
+            other => tensor_core::Error::Surgery { at: at.clone(), source: Box::new(other) },
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! How A and B begin.
+//!
+//! `default`: A uniform in `±1/√in` (Kaiming with a = √5), B zero. `gaussian`: A normal with deviation `1/r`, B zero.
+//! `pissa`: the top r singular triples of W, `A = √(S/s) Vᵀ`, `B = U √(S/s)`, and `W - s B A` stays (arXiv:2404.02948).
+//! `olora`: `W = QR`, `A = R[..r]`, `B = Q[.., ..r]`, and `W - s B A` stays (arXiv:2406.01775).
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::StandardNormal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tch::{Kind, Tensor};
+
+/// The value of `init_lora_weights`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Init {
+    /// Kaiming-uniform A, zero B (`true`).
+    Default,
+    /// Normal A, zero B.
+    Gaussian,
+    /// Both factors drawn, so that step 0 already differs (`false`): for tests.
+    Random,
+    /// Principal singular vectors, exactly.
+    Pissa,
+    /// Principal singular vectors by this many subspace iterations.
+    PissaIterations(u32),
+    /// The first columns and rows of a QR decomposition.
+    Olora,
+}
+
+impl Init {
+    /// Whether the first product is taken out of the base weight.
+    pub fn takes_from_base(self) -> bool {
+        matches!(self, Self::Pissa | Self::PissaIterations(_) | Self::Olora)
+    }
+
+    /// A `[rank, in]` and B `[out, rank]` in f32 for `weight` `[out, in]`.
+    pub fn factors(self, weight: &Tensor, rank: i64, scale: f64, seed: u64) -> (Tensor, Tensor) {
+        let (out, input) = weight.size2().expect("a projection's weight has two dimensions");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let zeros = || Tensor::zeros([out, rank], (Kind::Float, weight.device()));
+        let bound = 1.0 / (input as f32).sqrt();
+        match self {
+            Self::Default => (uniform(&mut rng, rank, input, bound).to_device(weight.device()), zeros()),
+            Self::Gaussian => (normal(&mut rng, rank, input, 1.0 / rank as f32).to_device(weight.device()), zeros()),
+            Self::Random => {
+                let a = uniform(&mut rng, rank, input, bound).to_device(weight.device());
+                (a, uniform(&mut rng, out, rank, 1.0 / (rank as f32).sqrt()).to_device(weight.device()))
+            }
+            Self::Pissa => {
+                let (u, s, vt) = Tensor::linalg_svd(&weight.to_kind(Kind::Float), false, None::<&str>);
+                split(&u.narrow(1, 0, rank), &s.narrow(0, 0, rank), &vt.narrow(0, 0, rank), scale)
+            }
+            Self::PissaIterations(iterations) => {
+                let (u, s, vt) = subspace_svd(&weight.to_kind(Kind::Float), rank, iterations, &mut rng);
+                split(&u, &s, &vt, scale)
+            }
+            Self::Olora => {
+                let (q, r) = Tensor::linalg_qr(&weight.to_kind(Kind::Float), "reduced");
+                (r.narrow(0, 0, rank).contiguous(), q.narrow(1, 0, rank).contiguous())
+            }
+        }
+    }
+
+    /// A `[rank, vocabulary]` and B `[d, rank]` for a token table: A zero, B normal, as PEFT does.
+    pub fn embedding_factors(vocabulary: i64, width: i64, rank: i64, seed: u64) -> (Tensor, Tensor) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (Tensor::zeros([rank, vocabulary], (Kind::Float, tch::Device::Cpu)), normal(&mut rng, width, rank, 1.0))
+    }
+}
+
+fn split(u: &Tensor, s: &Tensor, vt: &Tensor, scale: f64) -> (Tensor, Tensor) {
+    let root = (s / scale).sqrt();
+    ((root.unsqueeze(1) * vt).contiguous(), (u * root.unsqueeze(0)).contiguous())
+}
+
+/// Halko, Martinsson and Tropp 2011, algorithm 4.4, then an exact SVD of the small core.
+fn subspace_svd(weight: &Tensor, rank: i64, iterations: u32, rng: &mut StdRng) -> (Tensor, Tensor, Tensor) {
+    let (out, input) = weight.size2().expect("a matrix");
+    let width = (rank + 6).min(out.min(input));
+    let probe = normal(rng, input, width, 1.0).to_device(weight.device());
+    let orthonormal = |m: Tensor| Tensor::linalg_qr(&m, "reduced").0;
+    let mut q = orthonormal(weight.matmul(&probe));
+    for _ in 0..iterations {
+        let back = orthonormal(weight.tr().matmul(&q));
+        q = orthonormal(weight.matmul(&back));
+    }
+    let (u, s, vt) = Tensor::linalg_svd(&q.tr().matmul(weight), false, None::<&str>);
+    (q.matmul(&u).narrow(1, 0, rank), s.narrow(0, 0, rank), vt.narrow(0, 0, rank))
+}
+
+fn uniform(rng: &mut StdRng, rows: i64, columns: i64, bound: f32) -> Tensor {
+    let values: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-bound..bound)).collect();
+    Tensor::from_slice(&values).view([rows, columns])
+}
+
+fn normal(rng: &mut StdRng, rows: i64, columns: i64, deviation: f32) -> Tensor {
+    let values: Vec<f32> = (0..rows * columns).map(|_| rng.sample::<f32, _>(StandardNormal) * deviation).collect();
+    Tensor::from_slice(&values).view([rows, columns])
+}
+
+impl Serialize for Init {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Default => serializer.serialize_bool(true),
+            Self::Random => serializer.serialize_bool(false),
+            Self::Gaussian => serializer.serialize_str("gaussian"),
+            Self::Pissa => serializer.serialize_str("pissa"),
+            Self::PissaIterations(n) => serializer.serialize_str(&format!("pissa_niter_{n}")),
+            Self::Olora => serializer.serialize_str("olora"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Init {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Switch(bool),
+            Name(String),
+        }
+        let name = match Value::deserialize(deserializer)? {
+            Value::Switch(true) => return Ok(Self::Default),
+            Value::Switch(false) => return Ok(Self::Random),
+            Value::Name(name) => name,
+        };
+        match name.as_str() {
+            "default" => Ok(Self::Default),
+            "gaussian" => Ok(Self::Gaussian),
+            "pissa" => Ok(Self::Pissa),
+            "olora" => Ok(Self::Olora),
+            other => other.strip_prefix("pissa_niter_").and_then(|n| n.parse().ok()).map(Self::PissaIterations).ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "`init_lora_weights`: wanted true, false, \"default\", \"gaussian\", \"pissa\", \"pissa_niter_N\" or \"olora\", found \"{other}\""
+                ))
+            }),
+        }
+    }
+}
