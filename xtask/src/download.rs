@@ -1,0 +1,281 @@
+//! One archive from a registry into the cache: by pip or npm, whole and with the pinned hash, or not at all.
+
+use crate::manifest::{Package, Registry};
+use crate::place::Cache;
+use crate::progress::{Watch, size};
+use crate::tools::Tools;
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What becomes of downloaded archives once they are unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wheels {
+    Keep,
+    Delete,
+}
+
+impl Wheels {
+    pub(crate) fn kept_if(asked: bool) -> Self {
+        if asked { Self::Keep } else { Self::Delete }
+    }
+
+    /// Removes an archive that is no longer needed, unless it shall be kept.
+    pub(crate) fn after_unpacking(self, archive: &Path) -> Result<()> {
+        match self {
+            Self::Keep => Ok(()),
+            Self::Delete => fs::remove_file(archive).with_context(|| format!("cannot remove `{}`", archive.display())),
+        }
+    }
+}
+
+/// The archive of `package` in the cache, fetched if it is not there. A file that is there and has the hash is never fetched again.
+pub(crate) fn archive(package: &Package, cache: &Cache, tools: &Tools) -> Result<PathBuf> {
+    let path = cache.wheels().join(&package.file);
+    if path.is_file() {
+        match verify(&path, &package.sha256) {
+            Ok(()) => return Ok(path),
+            Err(error) => eprintln!("{error:#}; it is fetched again"),
+        }
+    }
+    let aside = cache.wheels().join(format!("{}.partial", package.file));
+    if aside.exists() {
+        fs::remove_dir_all(&aside).with_context(|| format!("cannot remove `{}`", aside.display()))?;
+    }
+    fs::create_dir_all(&aside).with_context(|| format!("cannot make `{}`", aside.display()))?;
+    let mut command = match package.registry {
+        Registry::Pypi => pip(package, tools)?,
+        Registry::Npm => npm(package, tools, &aside)?,
+    };
+    // pip and npm write unfinished files below TMPDIR; there they can be watched, and go with the folder.
+    command.current_dir(&aside).env("TMPDIR", &aside);
+    let watch = Watch::folder(
+        &format!("fetching {} {}", package.name, package.version),
+        &aside,
+        package.bytes,
+    );
+    run(command, package)?;
+    let fetched = aside.join(&package.file);
+    ensure!(
+        fetched.is_file(),
+        "{} {}: `{}` was wanted, but the registry gave {}",
+        package.name,
+        package.version,
+        package.file,
+        listing(&aside),
+    );
+    verify(&fetched, &package.sha256).with_context(|| format!("{} {}", package.name, package.version))?;
+    fs::rename(&fetched, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    fs::remove_dir_all(&aside).with_context(|| format!("cannot remove `{}`", aside.display()))?;
+    watch.done();
+    Ok(path)
+}
+
+fn pip(package: &Package, tools: &Tools) -> Result<Command> {
+    let mut command = tools.pip()?;
+    command.args([
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]);
+    // The same file whatever Python the machine has: the tags are given, not taken from the interpreter.
+    command.args([
+        "--only-binary=:all:",
+        "--python-version",
+        "3.11",
+        "--implementation",
+        "cp",
+        "--abi",
+        "cp311",
+    ]);
+    command.args([
+        "--platform",
+        package.platform.as_deref().unwrap_or("manylinux_2_28_x86_64"),
+    ]);
+    command
+        .args(["--dest", "."])
+        .arg(format!("{}=={}", package.name, package.version));
+    // A pip that can go on with a broken transfer (25.1 and later) does so; an older one ignores it.
+    command.env("PIP_RESUME_RETRIES", "10");
+    Ok(command)
+}
+
+fn npm(package: &Package, tools: &Tools, aside: &Path) -> Result<Command> {
+    let mut command = Command::new(tools.npm()?);
+    command
+        .args(["pack", "--ignore-scripts", "--silent", "--cache"])
+        .arg(aside.join("cache"));
+    command.arg(format!("{}@{}", package.name, package.version));
+    Ok(command)
+}
+
+fn run(mut command: Command, package: &Package) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run `{}`", command.get_program().display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let said = said[said.len().saturating_sub(6)..].join("\n  ");
+    let full = if said.contains("No space left") {
+        format!("\nhint: {} are needed", size(package.bytes))
+    } else {
+        String::new()
+    };
+    bail!(
+        "{} {} could not be fetched ({}):\n  {said}{full}",
+        package.name,
+        package.version,
+        output.status
+    )
+}
+
+/// Compares a file's hash with the wanted one; a file with another hash is deleted, and the error says both.
+pub(crate) fn verify(path: &Path, wanted: &str) -> Result<()> {
+    let found = sha256(path)?;
+    if found != wanted {
+        fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+        bail!(
+            "`{}` is not the pinned file and was deleted\n  wanted sha256 {wanted}\n  found  sha256 {found}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The SHA-256 of a file, in hexadecimal digits.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        }
+    }
+    let mut text = String::with_capacity(64);
+    for byte in hasher.finalize() {
+        write!(text, "{byte:02x}")?;
+    }
+    Ok(text)
+}
+
+fn listing(folder: &Path) -> String {
+    let names = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| format!("`{}`", entry.file_name().display()));
+    let names: Vec<String> = names.collect();
+    if names.is_empty() {
+        "nothing".into()
+    } else {
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A folder with a `python3` that answers `-m pip …` by running `script` with `$DEST` empty and current.
+    fn fake_pip(script: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("python3");
+        let text = format!("#!/bin/sh\n[ \"$3\" = --version ] && exit 0\n{script}\n");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    fn package(sha256: &str) -> Package {
+        Package {
+            registry: Registry::Pypi,
+            name: "thing".into(),
+            version: "1.0".into(),
+            file: "thing-1.0-py3-none-any.whl".into(),
+            bytes: 6,
+            sha256: sha256.into(),
+            platform: None,
+        }
+    }
+
+    // `printf hello | sha256sum`.
+    const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+    #[test]
+    fn a_finished_file_is_never_fetched_again() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::at(home.path());
+        let once = fake_pip("[ -e ../fetched ] && exit 1; : > ../fetched; printf hello > thing-1.0-py3-none-any.whl");
+        let tools = Tools::on(once.path());
+        let first = archive(&package(HELLO), &cache, &tools).unwrap();
+        let second = archive(&package(HELLO), &cache, &tools).unwrap();
+        assert_eq!(first, second);
+        assert_eq!(fs::read(first).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_damaged_file_in_the_cache_is_fetched_again() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::at(home.path());
+        fs::create_dir_all(cache.wheels()).unwrap();
+        fs::write(cache.wheels().join("thing-1.0-py3-none-any.whl"), "hell").unwrap();
+        let pip = fake_pip("printf hello > thing-1.0-py3-none-any.whl");
+        let path = archive(&package(HELLO), &cache, &Tools::on(pip.path())).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_wrong_hash_deletes_the_file_and_says_both() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::at(home.path());
+        let pip = fake_pip("printf HELLO > thing-1.0-py3-none-any.whl");
+        let error = format!(
+            "{:#}",
+            archive(&package(HELLO), &cache, &Tools::on(pip.path())).unwrap_err()
+        );
+        // `printf HELLO | sha256sum`.
+        let found = "3733cd977ff8eb18b987357e22ced99f46097f31ecb239e878ae63760e83e4d5";
+        assert!(
+            error.contains(HELLO) && error.contains(found) && error.contains("thing 1.0"),
+            "{error}"
+        );
+        let left = cache
+            .wheels()
+            .join("thing-1.0-py3-none-any.whl.partial/thing-1.0-py3-none-any.whl");
+        assert!(!left.exists() && !cache.wheels().join("thing-1.0-py3-none-any.whl").exists());
+    }
+
+    #[test]
+    fn what_pip_said_is_in_the_error() {
+        let home = tempfile::tempdir().unwrap();
+        let pip = fake_pip("echo 'ERROR: no matching distribution' >&2; exit 1");
+        let error = archive(&package(HELLO), &Cache::at(home.path()), &Tools::on(pip.path())).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("thing 1.0") && text.contains("no matching distribution"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn without_python_the_error_names_the_packages_to_install() {
+        let home = tempfile::tempdir().unwrap();
+        let error = archive(&package(HELLO), &Cache::at(home.path()), &Tools::default()).unwrap_err();
+        assert!(format!("{error:#}").contains("apt-get install python3 python3-pip"));
+    }
+}

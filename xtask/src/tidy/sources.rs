@@ -1,0 +1,153 @@
+//! Rules for single files: a first line that says what it is, a length one can read, nothing that panics or prints in a library.
+
+use super::Source;
+
+/// Lines that a file may have, tests not counted.
+const CEILING: usize = 400;
+
+/// Every Rust file begins with what it is.
+pub(super) fn first_line(file: &Source) -> Option<String> {
+    let first = file.text.lines().next().unwrap_or_default();
+    (!first.starts_with("//! ")).then(|| {
+        format!(
+            "{}:1: the first line is no `//!` line that says what the file is",
+            file.path.display()
+        )
+    })
+}
+
+/// No file is longer than one can hold in mind.
+pub(super) fn length(file: &Source) -> Option<String> {
+    let lines = file.lines_without_tests().count();
+    (lines > CEILING && !file.is_test()).then(|| {
+        format!(
+            "{}: {lines} lines without tests, at most {CEILING} are wanted",
+            file.path.display()
+        )
+    })
+}
+
+/// A library returns errors and leaves talking to the command.
+pub(super) fn forbidden(file: &Source) -> Vec<String> {
+    let mut parts = file.path.components().map(|part| part.as_os_str());
+    let library =
+        parts.next().is_some_and(|part| part == "crates") && parts.next().is_some_and(|part| part != "finetune");
+    let build = file.path.file_name().is_some_and(|name| name == "build.rs");
+    if !library || build || file.is_test() {
+        return Vec::new();
+    }
+    let words = [
+        ".unwrap()",
+        "println!(",
+        "eprintln!(",
+        "print!(",
+        "dbg!(",
+        "todo!(",
+        "unimplemented!(",
+    ];
+    let mut found = Vec::new();
+    for (number, line) in file.lines_without_tests() {
+        let code = line.split("//").next().unwrap_or_default();
+        if let Some(word) = words.iter().find(|word| begins(code, word)) {
+            found.push(format!("{}:{number}: `{word}…` in a library", file.path.display()));
+        }
+    }
+    found
+}
+
+/// Whether `word` stands in the line and is not the end of a longer name (`eprintln!` is not `println!`).
+fn begins(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        word.starts_with('.') || !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+    })
+}
+
+/// No path of anybody's machine.
+pub(super) fn home_paths(file: &Source) -> Vec<String> {
+    let homes = [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+    let mut found = Vec::new();
+    for (index, line) in file.text.lines().enumerate() {
+        for home in homes {
+            let named = line.match_indices(home).any(|(at, _)| {
+                let before = line[..at]
+                    .chars()
+                    .next_back()
+                    .is_none_or(|before| !before.is_alphanumeric() && !"./-_".contains(before));
+                before && line[at + home.len()..].starts_with(|after: char| after.is_alphanumeric() || after == '.')
+            });
+            if named {
+                found.push(format!(
+                    "{}:{}: a path of somebody's machine, `{home}…`",
+                    file.path.display(),
+                    index + 1
+                ));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn file(path: &str, text: &str) -> Source {
+        Source {
+            path: Path::new(path).to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_file_that_does_not_say_what_it_is_is_found() {
+        assert!(first_line(&file("a.rs", "//! A thing.\n")).is_none());
+        for text in ["", "use std;\n", "//!\n", "// A thing.\n"] {
+            assert!(first_line(&file("a.rs", text)).is_some(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_file_is_found_but_tests_do_not_count() {
+        let long = "x\n".repeat(401);
+        assert!(length(&file("crates/a/src/a.rs", &long)).unwrap().contains("401 lines"));
+        assert!(length(&file("crates/a/tests/a.rs", &long)).is_none());
+        let tested = format!("{}#[cfg(test)]\nmod tests {{\n{long}}}\n", "x\n".repeat(400));
+        assert!(length(&file("crates/a/src/a.rs", &tested)).is_none());
+    }
+
+    #[test]
+    fn a_library_that_panics_or_prints_is_found_with_its_line() {
+        let rows = [
+            ("crates/a/src/a.rs", "let x = y.unwrap();", 1),
+            ("crates/a/src/a.rs", "println!(\"x\");", 1),
+            ("crates/a/src/a.rs", "eprintln!(\"x\");", 1),
+            ("crates/a/src/a.rs", "let x = y.unwrap_or(1);", 0),
+            ("crates/a/src/a.rs", "/// println!(\"an example\").unwrap()", 0),
+            ("crates/a/src/a.rs", "#[cfg(test)]\nmod tests {\n  x.unwrap();\n}", 0),
+            ("crates/a/tests/a.rs", "x.unwrap();", 0),
+            ("crates/a/build.rs", "println!(\"cargo:x\");", 0),
+            ("crates/finetune/src/a.rs", "println!(\"x\");", 0),
+            ("xtask/src/a.rs", "println!(\"x\");", 0),
+        ];
+        for (path, text, wanted) in rows {
+            assert_eq!(forbidden(&file(path, text)).len(), wanted, "{path}: {text}");
+        }
+        let found = forbidden(&file("crates/a/src/a.rs", "\n\ndbg!(x);"));
+        assert!(found[0].starts_with("crates/a/src/a.rs:3: `dbg!("), "{found:?}");
+    }
+
+    #[test]
+    fn a_path_of_somebodys_machine_is_found() {
+        let rows = [
+            (concat!("cd /ho", "me/ada/project"), 1),
+            (concat!("\"/Us", "ers/ada\""), 1),
+            (concat!("LIBTORCH=/ro", "ot/.cache"), 1),
+            (concat!("https://site.org/ho", "me/page"), 0),
+            (concat!("a /ho", "me/ of one's own"), 0),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(home_paths(&file("README.md", text)).len(), wanted, "{text}");
+        }
+    }
+}
