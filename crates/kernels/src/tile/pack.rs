@@ -1,0 +1,109 @@
+//! Operands of [`super::product`] from rows in memory, padded with zeros to whole blocks.
+
+use super::{BLOCK, LANES, Number, TileLanes, whole};
+
+/// A matrix `[len, width]` whose rows lie anywhere.
+pub(crate) trait Rows<T>: Copy {
+    /// How many rows.
+    fn len(&self) -> usize;
+    /// Numbers of a row.
+    fn width(&self) -> usize;
+    /// One row, of `width` numbers.
+    fn row(&self, i: usize) -> &[T];
+}
+
+/// Numbers from `at` on of row `i`, zeros where there are none.
+#[inline(always)]
+fn read<T: Number, R: Rows<T>, const N: usize>(rows: R, i: usize, at: usize) -> [T; N] {
+    if i >= rows.len() || at >= rows.width() {
+        return [T::default(); N];
+    }
+    let row = &rows.row(i)[at..];
+    match row.first_chunk::<N>() {
+        Some(all) => *all,
+        None => padded(row),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn padded<T: Copy + Default, const N: usize>(row: &[T]) -> [T; N] {
+    let mut all = [T::default(); N];
+    all[..row.len()].copy_from_slice(row);
+    all
+}
+
+/// Rows copied to `[whole(len), whole(width)]`: a left operand.
+#[inline(always)]
+pub(crate) fn left<T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+    let (len, width, padded) = (rows.len(), rows.width(), whole(rows.width()));
+    let (used, rest) = to[..whole(len) * padded].split_at_mut(len * padded);
+    for (i, to) in used.chunks_exact_mut(padded).enumerate() {
+        to[..width].copy_from_slice(rows.row(i));
+        to[width..].fill(T::default());
+    }
+    rest.fill(T::default());
+}
+
+/// The transpose `[whole(width), whole(len)]` of the columns `columns..` as a left operand in blocks of 32 rows:
+/// `[whole(len) / 32, m, 32]`, m columns from `first` on.
+#[inline(always)]
+pub(crate) fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first: usize, m: usize, to: &mut [T]) {
+    for (block, to) in to[..whole(rows.len()) * m].chunks_exact_mut(m * BLOCK).enumerate() {
+        for column in (0..m).step_by(LANES) {
+            // Sixteen columns of as many rows as one vector holds.
+            for part in (0..BLOCK).step_by(T::PER_VECTOR) {
+                let mut woven = [L::splat(0.0); LANES];
+                for (i, woven) in woven.iter_mut().enumerate() {
+                    let row = block * BLOCK + part + i * T::DEPTH;
+                    let even = read(rows, row, first + column);
+                    let odd = if T::DEPTH == 2 { read(rows, row + 1, first + column) } else { even };
+                    *woven = T::weave([&even, &odd]);
+                }
+                for (i, bits) in L::transpose(woven).into_iter().enumerate() {
+                    T::store_bits(bits, &mut to[(column + i) * BLOCK + part..]);
+                }
+            }
+        }
+    }
+}
+
+/// The rows as a right operand `[whole(len), whole(width)]`: panels `whole(len)` deep.
+#[inline(always)]
+pub(crate) fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+    let (depth, columns) = (whole(rows.len()), whole(rows.width()));
+    for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
+        for (i, to) in to.chunks_exact_mut(T::PER_VECTOR).enumerate() {
+            let even = read(rows, i * T::DEPTH, panel * LANES);
+            let odd = if T::DEPTH == 2 { read(rows, i * T::DEPTH + 1, panel * LANES) } else { even };
+            T::store_bits(T::weave::<L>([&even, &odd]), to);
+        }
+    }
+}
+
+/// The transpose of the rows as a right operand `[whole(width), whole(len)]`: panels `whole(width)` deep.
+#[inline(always)]
+pub(crate) fn right_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+    let (depth, columns) = (whole(rows.width()), whole(rows.len()));
+    for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
+        for at in (0..depth).step_by(T::PER_VECTOR) {
+            let mut bits = [L::splat(0.0); LANES];
+            for (i, bits) in bits.iter_mut().enumerate() {
+                *bits = vector(rows, panel * LANES + i, at);
+            }
+            for (i, bits) in L::transpose(bits).into_iter().enumerate() {
+                T::store_bits(bits, &mut to[at * LANES + i * T::PER_VECTOR..]);
+            }
+        }
+    }
+}
+
+/// One vector's numbers from `at` on of row `i`.
+#[inline(always)]
+fn vector<L: TileLanes, T: Number>(rows: impl Rows<T>, i: usize, at: usize) -> L {
+    if T::DEPTH == 2 {
+        T::bits(&read::<T, _, { 2 * LANES }>(rows, i, at))
+    } else {
+        T::bits(&read::<T, _, LANES>(rows, i, at))
+    }
+}

@@ -1,0 +1,77 @@
+//! Memory that a thread keeps between kernels, so that none allocates while it works.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+
+/// A cache line, which tile loads want to begin at.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+/// A pool of aligned memory.
+#[derive(Default)]
+pub(crate) struct Pool {
+    lines: Vec<Line>,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// Bytes that `n` numbers of `T` take of a pool.
+const fn lines<T>(n: usize) -> usize {
+    (n * size_of::<T>()).div_ceil(64)
+}
+
+/// Hands out slices of a pool, one after the other.
+pub(crate) struct Scratch<'a> {
+    rest: &'a mut [Line],
+}
+
+impl<'a> Scratch<'a> {
+    /// The next `n` numbers, aligned to 64 bytes, of unspecified content.
+    ///
+    /// # Panics
+    /// If the plan asked for less.
+    pub(crate) fn take<T: Plain>(&mut self, n: usize) -> &'a mut [T] {
+        let (mine, rest) = std::mem::take(&mut self.rest).split_at_mut(lines::<T>(n));
+        self.rest = rest;
+        // SAFETY: initialised, aligned memory of at least `n` numbers, whose every bit pattern is valid.
+        unsafe { std::slice::from_raw_parts_mut(mine.as_mut_ptr().cast::<T>(), n) }
+    }
+}
+
+/// Numbers whose every bit pattern is valid.
+///
+/// # Safety
+/// As it says, and an alignment that divides 64.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: any bits are a number.
+unsafe impl Plain for f32 {}
+// SAFETY: any bits are a number.
+unsafe impl Plain for half::bf16 {}
+
+/// How much scratch a kernel needs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Need(usize);
+
+impl Need {
+    /// Adds `n` numbers.
+    #[must_use]
+    pub(crate) fn and<T: Plain>(self, n: usize) -> Self {
+        Self(self.0 + lines::<T>(n))
+    }
+}
+
+/// Runs `body` with this thread's scratch memory.
+///
+/// # Panics
+/// If called within itself.
+pub(crate) fn with<R>(need: Need, body: impl FnOnce(Scratch) -> R) -> R {
+    POOL.with_borrow_mut(|pool| {
+        if pool.lines.len() < need.0 {
+            pool.lines = vec![Line([0; 64]); need.0];
+        }
+        body(Scratch { rest: &mut pool.lines })
+    })
+}
