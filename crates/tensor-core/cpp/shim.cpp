@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -82,23 +81,6 @@ struct RustNode : torch::autograd::Node {
   std::string name() const override { return "RustNode"; }
 };
 
-auto packed_linear_op() {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
-                       .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                                         std::string_view, c10::List<std::optional<at::Scalar>>,
-                                         std::optional<std::string_view>)>();
-  return op;
-}
-
-auto packed_linear_binary_op() {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("mkldnn::_linear_pointwise", "binary")
-                       .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                         const std::optional<at::Tensor>&, std::string_view)>();
-  return op;
-}
-
 }  // namespace
 
 extern "C" {
@@ -142,27 +124,6 @@ char* shim_from_blob(void* data, const int64_t* sizes, size_t n, int kind, void*
     *out = new at::Tensor(
         at::from_blob(data, at::IntArrayRef(sizes, n), [env, drop](void*) { drop(env); }, options));
   })
-}
-
-char* shim_pack_weight(tensor weight, int64_t rows, tensor* out) {
-  GUARD({
-    static auto op = c10::Dispatcher::singleton()
-                         .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
-                         .typed<at::Tensor(const at::Tensor&, std::optional<int64_t>)>();
-    *out = new at::Tensor(op.call(ref(weight), rows));
-  })
-}
-
-char* shim_linear_packed(tensor x, tensor packed, tensor* out) {
-  GUARD({
-    c10::List<std::optional<at::Scalar>> scalars;
-    *out = new at::Tensor(
-        packed_linear_op().call(ref(x), ref(packed), std::nullopt, "none", scalars, std::string_view("")));
-  })
-}
-
-char* shim_linear_packed_add(tensor x, tensor packed, tensor other, tensor* out) {
-  GUARD({ *out = new at::Tensor(packed_linear_binary_op().call(ref(x), ref(other), ref(packed), std::nullopt, "add")); })
 }
 
 char* shim_set_f32_precision(const char* precision) {

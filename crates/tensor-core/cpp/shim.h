@@ -1,5 +1,5 @@
 // What tch does not reach: Rust closures as autograd nodes, backward with given gradients, the thread pool,
-// packed weights, tensors over foreign memory. Every function returns null or an error to be freed with
+// tensors over foreign memory. Every function returns null or an error to be freed with
 // shim_free_error; results go through out pointers. `tensor` is at::Tensor*, as in torch-sys.
 #pragma once
 #include <stddef.h>
@@ -23,9 +23,6 @@ char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, vo
 char* shim_backward(tensor* roots, tensor* grads, size_t n);
 char* shim_parallel_for(int64_t begin, int64_t end, int64_t grain, void* env, shim_range_fn body);
 char* shim_from_blob(void* data, const int64_t* sizes, size_t n, int kind, void* env, shim_drop_fn drop, tensor* out);
-char* shim_pack_weight(tensor weight, int64_t rows, tensor* out);
-char* shim_linear_packed(tensor x, tensor packed, tensor* out);
-char* shim_linear_packed_add(tensor x, tensor packed, tensor other, tensor* out);
 char* shim_set_f32_precision(const char* precision);
 char* shim_set_num_threads(int intra);
 char* shim_accelerator_peak(int device, int64_t* bytes);

@@ -7,6 +7,20 @@ use tch::{Kind, Tensor};
 
 use crate::{Error, Result, shim};
 
+/// A number type that a tensor can hold.
+///
+/// tch has a trait of this kind, but says there that `bf16` is of dtype `Half`.
+pub trait Number: Copy {
+    /// The dtype of its tensors.
+    const KIND: Kind;
+}
+
+macro_rules! numbers {
+    ($($number:ty => $kind:ident),*) => { $(impl Number for $number { const KIND: Kind = Kind::$kind; })* };
+}
+
+numbers!(u8 => Uint8, i8 => Int8, i16 => Int16, i32 => Int, i64 => Int64, f32 => Float, f64 => Double, half::f16 => Half, half::bf16 => BFloat16, bool => Bool);
+
 /// A CPU tensor over `bytes` inside `owner`, which lives as long as the tensor does.
 ///
 /// The tensor must not be written if the memory is read-only: give it to [`crate::Param::frozen`].
@@ -52,7 +66,7 @@ pub fn tensor_over<O: Send + Sync + 'static>(owner: Arc<O>, bytes: &[u8], shape:
 /// # Panics
 /// If the tensor is not on the CPU, not contiguous, or not of type `T`.
 #[allow(unsafe_code)]
-pub fn slice<T: tch::kind::Element>(tensor: &Tensor) -> &[T] {
+pub fn slice<T: Number>(tensor: &Tensor) -> &[T] {
     check::<T>(tensor);
     // SAFETY: checked contiguous CPU memory of `numel` elements of `T`, kept alive by `tensor`.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), tensor.numel()) }
@@ -69,7 +83,7 @@ pub fn slice<T: tch::kind::Element>(tensor: &Tensor) -> &[T] {
     clippy::mut_from_ref,
     reason = "tch's tensors are handles; a handle does not own its memory"
 )]
-pub fn slice_mut<T: tch::kind::Element>(tensor: &Tensor) -> &mut [T] {
+pub fn slice_mut<T: Number>(tensor: &Tensor) -> &mut [T] {
     check::<T>(tensor);
     // SAFETY: as in `slice`; exclusive use is the caller's promise, and all callers write fresh tensors.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
@@ -92,7 +106,7 @@ fn scalar_type(kind: Kind) -> i32 {
     }
 }
 
-fn check<T: tch::kind::Element>(tensor: &Tensor) {
+fn check<T: Number>(tensor: &Tensor) {
     assert!(tensor.device() == tch::Device::Cpu, "a slice needs a CPU tensor");
     assert!(tensor.is_contiguous(), "a slice needs a contiguous tensor");
     assert_eq!(tensor.kind(), T::KIND, "a slice needs its own dtype");

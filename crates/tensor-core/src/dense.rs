@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use tch::{Kind, Tensor};
 
-use crate::packed::PackedWeight;
+use crate::packed::{self, PackedWeight, Term};
 use crate::{Found, FrozenMap, ModulePath, Param, Parameters, Pass, Projection, autograd};
 
 /// A matrix `[out, in]` as the checkpoint holds it.
@@ -34,17 +34,11 @@ impl Dense {
     pub fn into_param(self) -> Param {
         self.weight
     }
-
-    fn packed(&self) -> Option<&PackedWeight> {
-        self.packed
-            .get_or_init(|| PackedWeight::pack(self.weight.value()))
-            .as_ref()
-    }
 }
 
 impl FrozenMap for Dense {
     fn share(&self) -> Box<dyn FrozenMap + Send> {
-        let packed = OnceLock::from(self.packed().map(PackedWeight::share));
+        let packed = OnceLock::from(self.packed().cloned());
         Box::new(Self {
             weight: self.weight.share(),
             packed,
@@ -52,18 +46,44 @@ impl FrozenMap for Dense {
     }
 
     fn apply(&self, x: &Tensor) -> Tensor {
-        match self.packed() {
-            Some(packed) => packed.apply(x),
+        match self.packed().filter(|_| x.kind() == Kind::BFloat16) {
+            Some(packed) => {
+                packed::product(
+                    &[Term {
+                        x,
+                        matrix: packed.forward(),
+                        low_rank: None,
+                    }],
+                    None,
+                )
+                .0
+            }
             None => x.matmul(&self.weight.value().tr()),
         }
     }
 
     fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor {
-        match (self.packed(), onto) {
-            (Some(packed), onto) => packed.apply_transposed(y, onto),
+        match (self.packed().filter(|_| y.kind() == Kind::BFloat16), onto) {
+            (Some(packed), onto) => {
+                packed::product(
+                    &[Term {
+                        x: y,
+                        matrix: packed.transposed(),
+                        low_rank: None,
+                    }],
+                    onto.as_ref(),
+                )
+                .0
+            }
             (None, Some(onto)) => onto.addmm(y, self.weight.value()),
             (None, None) => y.matmul(self.weight.value()),
         }
+    }
+
+    fn packed(&self) -> Option<&PackedWeight> {
+        self.packed
+            .get_or_init(|| PackedWeight::pack(self.weight.value()))
+            .as_ref()
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
+use crate::packed::PackedWeight;
 use crate::{Dense, Error, Found, ModulePath, Param, Parameters, Pass, Result};
 
 /// A linear map `y = x Wᵀ`, however `W` is held. Shapes: t tokens, in and out widths.
@@ -41,6 +42,11 @@ pub trait FrozenMap {
 
     /// `y W + onto`: `[t, out]` to `[t, in]`, added to `onto` (`[t, in]`) when given.
     fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor;
+
+    /// The weight packed for this machine's matrix unit, if it is: products of several terms then run as one.
+    fn packed(&self) -> Option<&PackedWeight> {
+        None
+    }
 }
 
 /// What is done to each projection: its path and what the slot holds, to what it shall hold.

@@ -36,14 +36,6 @@ unsafe extern "C" {
         drop: DropFn,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub(crate) fn shim_pack_weight(weight: *mut c_void, rows: i64, out: *mut *mut c_void) -> *mut c_char;
-    pub(crate) fn shim_linear_packed(x: *mut c_void, packed: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
-    pub(crate) fn shim_linear_packed_add(
-        x: *mut c_void,
-        packed: *mut c_void,
-        other: *mut c_void,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
     pub(crate) fn shim_set_f32_precision(precision: *const c_char) -> *mut c_char;
     pub(crate) fn shim_set_num_threads(intra: c_int) -> *mut c_char;
     pub(crate) fn shim_accelerator_peak(device: c_int, bytes: *mut i64) -> *mut c_char;

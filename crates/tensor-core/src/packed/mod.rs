@@ -1,0 +1,169 @@
+//! Frozen weights in the order in which a core's matrix unit reads them, for both directions.
+//!
+//! Products run on AMX tiles, over libtorch's own threads. A product may carry a low-rank term along,
+//! `y = x Wᵀ + s (x Pᵀ) Qᵀ`: its second factor enters while the sums are still in the tiles, so that the update costs
+//! no pass over `y`. The plain twin is [`reference`].
+//!
+//! Shapes: m rows, k inner and n outer width, r rank; x `[m, k]`, W `[n, k]`, P `[r, k]`, Q `[n, r]`.
+
+mod matrix;
+mod product;
+pub mod reference;
+mod tiles;
+
+use tch::{Device, Kind, Tensor};
+
+pub use matrix::PackedMatrix;
+pub use product::{LowRankTerm, Term, product};
+
+/// A weight `[out, in]` packed for `x Wᵀ` and for `y W`.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    forward: PackedMatrix,
+    transposed: PackedMatrix,
+}
+
+impl PackedWeight {
+    /// Packs a bf16 CPU weight on a machine with matrix units; none where nothing would be gained, or where a side is
+    /// no multiple of 32.
+    pub fn pack(weight: &Tensor) -> Option<Self> {
+        if weight.device() != Device::Cpu || weight.kind() != Kind::BFloat16 || !tiles::available() {
+            return None;
+        }
+        let (out, input) = weight.size2().ok()?;
+        if out % 32 != 0 || input % 32 != 0 {
+            return None;
+        }
+        let forward = PackedMatrix::pack(&weight.contiguous());
+        let transposed = PackedMatrix::pack(&weight.tr().contiguous());
+        Some(Self { forward, transposed })
+    }
+
+    /// W, for `x Wᵀ`.
+    pub fn forward(&self) -> &PackedMatrix {
+        &self.forward
+    }
+
+    /// Wᵀ, for `y W`.
+    pub fn transposed(&self) -> &PackedMatrix {
+        &self.transposed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(seed: i64, shape: [i64; 2]) -> Tensor {
+        tch::manual_seed(seed);
+        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16)
+    }
+
+    /// Sums are in f32 in another order and rounded to bf16 once: an error of 2^-8 of the largest value, and of the
+    /// low-rank part's own rounding.
+    fn check(ours: &Tensor, plain: &Tensor, what: &str) {
+        let far = (ours.to_kind(Kind::Float) - plain.to_kind(Kind::Float))
+            .abs()
+            .max()
+            .double_value(&[]);
+        let largest = plain.abs().max().double_value(&[]).max(1.0);
+        assert!(far <= largest / 100.0, "{what}: {far} apart at values up to {largest}");
+    }
+
+    #[test]
+    fn packed_products_equal_plain_ones() {
+        for (out, input) in [(32, 64), (96, 32), (576, 192), (64, 1536)] {
+            let weight = random(1, [out, input]);
+            let Some(packed) = PackedWeight::pack(&weight) else {
+                return;
+            };
+            for rows in [1, 7, 31, 32, 33, 130, 517] {
+                let (x, y) = (random(2, [rows, input]), random(3, [rows, out]));
+                let term = |x, matrix| Term {
+                    x,
+                    matrix,
+                    low_rank: None,
+                };
+                let forward = product(&[term(&x, packed.forward())], None);
+                check(
+                    &forward.0,
+                    &x.matmul(&weight.tr()),
+                    &format!("{rows} x {input} -> {out}"),
+                );
+                let back = product(&[term(&y, packed.transposed())], Some(&x));
+                check(
+                    &back.0,
+                    &(y.matmul(&weight) + &x),
+                    &format!("{rows} x {out} -> {input}, added"),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn terms_and_low_rank_parts_are_summed() {
+        let (w1, w2) = (random(1, [64, 96]), random(2, [64, 32]));
+        let (Some(p1), Some(p2)) = (PackedWeight::pack(&w1), PackedWeight::pack(&w2)) else {
+            return;
+        };
+        for (rows, rank) in [(1, 1), (45, 8), (64, 16), (70, 17), (300, 40)] {
+            let (x1, x2) = (random(3, [rows, 96]), random(4, [rows, 32]));
+            let (p, q) = (random(5, [rank, 96]), random(6, [64, rank]));
+            let low_rank = LowRankTerm {
+                inner: &p,
+                outer: &q,
+                scale: 0.5,
+            };
+            let terms = [
+                Term {
+                    x: &x1,
+                    matrix: p1.forward(),
+                    low_rank: Some(low_rank),
+                },
+                Term {
+                    x: &x2,
+                    matrix: p2.forward(),
+                    low_rank: None,
+                },
+            ];
+            let (y, inner) = product(&terms, None);
+            let (plain, plain_inner) = reference::product(&[(&x1, &w1, Some(low_rank)), (&x2, &w2, None)], None);
+            check(&y, &plain, &format!("{rows} rows, rank {rank}"));
+            assert!(inner[1].is_none());
+            check(
+                inner[0].as_ref().unwrap(),
+                plain_inner[0].as_ref().unwrap(),
+                "the inner product",
+            );
+        }
+    }
+
+    #[test]
+    fn packing_loses_nothing() {
+        let weight = random(7, [96, 64]);
+        let Some(packed) = PackedWeight::pack(&weight) else {
+            return;
+        };
+        assert!(packed.forward().unpack().equal(&weight));
+        assert!(packed.transposed().unpack().equal(&weight.tr()));
+    }
+
+    #[test]
+    fn rows_of_a_wider_buffer_are_read_in_place() {
+        let weight = random(1, [32, 64]);
+        let Some(packed) = PackedWeight::pack(&weight) else {
+            return;
+        };
+        let wide = random(2, [40, 160]);
+        let x = wide.narrow(1, 48, 64);
+        let (y, _) = product(
+            &[Term {
+                x: &x,
+                matrix: packed.forward(),
+                low_rank: None,
+            }],
+            None,
+        );
+        check(&y, &x.matmul(&weight.tr()), "a view");
+    }
+}

@@ -1,0 +1,172 @@
+//! AMX tile registers, through inline assembly: four of sums, two of rows, two of packed columns.
+//!
+//! All tiles are 16 rows of 64 bytes. `tmm0..=tmm3` hold a 32 × 32 block of f32 sums.
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, chapter 18.
+#![allow(unsafe_code)]
+
+/// Bytes of a tile of operands: 16 rows of 32 bf16.
+pub(super) const TILE_BYTES: usize = 1024;
+/// Rows and columns of a block of sums.
+pub(super) const BLOCK: usize = 32;
+
+/// A block of sums as it leaves the tiles: `[32, 32]` f32.
+#[repr(C, align(64))]
+pub(super) struct Sums(pub(super) [f32; BLOCK * BLOCK]);
+
+/// Whether this machine has the tiles and lets this process use them.
+pub(super) fn available() -> bool {
+    use std::sync::OnceLock;
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    *PERMITTED.get_or_init(|| {
+        crate::device::has_matrix_units() && std::arch::is_x86_feature_detected!("avx512bf16") && permitted()
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XTILEDATA: libc::c_long = 18;
+    // SAFETY: a request that changes nothing but what this process may use.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// The calling thread's tiles, set up while this lives.
+pub(super) struct Tiles(());
+
+impl Tiles {
+    /// # Safety
+    /// [`available`] said yes.
+    pub(super) unsafe fn set_up() -> Self {
+        #[repr(C, align(64))]
+        struct Config {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        let mut config = Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        config.row_bytes[..8].fill(64);
+        config.rows[..8].fill(16);
+        // SAFETY: a valid configuration on a machine that has tiles.
+        unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+        Self(())
+    }
+
+    /// Clears the sums.
+    pub(super) fn clear(&self) {
+        // SAFETY: the tiles are set up.
+        unsafe {
+            std::arch::asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem)
+            );
+        }
+    }
+
+    /// Adds two row tiles times two column tiles, `steps` of each, all consecutive.
+    ///
+    /// # Safety
+    /// Each pointer has `steps` tiles.
+    pub(super) unsafe fn add(&self, rows: [*const u8; 2], columns: [*const u8; 2], steps: usize) {
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                "tileloadd tmm4, [{a0} + {s}*1]",
+                "tileloadd tmm6, [{b0} + {s}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {s}*1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {s}*1]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 1024",
+                "add {a1}, 1024",
+                "add {b0}, 1024",
+                "add {b1}, 1024",
+                "dec {k}",
+                "jnz 2b",
+                a0 = inout(reg) rows[0] => _,
+                a1 = inout(reg) rows[1] => _,
+                b0 = inout(reg) columns[0] => _,
+                b1 = inout(reg) columns[1] => _,
+                k = inout(reg) steps => _,
+                s = in(reg) 64usize,
+                options(nostack, readonly),
+            );
+        }
+    }
+
+    /// As [`Self::add`] with one column tile: the sums' left half.
+    ///
+    /// # Safety
+    /// As [`Self::add`].
+    pub(super) unsafe fn add_narrow(&self, rows: [*const u8; 2], column: *const u8, steps: usize) {
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                "tileloadd tmm4, [{a0} + {s}*1]",
+                "tileloadd tmm6, [{b0} + {s}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a1} + {s}*1]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "add {a0}, 1024",
+                "add {a1}, 1024",
+                "add {b0}, 1024",
+                "dec {k}",
+                "jnz 2b",
+                a0 = inout(reg) rows[0] => _,
+                a1 = inout(reg) rows[1] => _,
+                b0 = inout(reg) column => _,
+                k = inout(reg) steps => _,
+                s = in(reg) 64usize,
+                options(nostack, readonly),
+            );
+        }
+    }
+
+    /// Writes the sums.
+    pub(super) fn store(&self, sums: &mut Sums) {
+        // SAFETY: 32 rows of 128 bytes.
+        unsafe {
+            std::arch::asm!(
+                "tilestored [{c} + {s}*1], tmm0",
+                "tilestored [{c} + {s}*1 + 64], tmm1",
+                "tilestored [{c} + {s}*1 + 2048], tmm2",
+                "tilestored [{c} + {s}*1 + 2112], tmm3",
+                c = in(reg) sums.0.as_mut_ptr(),
+                s = in(reg) 128usize,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: the tiles are set up.
+        unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
