@@ -85,19 +85,37 @@ impl LoraConfig {
     /// The choice of modules, with every pattern compiled.
     pub fn modules(&self) -> Result<Modules> {
         if self.r < 1 {
-            return Err(Error::Option { option: "r", found: format!("rank {}", self.r), hint: "a rank is at least 1; 8 to 64 are usual" });
+            return Err(Error::Option {
+                option: "r",
+                found: format!("rank {}", self.r),
+                hint: "a rank is at least 1; 8 to 64 are usual",
+            });
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             let found = format!("{} is no probability below 1", self.lora_dropout);
-            return Err(Error::Option { option: "lora_dropout", found, hint: "0 to 0.1 are usual" });
+            return Err(Error::Option {
+                option: "lora_dropout",
+                found,
+                hint: "0 to 0.1 are usual",
+            });
         }
         if !self.layers_pattern.is_empty() && self.layers_to_transform.is_none() {
             let found = "given without `layers_to_transform`".to_owned();
-            return Err(Error::Option { option: "layers_pattern", found, hint: "name the layers, or remove the pattern" });
+            return Err(Error::Option {
+                option: "layers_pattern",
+                found,
+                hint: "name the layers, or remove the pattern",
+            });
         }
-        if matches!(self.target_modules, TargetModules::One(ref word) if word != "all-linear") && self.layers_to_transform.is_some() {
+        if matches!(self.target_modules, TargetModules::One(ref word) if word != "all-linear")
+            && self.layers_to_transform.is_some()
+        {
             let found = "given with a pattern in `target_modules`".to_owned();
-            return Err(Error::Option { option: "layers_to_transform", found, hint: "write the layers into the pattern, or list the modules" });
+            return Err(Error::Option {
+                option: "layers_to_transform",
+                found,
+                hint: "write the layers into the pattern, or list the modules",
+            });
         }
         let mut modules = Modules::new(self.target_modules.targets())?;
         if let Some(exclude) = &self.exclude_modules {
@@ -113,22 +131,31 @@ impl LoraConfig {
     pub fn rank_and_scale(&self, path: &ModulePath) -> Result<(i64, f64)> {
         let rank = by_pattern("rank_pattern", &self.rank_pattern, path)?.unwrap_or(self.r);
         let alpha = by_pattern("alpha_pattern", &self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
-        let scale = if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 };
+        let scale = if self.use_rslora {
+            alpha / (rank as f64).sqrt()
+        } else {
+            alpha / rank as f64
+        };
         Ok((rank, scale))
     }
 
     /// Whether the module at `path` is trained whole (`modules_to_save`): its path or its end after a dot.
     pub fn is_saved_whole(&self, path: &ModulePath) -> bool {
         let path = path.as_str();
-        self.modules_to_save.iter().any(|name| path == name || path.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')))
+        self.modules_to_save
+            .iter()
+            .any(|name| path == name || path.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')))
     }
 }
 
 /// PEFT's rule: the first key that, as a regular expression, matches the whole path or its end after a dot.
 fn by_pattern<T: Copy>(option: &'static str, patterns: &BTreeMap<String, T>, path: &ModulePath) -> Result<Option<T>> {
     for (pattern, value) in patterns {
-        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
-            .map_err(|source| Error::Pattern { option, pattern: pattern.clone(), source })?;
+        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|source| Error::Pattern {
+            option,
+            pattern: pattern.clone(),
+            source,
+        })?;
         if regex.is_match(path.as_str()) {
             return Ok(Some(*value));
         }
@@ -157,13 +184,24 @@ mod tests {
 
     #[test]
     fn rank_stabilised_scale_divides_by_the_root() {
-        let config = LoraConfig { r: 16, lora_alpha: 8.0, use_rslora: true, ..LoraConfig::default() };
+        let config = LoraConfig {
+            r: 16,
+            lora_alpha: 8.0,
+            use_rslora: true,
+            ..LoraConfig::default()
+        };
         assert_eq!(config.rank_and_scale(&"lm_head".into()).unwrap(), (16, 2.0));
     }
 
     #[test]
     fn a_rank_of_nought_is_refused() {
-        let error = LoraConfig { r: 0, ..LoraConfig::default() }.modules().unwrap_err().to_string();
+        let error = LoraConfig {
+            r: 0,
+            ..LoraConfig::default()
+        }
+        .modules()
+        .unwrap_err()
+        .to_string();
         assert!(error.starts_with("`r`: rank 0"), "{error}");
     }
 }

@@ -22,7 +22,11 @@ impl LoraEmbedding {
 
     /// `[t]` tokens to their update `[t, d]`, in f32.
     fn update(&self, tokens: &Tensor) -> Tensor {
-        let (a, b, scale) = (self.low_rank.a().value(), self.low_rank.b().value(), self.low_rank.scale());
+        let (a, b, scale) = (
+            self.low_rank.a().value(),
+            self.low_rank.b().value(),
+            self.low_rank.scale(),
+        );
         let columns = tch::no_grad(|| a.index_select(1, tokens).tr().contiguous() * scale);
         let y = tch::no_grad(|| columns.matmul(&b.tr()));
         if !autograd::wants(&[a, b]) {
@@ -31,7 +35,9 @@ impl LoraEmbedding {
         let (tokens, a_shape, held) = (tokens.shallow_clone(), a.detach(), b.detach());
         autograd::attach(&[a, b], y, move |dy| {
             let Some(dy) = dy else { return vec![None, None] };
-            let da = a_shape.zeros_like().index_add_(1, &tokens, &(dy.matmul(&held) * scale).tr().contiguous());
+            let da = a_shape
+                .zeros_like()
+                .index_add_(1, &tokens, &(dy.matmul(&held) * scale).tr().contiguous());
             vec![Some(da), Some(dy.tr().matmul(&columns))]
         })
     }
@@ -40,7 +46,11 @@ impl LoraEmbedding {
 impl Embedding for LoraEmbedding {
     fn forward(&self, tokens: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
         let rows = self.base.forward(tokens, kind, pass);
-        if pass.adapters_on() { rows + self.update(tokens).to_kind(kind) } else { rows }
+        if pass.adapters_on() {
+            rows + self.update(tokens).to_kind(kind)
+        } else {
+            rows
+        }
     }
 
     fn weight(&self) -> Tensor {

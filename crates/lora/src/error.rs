@@ -32,7 +32,9 @@ pub enum Error {
         input: i64,
     },
     /// An adapter's tensor does not fit the module it names.
-    #[error("`{at}`: the adapter's {tensor} has shape {found:?}, this model needs {wanted:?}\nhint: the adapter was made for another model")]
+    #[error(
+        "`{at}`: the adapter's {tensor} has shape {found:?}, this model needs {wanted:?}\nhint: the adapter was made for another model"
+    )]
     Shape {
         /// The module.
         at: ModulePath,
@@ -44,7 +46,9 @@ pub enum Error {
         found: Vec<i64>,
     },
     /// An adapter names modules that the model does not have.
-    #[error("the adapter names {count} modules that this model does not have, such as `{first}`\nhint: the adapter was made for another model")]
+    #[error(
+        "the adapter names {count} modules that this model does not have, such as `{first}`\nhint: the adapter was made for another model"
+    )]
     Unplaced {
         /// How many.
         count: usize,
@@ -74,9 +78,22 @@ pub enum Error {
     /// The seam's own error.
     #[error(transparent)]
     Core(#[from] tensor_core::Error),
-    /// Reading or writing failed.
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
+    /// An adapter that uses what this crate does not do.
+    #[error("`adapter_config.json`: `{key}` is {found}, which LoRA adapters here do not support\nhint: {hint}")]
+    Unsupported {
+        /// The key of the file.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// An adapter's tensor of a kind that is not known.
+    #[error("the adapter holds `{key}`, which is no LoRA factor and no saved module")]
+    Tensor {
+        /// The tensor's name in the file.
+        key: String,
+    },
 }
 
 impl Error {
@@ -84,7 +101,10 @@ impl Error {
     pub(crate) fn at(self, at: &ModulePath) -> tensor_core::Error {
         match self {
             Self::Core(error) => error,
-            other => tensor_core::Error::Surgery { at: at.clone(), source: Box::new(other) },
+            other => tensor_core::Error::Surgery {
+                at: at.clone(),
+                source: Box::new(other),
+            },
         }
     }
 }

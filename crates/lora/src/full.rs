@@ -15,13 +15,20 @@ pub struct FullUpdate {
 impl FullUpdate {
     /// Starts from `weight` `[out, in]`, usually the base's own.
     pub fn new(base: Box<dyn Projection>, weight: &Tensor) -> Self {
-        Self { base, trained: Dense::new(Param::trainable(weight, Role::Adapter)) }
+        Self {
+            base,
+            trained: Dense::new(Param::trainable(weight, Role::Adapter)),
+        }
     }
 }
 
 impl Projection for FullUpdate {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        if pass.adapters_on() { self.trained.forward(x, pass) } else { self.base.forward(x, pass) }
+        if pass.adapters_on() {
+            self.trained.forward(x, pass)
+        } else {
+            self.base.forward(x, pass)
+        }
     }
 
     fn weight(&self) -> Tensor {
@@ -30,7 +37,12 @@ impl Projection for FullUpdate {
 
     fn merge(self: Box<Self>) -> Dense {
         let dense = self.base.merge();
-        let merged = self.trained.param().value().detach().to_kind(dense.param().value().kind());
+        let merged = self
+            .trained
+            .param()
+            .value()
+            .detach()
+            .to_kind(dense.param().value().kind());
         Dense::new(Param::frozen(merged, dense.param().role()))
     }
 
@@ -56,13 +68,20 @@ pub struct FullTable {
 impl FullTable {
     /// Starts from `weight` `[v, d]`.
     pub fn new(base: Box<dyn Embedding>, weight: &Tensor) -> Self {
-        Self { base, trained: Table::new(Param::trainable(weight, Role::Adapter)) }
+        Self {
+            base,
+            trained: Table::new(Param::trainable(weight, Role::Adapter)),
+        }
     }
 }
 
 impl Embedding for FullTable {
     fn forward(&self, tokens: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
-        if pass.adapters_on() { self.trained.forward(tokens, kind, pass) } else { self.base.forward(tokens, kind, pass) }
+        if pass.adapters_on() {
+            self.trained.forward(tokens, kind, pass)
+        } else {
+            self.base.forward(tokens, kind, pass)
+        }
     }
 
     fn weight(&self) -> Tensor {
@@ -71,7 +90,12 @@ impl Embedding for FullTable {
 
     fn merge(self: Box<Self>) -> Table {
         let table = self.base.merge();
-        let merged = self.trained.param().value().detach().to_kind(table.param().value().kind());
+        let merged = self
+            .trained
+            .param()
+            .value()
+            .detach()
+            .to_kind(table.param().value().kind());
         Table::new(Param::frozen(merged, table.param().role()))
     }
 

@@ -41,15 +41,29 @@ impl Init {
         let zeros = || Tensor::zeros([out, rank], (Kind::Float, weight.device()));
         let bound = 1.0 / (input as f32).sqrt();
         match self {
-            Self::Default => (uniform(&mut rng, rank, input, bound).to_device(weight.device()), zeros()),
-            Self::Gaussian => (normal(&mut rng, rank, input, 1.0 / rank as f32).to_device(weight.device()), zeros()),
+            Self::Default => (
+                uniform(&mut rng, rank, input, bound).to_device(weight.device()),
+                zeros(),
+            ),
+            Self::Gaussian => (
+                normal(&mut rng, rank, input, 1.0 / rank as f32).to_device(weight.device()),
+                zeros(),
+            ),
             Self::Random => {
                 let a = uniform(&mut rng, rank, input, bound).to_device(weight.device());
-                (a, uniform(&mut rng, out, rank, 1.0 / (rank as f32).sqrt()).to_device(weight.device()))
+                (
+                    a,
+                    uniform(&mut rng, out, rank, 1.0 / (rank as f32).sqrt()).to_device(weight.device()),
+                )
             }
             Self::Pissa => {
                 let (u, s, vt) = Tensor::linalg_svd(&weight.to_kind(Kind::Float), false, None::<&str>);
-                split(&u.narrow(1, 0, rank), &s.narrow(0, 0, rank), &vt.narrow(0, 0, rank), scale)
+                split(
+                    &u.narrow(1, 0, rank),
+                    &s.narrow(0, 0, rank),
+                    &vt.narrow(0, 0, rank),
+                    scale,
+                )
             }
             Self::PissaIterations(iterations) => {
                 let (u, s, vt) = subspace_svd(&weight.to_kind(Kind::Float), rank, iterations, &mut rng);
@@ -65,13 +79,19 @@ impl Init {
     /// A `[rank, vocabulary]` and B `[d, rank]` for a token table: A zero, B normal, as PEFT does.
     pub fn embedding_factors(vocabulary: i64, width: i64, rank: i64, seed: u64) -> (Tensor, Tensor) {
         let mut rng = StdRng::seed_from_u64(seed);
-        (Tensor::zeros([rank, vocabulary], (Kind::Float, tch::Device::Cpu)), normal(&mut rng, width, rank, 1.0))
+        (
+            Tensor::zeros([rank, vocabulary], (Kind::Float, tch::Device::Cpu)),
+            normal(&mut rng, width, rank, 1.0),
+        )
     }
 }
 
 fn split(u: &Tensor, s: &Tensor, vt: &Tensor, scale: f64) -> (Tensor, Tensor) {
     let root = (s / scale).sqrt();
-    ((root.unsqueeze(1) * vt).contiguous(), (u * root.unsqueeze(0)).contiguous())
+    (
+        (root.unsqueeze(1) * vt).contiguous(),
+        (u * root.unsqueeze(0)).contiguous(),
+    )
 }
 
 /// Halko, Martinsson and Tropp 2011, algorithm 4.4, then an exact SVD of the small core.
@@ -86,7 +106,11 @@ fn subspace_svd(weight: &Tensor, rank: i64, iterations: u32, rng: &mut StdRng) -
         q = orthonormal(weight.matmul(&back));
     }
     let (u, s, vt) = Tensor::linalg_svd(&q.tr().matmul(weight), false, None::<&str>);
-    (q.matmul(&u).narrow(1, 0, rank), s.narrow(0, 0, rank), vt.narrow(0, 0, rank))
+    (
+        q.matmul(&u).narrow(1, 0, rank),
+        s.narrow(0, 0, rank),
+        vt.narrow(0, 0, rank),
+    )
 }
 
 fn uniform(rng: &mut StdRng, rows: i64, columns: i64, bound: f32) -> Tensor {
@@ -95,7 +119,9 @@ fn uniform(rng: &mut StdRng, rows: i64, columns: i64, bound: f32) -> Tensor {
 }
 
 fn normal(rng: &mut StdRng, rows: i64, columns: i64, deviation: f32) -> Tensor {
-    let values: Vec<f32> = (0..rows * columns).map(|_| rng.sample::<f32, _>(StandardNormal) * deviation).collect();
+    let values: Vec<f32> = (0..rows * columns)
+        .map(|_| rng.sample::<f32, _>(StandardNormal) * deviation)
+        .collect();
     Tensor::from_slice(&values).view([rows, columns])
 }
 

@@ -22,22 +22,24 @@
 //! assert_eq!(Vec::<f32>::try_from(lora.weight().view([-1])).unwrap(), [2.0, 1.0, 0.0, 1.0]);
 //! ```
 
+mod adapter;
 mod config;
+mod embedding;
+mod error;
+mod full;
 mod init;
 mod low_rank;
+mod place;
 mod projection;
-mod embedding;
-mod full;
 mod wrap;
-mod adapter;
-mod error;
 
-pub use adapter::{Placed, adapter_of, peft_config, place};
+pub use adapter::{adapter_tensors, from_peft_config, to_peft_config};
 pub use config::{LoraConfig, TargetModules};
 pub use embedding::LoraEmbedding;
 pub use error::{Error, Result};
 pub use full::{FullTable, FullUpdate};
 pub use init::Init;
 pub use low_rank::LowRank;
+pub use place::Placement;
 pub use projection::Lora;
 pub use wrap::Wrapping;

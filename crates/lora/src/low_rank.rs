@@ -4,6 +4,7 @@
 //! `dB = s · dyᵀ (x Aᵀ)`, `dA = vᵀ x`, `dx = v A`. Shapes: t tokens, r rank; A `[r, in]`, B `[out, r]`.
 
 use tch::{Kind, Tensor};
+use tensor_core::packed::{self, LowRankTerm, Term};
 use tensor_core::{FrozenMap, ModulePath, Param, Role, autograd};
 
 /// Factors A and B in f32, with the scale of their product.
@@ -18,14 +19,22 @@ pub struct LowRank {
 impl LowRank {
     /// Trainable factors: A `[r, in]`, B `[out, r]`.
     pub fn new(a: &Tensor, b: &Tensor, scale: f64) -> Self {
-        Self { a: Param::trainable(a, Role::Adapter), b: Param::trainable(b, Role::AdapterOut), scale, initial: None }
+        Self {
+            a: Param::trainable(a, Role::Adapter),
+            b: Param::trainable(b, Role::AdapterOut),
+            scale,
+            initial: None,
+        }
     }
 
     /// Factors whose first product was taken out of the base weight (PiSSA, OLoRA): saving undoes that.
     #[must_use]
     pub fn taken_from_base(self) -> Self {
         let initial = |param: &Param| Param::frozen(param.value().detach().copy(), Role::Adapter);
-        Self { initial: Some((initial(&self.a), initial(&self.b))), ..self }
+        Self {
+            initial: Some((initial(&self.a), initial(&self.b))),
+            ..self
+        }
     }
 
     /// `s`.
@@ -51,10 +60,7 @@ impl LowRank {
     /// `base(x) + s · (x Aᵀ) Bᵀ` as one function with its own backward pass; the frozen base is in no graph.
     pub(crate) fn over_frozen(&self, base: &dyn FrozenMap, x: &Tensor) -> Tensor {
         let (a, b, scale) = (compute(&self.a, x), compute(&self.b, x), self.scale);
-        let (y, su) = tch::no_grad(|| {
-            let su = x.matmul(&a.tr()) * scale;
-            (base.apply(x).addmm_(&su, &b.tr()), su)
-        });
+        let (y, su) = tch::no_grad(|| apply(base, x, &a, &b, scale, Direction::Forward));
         let inputs = [x, self.a.value(), self.b.value()];
         if !autograd::wants(&inputs) {
             return y;
@@ -62,8 +68,13 @@ impl LowRank {
         let (base, saved, wants_dx) = (base.share(), x.shallow_clone(), x.requires_grad());
         autograd::attach(&inputs, y, move |dy| {
             let Some(dy) = dy else { return vec![None, None, None] };
-            let (v, da, db) = factor_gradients(&dy, &saved, &su, &b, scale);
-            let dx = wants_dx.then(|| base.apply_transposed(&dy, None).addmm_(&v, &a));
+            let (dx, v) = if wants_dx {
+                let (dx, v) = apply(&*base, &dy, &b.tr(), &a.tr(), scale, Direction::Backward);
+                (Some(dx), v)
+            } else {
+                (None, dy.matmul(&b) * scale)
+            };
+            let (da, db) = factor_gradients(&dy, &saved, &su, &v);
             vec![dx, Some(da), Some(db)]
         })
     }
@@ -82,14 +93,19 @@ impl LowRank {
         let (saved, wants_dx) = (x.shallow_clone(), x.requires_grad());
         autograd::attach(&inputs, y, move |dy| {
             let Some(dy) = dy else { return vec![None, None, None] };
-            let (v, da, db) = factor_gradients(&dy, &saved, &su, &b, scale);
+            let v = dy.matmul(&b) * scale;
+            let (da, db) = factor_gradients(&dy, &saved, &su, &v);
             vec![wants_dx.then(|| v.matmul(&a)), Some(da), Some(db)]
         })
     }
 
     /// Both factors under PEFT's names; first values, where kept, beside them.
     pub(crate) fn visit(&self, at: &ModulePath, suffix: &str, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
-        let (a, b) = if suffix.is_empty() { ("lora_embedding_A", "lora_embedding_B") } else { ("lora_A", "lora_B") };
+        let (a, b) = if suffix.is_empty() {
+            ("lora_embedding_A", "lora_embedding_B")
+        } else {
+            ("lora_A", "lora_B")
+        };
         visitor(&at.join(format!("{a}{suffix}")), &self.a);
         visitor(&at.join(format!("{b}{suffix}")), &self.b);
         if let Some((first_a, first_b)) = &self.initial {
@@ -103,10 +119,45 @@ fn compute(factor: &Param, x: &Tensor) -> Tensor {
     tch::no_grad(|| factor.cast(x.kind()).detach())
 }
 
-/// `v = s · dy B` in the compute dtype, and both factors' gradients in f32; `su = s · x Aᵀ`.
-fn factor_gradients(dy: &Tensor, x: &Tensor, su: &Tensor, b: &Tensor, scale: f64) -> (Tensor, Tensor, Tensor) {
-    let v = dy.matmul(b) * scale;
-    let da = v.tr().matmul(x).to_kind(Kind::Float);
-    let db = dy.tr().matmul(su).to_kind(Kind::Float);
-    (v, da, db)
+/// Which way a frozen map is applied.
+#[derive(Clone, Copy)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+/// `base(x) + s (x Pᵀ) Qᵀ` and `s x Pᵀ`: one product where the base is packed. P `[r, k]`, Q `[n, r]`.
+fn apply(
+    base: &dyn FrozenMap,
+    x: &Tensor,
+    p: &Tensor,
+    q: &Tensor,
+    scale: f64,
+    direction: Direction,
+) -> (Tensor, Tensor) {
+    if let Some(packed) = base.packed().filter(|_| x.kind() == Kind::BFloat16) {
+        let matrix = match direction {
+            Direction::Forward => packed.forward(),
+            Direction::Backward => packed.transposed(),
+        };
+        let low_rank = Some(LowRankTerm {
+            inner: p,
+            outer: q,
+            scale,
+        });
+        let (y, mut inner) = packed::product(&[Term { x, matrix, low_rank }], None);
+        let inner = inner.pop().flatten().expect("the one term has a low-rank part");
+        return (y, inner);
+    }
+    let inner = x.matmul(&p.tr()) * scale;
+    let mut y = match direction {
+        Direction::Forward => base.apply(x),
+        Direction::Backward => base.apply_transposed(x, None),
+    };
+    (y.addmm_(&inner, &q.tr()), inner)
+}
+
+/// Both factors' gradients in f32; `su = s · x Aᵀ`, `v = s · dy B`.
+fn factor_gradients(dy: &Tensor, x: &Tensor, su: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
+    (packed::outer(v, x), packed::outer(su, dy).tr().contiguous())
 }

@@ -18,7 +18,12 @@ impl Lora {
     /// `dropout` is the probability of dropping an input of the update; `site` names its random stream
     /// ([`ModulePath::site`]).
     pub fn new(base: Box<dyn Projection>, low_rank: LowRank, dropout: f64, site: u64) -> Self {
-        Self { base, low_rank, dropout, site }
+        Self {
+            base,
+            low_rank,
+            dropout,
+            site,
+        }
     }
 
     /// The update.
@@ -52,7 +57,8 @@ impl Projection for Lora {
         let dense = base.merge();
         let (kind, role) = (dense.param().value().kind(), dense.param().role());
         // Summed in f32 whatever the base's dtype, and rounded once.
-        let merged = dense.param().value().to_kind(Kind::Float) + low_rank.update().to_device(dense.param().value().device());
+        let merged =
+            dense.param().value().to_kind(Kind::Float) + low_rank.update().to_device(dense.param().value().device());
         Dense::new(Param::frozen(merged.to_kind(kind), role))
     }
 

@@ -20,17 +20,40 @@ impl Wrapping {
     /// `all-linear` takes projections only; a table (`model.embed_tokens`) is taken where it is named.
     pub fn choose(config: LoraConfig, projections: &[(ModulePath, bool)], tables: &[ModulePath]) -> Result<Self> {
         let modules = config.modules()?;
-        let all = projections.iter().map(|(path, output)| (path, *output)).chain(tables.iter().map(|path| (path, true)));
-        let whole: BTreeSet<_> =
-            all.clone().filter(|(path, _)| config.is_saved_whole(path)).map(|(path, _)| path.clone()).collect();
+        let all = projections
+            .iter()
+            .map(|(path, output)| (path, *output))
+            .chain(tables.iter().map(|path| (path, true)));
+        let whole: BTreeSet<_> = all
+            .clone()
+            .filter(|(path, _)| config.is_saved_whole(path))
+            .map(|(path, _)| path.clone())
+            .collect();
         for name in &config.modules_to_save {
-            if !whole.iter().any(|path| path.as_str() == name || path.as_str().ends_with(&format!(".{name}"))) {
-                let hint = all.clone().map(|(path, _)| path.name()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+            if !whole
+                .iter()
+                .any(|path| path.as_str() == name || path.as_str().ends_with(&format!(".{name}")))
+            {
+                let hint = all
+                    .clone()
+                    .map(|(path, _)| path.name())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 let what = format!("`{name}` in `modules_to_save`");
-                return Err(CoreError::NoMatch { what, hint: format!("this model has {hint}") }.into());
+                return Err(CoreError::NoMatch {
+                    what,
+                    hint: format!("this model has {hint}"),
+                }
+                .into());
             }
         }
-        let chosen = modules.choose(all)?.into_iter().filter(|path| !whole.contains(path)).collect();
+        let chosen = modules
+            .choose(all)?
+            .into_iter()
+            .filter(|path| !whole.contains(path))
+            .collect();
         Ok(Self { config, chosen, whole })
     }
 
@@ -80,13 +103,22 @@ impl Wrapping {
         let (rank, scale) = self.rank_and_scale(at, width, vocabulary)?;
         let (a, b) = Init::embedding_factors(vocabulary, width, rank, self.config.seed ^ at.site());
         let device = base.weight().device();
-        Ok(Box::new(LoraEmbedding::new(base, LowRank::new(&a.to_device(device), &b.to_device(device), scale))))
+        Ok(Box::new(LoraEmbedding::new(
+            base,
+            LowRank::new(&a.to_device(device), &b.to_device(device), scale),
+        )))
     }
 
     fn rank_and_scale(&self, at: &ModulePath, out: i64, input: i64) -> tensor_core::Result<(i64, f64)> {
         let (rank, scale) = self.config.rank_and_scale(at).map_err(|error| error.at(at))?;
         if rank < 1 || rank > out.min(input) {
-            return Err(Error::Rank { at: at.clone(), rank, out, input }.at(at));
+            return Err(Error::Rank {
+                at: at.clone(),
+                rank,
+                out,
+                input,
+            }
+            .at(at));
         }
         Ok((rank, scale))
     }
@@ -105,6 +137,9 @@ fn less(at: &ModulePath, base: Box<dyn Projection>, low_rank: &LowRank) -> tenso
 }
 
 fn matrix(at: &ModulePath, weight: &tch::Tensor) -> tensor_core::Result<(i64, i64)> {
-    weight.size2().map_err(|_| CoreError::Shape { at: at.clone(), wanted: vec![-1, -1], found: weight.size() })
+    weight.size2().map_err(|_| CoreError::Shape {
+        at: at.clone(),
+        wanted: vec![-1, -1],
+        found: weight.size(),
+    })
 }
-

@@ -7,6 +7,7 @@
 //! Shapes: m rows, k inner and n outer width, r rank; x `[m, k]`, W `[n, k]`, P `[r, k]`, Q `[n, r]`.
 
 mod matrix;
+mod outer;
 mod product;
 pub mod reference;
 mod tiles;
@@ -14,6 +15,7 @@ mod tiles;
 use tch::{Device, Kind, Tensor};
 
 pub use matrix::PackedMatrix;
+pub use outer::outer;
 pub use product::{LowRankTerm, Term, product};
 
 /// A weight `[out, in]` packed for `x Wᵀ` and for `y W`.
@@ -135,6 +137,24 @@ mod tests {
                 plain_inner[0].as_ref().unwrap(),
                 "the inner product",
             );
+        }
+    }
+
+    #[test]
+    fn outer_products_equal_plain_ones() {
+        for (tokens, rank, width) in [
+            (1, 1, 32),
+            (45, 8, 64),
+            (64, 16, 96),
+            (517, 17, 576),
+            (100, 40, 160),
+            (2048, 16, 192),
+        ] {
+            let (left, right) = (random(3, [tokens, rank]), random(4, [tokens, width]));
+            let plain = left.to_kind(Kind::Float).tr().matmul(&right.to_kind(Kind::Float));
+            // f32 sums of products of bf16 numbers, in another order.
+            let far = (outer(&left, &right) - &plain).abs().max().double_value(&[]);
+            assert!(far <= 1e-3, "{tokens} x {rank} x {width}: {far}");
         }
     }
 

@@ -1,8 +1,13 @@
 //! The plain twin: the same sums by libtorch's own products.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::LowRankTerm;
+
+/// `Lᵀ R` of `[t, r]` and `[t, n]`, in f32.
+pub fn outer(left: &Tensor, right: &Tensor) -> Tensor {
+    left.tr().matmul(right).to_kind(Kind::Float)
+}
 
 /// `Σ x Wᵀ + s (x Pᵀ) Qᵀ + onto`, and each `s x Pᵀ`, over dense weights `[n, k]`.
 pub fn product(

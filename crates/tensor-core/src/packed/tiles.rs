@@ -147,6 +147,38 @@ impl Tiles {
         }
     }
 
+    /// Adds one row tile times the two column tiles at `columns`, and, if `both`, times the next two into the lower sums.
+    ///
+    /// # Safety
+    /// `row` has one tile, `columns` has two or four.
+    pub(super) unsafe fn add_one_row(&self, row: *const u8, columns: *const u8, both: bool) {
+        // SAFETY: the caller's.
+        unsafe {
+            std::arch::asm!(
+                "tileloadd tmm4, [{a} + {s}*1]",
+                "tileloadd tmm6, [{b} + {s}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b} + {s}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                a = in(reg) row,
+                b = in(reg) columns,
+                s = in(reg) 64usize,
+                options(nostack, readonly),
+            );
+            if both {
+                std::arch::asm!(
+                    "tileloadd tmm6, [{b} + {s}*1 + 2048]",
+                    "tdpbf16ps tmm2, tmm4, tmm6",
+                    "tileloadd tmm7, [{b} + {s}*1 + 3072]",
+                    "tdpbf16ps tmm3, tmm4, tmm7",
+                    b = in(reg) columns,
+                    s = in(reg) 64usize,
+                    options(nostack, readonly),
+                );
+            }
+        }
+    }
+
     /// Writes the sums.
     pub(super) fn store(&self, sums: &mut Sums) {
         // SAFETY: 32 rows of 128 bytes.

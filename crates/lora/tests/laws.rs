@@ -1,0 +1,131 @@
+//! The laws of every projection, for each form of the update; and PEFT's own numbers.
+
+use golden::laws::{projection_laws, wrapping_laws};
+use golden::{Vectors, assert_close};
+use lora::{FullUpdate, Init, Lora, LowRank};
+use tch::{Device, Kind, Tensor};
+use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, autograd};
+
+const OUT: i64 = 11;
+const IN: i64 = 6;
+
+fn random(seed: i64, shape: [i64; 2]) -> Tensor {
+    tch::manual_seed(seed);
+    Tensor::randn(shape, (Kind::Float, Device::Cpu))
+}
+
+fn frozen() -> Box<dyn Projection> {
+    Box::new(Dense::new(Param::frozen(random(1, [OUT, IN]), Role::Base)))
+}
+
+fn lora(base: Box<dyn Projection>, b: f64) -> Box<dyn Projection> {
+    let low_rank = LowRank::new(&random(2, [3, IN]), &(random(3, [OUT, 3]) * b), 2.5);
+    Box::new(Lora::new(base, low_rank, 0.0, 0))
+}
+
+#[test]
+fn lora_over_every_base_keeps_the_laws() {
+    projection_laws("lora over frozen", IN, &|| lora(frozen(), 0.5));
+    projection_laws("lora over lora", IN, &|| lora(lora(frozen(), 0.3), 0.5));
+    projection_laws("lora over trained", IN, &|| {
+        lora(
+            Box::new(Dense::new(Param::trainable(&random(1, [OUT, IN]), Role::Base))),
+            0.5,
+        )
+    });
+}
+
+#[test]
+fn wrapping_with_a_zero_b_changes_nothing() {
+    wrapping_laws("lora", IN, &frozen, &|| lora(frozen(), 0.0));
+    wrapping_laws("lora over lora", IN, &frozen, &|| lora(lora(frozen(), 0.0), 0.0));
+    wrapping_laws("full update", IN, &frozen, &|| {
+        Box::new(FullUpdate::new(frozen(), &frozen().weight()))
+    });
+}
+
+#[test]
+fn the_forward_and_every_gradient_are_the_equations() {
+    let vectors = Vectors::open("kernels/lora");
+    let f32 = |name: &str| vectors.get(name).to_kind(Kind::Float);
+    let low_rank = LowRank::new(&f32("A"), &f32("B"), vectors.number("scaling"));
+    let base = Dense::new(Param::frozen(f32("weight"), Role::Base));
+    let lora = Lora::new(Box::new(base), low_rank, 0.0, 0);
+    let x = f32("x").set_requires_grad(true);
+    let documents = Documents::new(&[x.size()[0] as usize]);
+    let y = lora.forward(&x, &Pass::train(&documents, DropoutKey(0)));
+    autograd::backward(&[&y], &[&f32("dy")]).unwrap();
+    assert_close("y", &y, &vectors.get("y"), 1e-5, 1e-5);
+    assert_close("d_x", &x.grad(), &vectors.get("d_x"), 1e-5, 1e-5);
+    assert_close(
+        "d_A",
+        &lora.low_rank().a().value().grad(),
+        &vectors.get("d_A"),
+        1e-5,
+        1e-5,
+    );
+    assert_close(
+        "d_B",
+        &lora.low_rank().b().value().grad(),
+        &vectors.get("d_B"),
+        1e-5,
+        1e-5,
+    );
+}
+
+#[test]
+fn dropout_touches_the_update_only_and_repeats_with_its_key() {
+    let low_rank = LowRank::new(&random(2, [3, IN]), &random(3, [OUT, 3]), 1.0);
+    let lora = Lora::new(frozen(), low_rank, 0.5, ModulePath::from("a.b").site());
+    let documents = Documents::new(&[64]);
+    let x = random(4, [64, IN]);
+    let train = |key| lora.forward(&x, &Pass::train(&documents, DropoutKey(key)));
+    assert!(train(1).equal(&train(1)), "the same key draws the same mask");
+    assert!(!train(1).equal(&train(2)), "another key draws another mask");
+    let evaluated = lora.forward(&x, &Pass::evaluate(&documents));
+    assert_close(
+        "no dropout when measuring",
+        &evaluated,
+        &x.matmul(&lora.weight().tr()),
+        1e-5,
+        1e-5,
+    );
+    // Over many keys the mean is the undropped value: deviation of one draw about 2, of 400 draws 0.1.
+    let mean = (0..400).map(train).reduce(|a, b| a + b).unwrap() / 400.0;
+    assert_close("dropout keeps the mean", &mean, &evaluated, 0.0, 0.9);
+}
+
+#[test]
+fn pissa_and_olora_begin_as_peft_does() {
+    let vectors = Vectors::open("adapters/initial");
+    for (name, init) in [("pissa", Init::Pissa), ("olora", Init::Olora)] {
+        for shape in ["tall", "wide"] {
+            let get = |what: &str| vectors.get(&format!("{name}-{shape}.{what}"));
+            let weight = get("weight");
+            let scale = vectors.number(&format!("{name}-{shape}.scaling"));
+            let rank = get("A").size()[0];
+            let (a, b) = init.factors(&weight, rank, scale, 0);
+            let product = b.matmul(&a) * scale;
+            // PEFT's `product` holds the scale or not: the residual decides.
+            assert_close(
+                &format!("{name}-{shape} residual"),
+                &(&weight - &product),
+                &get("residual"),
+                1e-4,
+                1e-5,
+            );
+        }
+    }
+}
+
+#[test]
+fn subspace_iterations_find_the_principal_part() {
+    // Singular values fall fast, so four iterations reach the exact part.
+    let u = Tensor::linalg_qr(&random(5, [40, 8]), "reduced").0;
+    let v = Tensor::linalg_qr(&random(6, [30, 8]), "reduced").0;
+    let s = Tensor::from_slice(&[8.0f32, 6.0, 4.0, 0.5, 0.2, 0.1, 0.05, 0.01]);
+    let weight = (u * s.unsqueeze(0)).matmul(&v.tr());
+    let (exact_a, exact_b) = Init::Pissa.factors(&weight, 3, 1.0, 0);
+    let (a, b) = Init::PissaIterations(4).factors(&weight, 3, 1.0, 0);
+    assert_close("principal part", &b.matmul(&a), &exact_b.matmul(&exact_a), 1e-4, 1e-5);
+}
