@@ -1,0 +1,71 @@
+//! How byte-level vocabularies split text before merging: llama.cpp's names, Hugging Face's regular expressions.
+//!
+//! Sources: the published `tokenizer.json` of each model; `llama-vocab.cpp` of llama.cpp for which name means which.
+
+use serde_json::{Value, json};
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// How one vocabulary treats text.
+pub(super) struct Split {
+    /// The `pre_tokenizer` of its `tokenizer.json`.
+    pub(super) pre_tokenizer: Value,
+    /// Its `normalizer`.
+    pub(super) normalizer: Value,
+    /// Whether a piece that is a token is taken whole, whatever the merges say.
+    pub(super) ignore_merges: bool,
+    /// Whether a begin-of-text token is put first where the file does not say.
+    pub(super) add_bos: bool,
+}
+
+/// The split that `tokenizer.ggml.pre` names; none if it is not known.
+pub(super) fn named(pre: &str) -> Option<Split> {
+    let split = |pre_tokenizer| Split {
+        pre_tokenizer,
+        normalizer: Value::Null,
+        ignore_merges: false,
+        add_bos: false,
+    };
+    Some(match pre {
+        "default" | "gpt-2" | "gpt2" => split(byte_level(true)),
+        // Deviation: Transformers' GGUF reader leaves out the digits' split that these models were trained with.
+        "smollm" => split(sequence(&[
+            json!({"type": "Digits", "individual_digits": true}),
+            byte_level(true),
+        ])),
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" => Split {
+            ignore_merges: true,
+            add_bos: true,
+            ..split(regex(LLAMA3))
+        },
+        "qwen2" | "deepseek-r1-qwen" => Split {
+            normalizer: json!({"type": "NFC"}),
+            ..split(regex(QWEN2))
+        },
+        "tekken" => Split {
+            ignore_merges: true,
+            add_bos: true,
+            ..split(regex(TEKKEN))
+        },
+        _ => return None,
+    })
+}
+
+/// The names that are known, for messages.
+pub(super) const NAMES: &str = "gpt-2, default, smollm, llama-bpe, qwen2, tekken";
+
+fn byte_level(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+}
+
+fn sequence(parts: &[Value]) -> Value {
+    json!({"type": "Sequence", "pretokenizers": parts})
+}
+
+fn regex(pattern: &str) -> Value {
+    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    sequence(&[split, byte_level(false)])
+}

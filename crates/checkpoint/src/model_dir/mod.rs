@@ -1,0 +1,296 @@
+//! A model to read: a Hugging Face directory, single or sharded, or a GGUF file, behind one view.
+//!
+//! Tensors go by their Hugging Face names. Safetensors are mapped; GGUF blocks are dequantised one tensor at a time.
+
+mod save;
+mod shards;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use crate::config::ModelConfig;
+use crate::gguf::{self, Gguf, Layout};
+use crate::safetensors::near;
+use crate::{Error, Result, TensorInfo, TokenizerFiles};
+pub use save::{Existing, SaveOptions, save_model};
+use shards::Shards;
+
+/// A model on disk, its configuration read and every tensor's shape checked against it.
+#[derive(Debug)]
+pub struct ModelDir {
+    path: PathBuf,
+    config: ModelConfig,
+    generation_config: Option<Map<String, Value>>,
+    tokenizer: TokenizerFiles,
+    weights: Weights,
+    names: Vec<String>,
+    unexpected: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Shards(Shards),
+    Gguf {
+        file: Gguf,
+        /// Hugging Face name to the file's name and what is to be undone.
+        of: BTreeMap<String, (String, Layout)>,
+    },
+}
+
+impl ModelDir {
+    /// Opens a Hugging Face directory, a `.gguf` file, or a directory that holds one.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return match path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+                true => Self::open_gguf(path),
+                false => Err(Error::Unsupported {
+                    path: path.to_owned(),
+                    what: "a file that is not `.gguf`".into(),
+                    hint: "give the model's directory, or a GGUF file".into(),
+                }),
+            };
+        }
+        if path.join("config.json").is_file() {
+            return Self::open_folder(path);
+        }
+        match gguf_in(path)? {
+            Some(file) => Self::open_gguf(&file),
+            None => {
+                let adapter = path.join("adapter_config.json").is_file();
+                let hint = match adapter {
+                    true => "this is an adapter: give its base as the model, and this folder as the adapter",
+                    false => "a model is a folder with `config.json`, a `.gguf` file, or a folder with one",
+                };
+                Err(Error::Missing {
+                    path: path.to_owned(),
+                    what: "`config.json`".into(),
+                    hint: hint.into(),
+                })
+            }
+        }
+    }
+
+    fn open_folder(path: &Path) -> Result<Self> {
+        let mut config = ModelConfig::open(&path.join("config.json"))?;
+        let generation = path.join("generation_config.json");
+        let generation_config = match generation.is_file() {
+            true => {
+                let text = std::fs::read(&generation).map_err(Error::io(&generation, "read"))?;
+                Some(serde_json::from_slice(&text).map_err(Error::json(&generation))?)
+            }
+            false => None,
+        };
+        if let Some(generation) = &generation_config {
+            config.add_eos(generation);
+        }
+        let weights = Weights::Shards(Shards::open(path, config.family)?);
+        let tokenizer = TokenizerFiles::in_folder(path)?;
+        Self::checked(path, config, generation_config, tokenizer, weights)
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let file = Gguf::open(path)?;
+        if let Some(count) = file.count("split.count").filter(|count| *count > 1) {
+            return Err(Error::Unsupported {
+                path: path.to_owned(),
+                what: format!("a GGUF model split into {count} files"),
+                hint: "join them with llama.cpp's `gguf-split --merge`".into(),
+            });
+        }
+        let mut config = ModelConfig::from_object(path, gguf::config_json(&file)?)?;
+        let (tokenizer, ends) = gguf::tokenizer_files(&file)?;
+        let mut generation = Map::new();
+        if let Some(bos) = config.bos_token_id {
+            generation.insert("bos_token_id".into(), json!(bos));
+        }
+        generation.insert("eos_token_id".into(), json!(ends));
+        if let Some(pad) = config.pad_token_id {
+            generation.insert("pad_token_id".into(), json!(pad));
+        }
+        config.add_eos(&generation);
+        let mut of = BTreeMap::new();
+        for name in file.tensors().keys() {
+            match gguf::hugging_face(name, &config) {
+                Some((ours, layout)) => {
+                    of.insert(ours, (name.clone(), layout));
+                }
+                // Read into the configuration.
+                None if name == "rope_freqs.weight" => {}
+                None => return Err(left_over(path, name)),
+            }
+        }
+        let model = Self::checked(path, config, Some(generation), tokenizer, Weights::Gguf { file, of })?;
+        // A bias or norm that the family does not have would be left out of the sum without a word.
+        match model.unexpected.first() {
+            Some(name) => Err(left_over(path, name)),
+            None => Ok(model),
+        }
+    }
+
+    fn checked(
+        path: &Path,
+        config: ModelConfig,
+        generation_config: Option<Map<String, Value>>,
+        tokenizer: TokenizerFiles,
+        weights: Weights,
+    ) -> Result<Self> {
+        let mut model = Self {
+            path: path.to_owned(),
+            config,
+            generation_config,
+            tokenizer,
+            weights,
+            names: Vec::new(),
+            unexpected: Vec::new(),
+        };
+        for (name, wanted) in model.config.tensors() {
+            let found = model.shape(&name).ok_or_else(|| model.no_tensor(&name))?;
+            if found != wanted {
+                return Err(Error::Shape {
+                    path: path.to_owned(),
+                    name,
+                    wanted,
+                    found,
+                });
+            }
+            model.names.push(name);
+        }
+        let expected: std::collections::HashSet<&str> = model.names.iter().map(String::as_str).collect();
+        let tied = model.config.tie_word_embeddings;
+        // Old Llama files hold RoPE's frequencies; a tied output layer may be written out.
+        let known = |name: &str| name.ends_with(".rotary_emb.inv_freq") || tied && name == "lm_head.weight";
+        let all: Vec<&str> = match &model.weights {
+            Weights::Shards(shards) => shards.names().collect(),
+            Weights::Gguf { of, .. } => of.keys().map(String::as_str).collect(),
+        };
+        let left = all.into_iter().filter(|name| !expected.contains(name) && !known(name));
+        model.unexpected = left.map(str::to_owned).collect();
+        Ok(model)
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration, with the end tokens of the generation configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The `generation_config.json`, or what a GGUF file says of it.
+    pub fn generation_config(&self) -> Option<&Map<String, Value>> {
+        self.generation_config.as_ref()
+    }
+
+    /// The tokenizer's files, made from the metadata if this is a GGUF file.
+    pub fn tokenizer(&self) -> &TokenizerFiles {
+        &self.tokenizer
+    }
+
+    /// Whether the numbers are dequantised ones.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.weights, Weights::Gguf { .. })
+    }
+
+    /// The names of the model's tensors, in the model's order. A tied output layer is not among them.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Tensors that the files hold and this configuration has no use for.
+    pub fn unexpected(&self) -> &[String] {
+        &self.unexpected
+    }
+
+    /// Whether the files hold a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// Name, shape and dtype of a tensor; the dtype of a quantised one is Float.
+    pub fn info(&self, name: &str) -> Result<TensorInfo> {
+        match &self.weights {
+            Weights::Shards(shards) => shards.info(name).ok_or_else(|| self.no_tensor(name))?,
+            Weights::Gguf { file, of } => {
+                let (stored, _) = of.get(name).ok_or_else(|| self.no_tensor(name))?;
+                let tensor = file.find(stored)?;
+                Ok(TensorInfo {
+                    name: name.to_owned(),
+                    shape: tensor.shape.clone(),
+                    kind: tensor.stored.kind().unwrap_or(Kind::Float),
+                })
+            }
+        }
+    }
+
+    /// The tensor `name` on the CPU in its own dtype; over the mapped file where that can be, so not to be written.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Shards(shards) => shards.tensor(name).ok_or_else(|| self.no_tensor(name))?,
+            Weights::Gguf { .. } => self.tensor_as(name, self.info(name)?.kind),
+        }
+    }
+
+    /// The tensor `name` on the CPU in dtype `kind`; not to be written.
+    pub fn tensor_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Shards(_) => Ok(self.tensor(name)?.to_kind(kind)),
+            Weights::Gguf { file, of } => {
+                let (stored, layout) = of.get(name).ok_or_else(|| self.no_tensor(name))?;
+                file.tensor_in(stored, kind, *layout)
+            }
+        }
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        match &self.weights {
+            Weights::Shards(shards) => shards.shape(name).map(<[i64]>::to_vec),
+            Weights::Gguf { file, of } => Some(file.find(&of.get(name)?.0).ok()?.shape.clone()),
+        }
+    }
+
+    fn no_tensor(&self, name: &str) -> Error {
+        let near = match &self.weights {
+            Weights::Shards(shards) => near(shards.names(), name),
+            Weights::Gguf { of, .. } => near(of.keys().map(String::as_str), name),
+        };
+        Error::NoTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            near,
+        }
+    }
+}
+
+/// The GGUF file of a folder: `model.gguf`, else the only one.
+fn gguf_in(folder: &Path) -> Result<Option<PathBuf>> {
+    let usual = folder.join("model.gguf");
+    if usual.is_file() {
+        return Ok(Some(usual));
+    }
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "open"))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")))
+        .collect();
+    match files.len() {
+        0 | 1 => Ok(files.pop()),
+        count => Err(Error::Unsupported {
+            path: folder.to_owned(),
+            what: format!("a folder with {count} GGUF files"),
+            hint: "give the path of the one to use".into(),
+        }),
+    }
+}
+
+fn left_over(path: &Path, name: &str) -> Error {
+    Error::Unsupported {
+        path: path.to_owned(),
+        what: format!("tensor `{name}`, which this architecture does not have,"),
+        hint: "the file holds another variant of the model than its metadata says".into(),
+    }
+}

@@ -1,0 +1,221 @@
+//! PEFT adapters: `adapter_config.json` and `adapter_model.safetensors`, byte for byte as PEFT 0.21 writes them.
+
+mod config;
+mod keys;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tch::{Kind, Tensor};
+use tensor_core::ModulePath;
+
+use crate::staged::{StagedDir, write_file};
+use crate::{Error, Result, Safetensors, TensorInfo, write_safetensors};
+pub use config::{InitLoraWeights, NamesOrPattern, PeftConfig};
+pub use keys::PeftPart;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// One tensor to be saved in an adapter.
+#[derive(Debug)]
+pub struct PeftTensor {
+    /// The module that it belongs to, as the model names it.
+    pub module: ModulePath,
+    /// Which of the module's tensors.
+    pub part: PeftPart,
+    /// The numbers.
+    pub value: Tensor,
+}
+
+/// An adapter on disk. Whether its modules are the model's is for its user to check.
+#[derive(Debug)]
+pub struct PeftAdapter {
+    path: PathBuf,
+    config: PeftConfig,
+    file: Safetensors,
+    /// Module and part to the file's key.
+    keys: BTreeMap<(ModulePath, PeftPart), String>,
+}
+
+impl PeftAdapter {
+    /// Opens an adapter's folder; an error if an option is on that nothing here does, or if ranks do not fit.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = PeftConfig::open(&folder.join(CONFIG)).map_err(|error| explain(folder, error))?;
+        config.refuse_unsupported(&folder.join(CONFIG))?;
+        let weights = folder.join(WEIGHTS);
+        if !weights.is_file() {
+            let pickled = folder.join("adapter_model.bin").is_file();
+            let hint = match pickled {
+                true => {
+                    "`adapter_model.bin` can run code and is not read: load it in PEFT and \
+                     `save_pretrained(folder, safe_serialization=True)`"
+                }
+                false => "the folder has an adapter's configuration but no weights; is the copy complete?",
+            };
+            return Err(Error::Missing {
+                path: folder.to_owned(),
+                what: format!("`{WEIGHTS}`"),
+                hint: hint.into(),
+            });
+        }
+        let file = Safetensors::open(&weights)?;
+        let mut keys = BTreeMap::new();
+        for key in file.names() {
+            let place = keys::parse(key).ok_or_else(|| Error::Unsupported {
+                path: weights.clone(),
+                what: format!("tensor `{key}`"),
+                hint: "wanted names that begin with `base_model.model.`".into(),
+            })?;
+            keys.insert(place, key.to_owned());
+        }
+        let adapter = Self {
+            path: folder.to_owned(),
+            config,
+            file,
+            keys,
+        };
+        adapter.check_pairs()?;
+        Ok(adapter)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &PeftConfig {
+        &self.config
+    }
+
+    /// The modules with a low-rank update, in order.
+    pub fn modules(&self) -> impl Iterator<Item = &ModulePath> {
+        let is_first = |part: &PeftPart| matches!(part, PeftPart::A | PeftPart::EmbeddingA);
+        self.keys
+            .keys()
+            .filter(move |(_, part)| is_first(part))
+            .map(|(module, _)| module)
+    }
+
+    /// Every tensor's module and part, in order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&ModulePath, &PeftPart)> {
+        self.keys.keys().map(|(module, part)| (module, part))
+    }
+
+    /// The shape of a module's tensor, if there is one.
+    pub fn shape(&self, module: &ModulePath, part: &PeftPart) -> Option<&[i64]> {
+        let key = self.keys.get(&(module.clone(), part.clone()))?;
+        self.file.shape(key)
+    }
+
+    /// A module's tensor on the CPU, over the mapped file where that can be, if there is one.
+    pub fn tensor(&self, module: &ModulePath, part: &PeftPart) -> Result<Option<Tensor>> {
+        match self.keys.get(&(module.clone(), part.clone())) {
+            Some(key) => self.file.tensor(key).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Saves an adapter into `folder`, which may exist and hold other files; an older adapter in it is replaced.
+    pub fn save(folder: &Path, config: &PeftConfig, tensors: &[PeftTensor]) -> Result<()> {
+        let staged = StagedDir::create(folder)?;
+        let named: BTreeMap<String, &Tensor> = tensors
+            .iter()
+            .map(|tensor| (keys::format(&tensor.module, &tensor.part), &tensor.value))
+            .collect();
+        if named.len() != tensors.len() {
+            return Err(Error::Broken {
+                path: folder.join(WEIGHTS),
+                format: "adapter",
+                at: "tensors to be saved".into(),
+                wanted: "each module's tensor once".into(),
+                found: format!("{} names for {} tensors", named.len(), tensors.len()),
+            });
+        }
+        let infos: Vec<TensorInfo> = named
+            .iter()
+            .map(|(name, value)| TensorInfo {
+                name: name.clone(),
+                shape: value.size(),
+                kind: value.kind(),
+            })
+            .collect();
+        write_safetensors(&staged.path().join(WEIGHTS), &infos, |info| {
+            Ok(named[&info.name].shallow_clone())
+        })?;
+        write_file(&staged.path().join(CONFIG), config.to_json().as_bytes())?;
+        if folder.is_dir() {
+            staged.commit_into(CONFIG)
+        } else {
+            staged.commit()
+        }
+    }
+
+    /// Both factors of every update, with one rank between them.
+    fn check_pairs(&self) -> Result<()> {
+        for ((module, part), key) in &self.keys {
+            let other = match part {
+                PeftPart::A => PeftPart::B,
+                PeftPart::B => PeftPart::A,
+                PeftPart::EmbeddingA => PeftPart::EmbeddingB,
+                PeftPart::EmbeddingB => PeftPart::EmbeddingA,
+                _ => continue,
+            };
+            let path = self.file.path().to_owned();
+            let Some(other_key) = self.keys.get(&(module.clone(), other)) else {
+                return Err(Error::NoTensor {
+                    path,
+                    name: keys::format(module, part).replace("_A", "_*").replace("_B", "_*"),
+                    near: Some(key.clone()),
+                });
+            };
+            let (own, other) = (
+                self.file.shape(key).unwrap_or_default(),
+                self.file.shape(other_key).unwrap_or_default(),
+            );
+            let is_first = matches!(part, PeftPart::A | PeftPart::EmbeddingA);
+            let fits = own.len() == 2 && other.len() == 2 && (!is_first || own[0] == other[1]);
+            if !fits {
+                return Err(Error::Shape {
+                    path,
+                    name: other_key.clone(),
+                    wanted: vec![other.first().copied().unwrap_or(0), own.first().copied().unwrap_or(0)],
+                    found: other.to_vec(),
+                });
+            }
+            let kind = self.file.info(key)?.kind;
+            if !matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) {
+                return Err(Error::Unsupported {
+                    path,
+                    what: format!("dtype {kind:?} of tensor `{key}`"),
+                    hint: "floating-point factors are".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says where an adapter may lie when there is no configuration.
+fn explain(folder: &Path, error: Error) -> Error {
+    if folder.join(CONFIG).exists() || !folder.is_dir() {
+        return error;
+    }
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut below: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join(CONFIG).is_file())
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
+    below.sort();
+    let hint = match below.is_empty() {
+        true => "an adapter is a folder with this file and `adapter_model.safetensors`".to_owned(),
+        false => format!("there is one in {}", below.join(", ")),
+    };
+    Error::Missing {
+        path: folder.to_owned(),
+        what: format!("`{CONFIG}`"),
+        hint,
+    }
+}

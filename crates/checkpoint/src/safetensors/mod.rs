@@ -1,0 +1,129 @@
+//! safetensors: a JSON header, then the tensors' bytes. Read by mapping, written one tensor at a time.
+
+mod header;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use tch::{Kind, Tensor};
+use tensor_core::blob;
+
+use crate::{Error, Result, map::map};
+use header::{Entry, Header};
+pub(crate) use writer::size_in_bytes;
+pub use writer::write_safetensors;
+
+/// A tensor's name, shape and dtype, without its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The name in the file.
+    pub name: String,
+    /// The shape.
+    pub shape: Vec<i64>,
+    /// The dtype.
+    pub kind: Kind,
+}
+
+/// A safetensors file, mapped and its header checked.
+#[derive(Debug)]
+pub struct Safetensors {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    start: usize,
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Safetensors {
+    /// Maps the file and checks that its header fits its bytes: lengths, dtypes, no gap, no overlap.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = map(path)?;
+        let Header {
+            start,
+            entries,
+            metadata,
+        } = header::read(path, &map)?;
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            start,
+            entries,
+            metadata,
+        })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The header's `__metadata__`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of the tensor `name`, if there is one.
+    pub fn shape(&self, name: &str) -> Option<&[i64]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The shape and dtype of the tensor `name`; an error also if libtorch has no such dtype.
+    pub fn info(&self, name: &str) -> Result<TensorInfo> {
+        let entry = self.entry(name)?;
+        Ok(TensorInfo {
+            name: name.to_owned(),
+            shape: entry.shape.clone(),
+            kind: self.kind(name, entry)?,
+        })
+    }
+
+    /// The tensor `name` on the CPU, over the mapped file where its bytes are aligned, else a copy.
+    ///
+    /// It is read-only: give it to `Param::frozen`, or copy it.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let entry = self.entry(name)?;
+        let kind = self.kind(name, entry)?;
+        let bytes = &self.map[self.start + entry.offsets.0..self.start + entry.offsets.1];
+        if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
+            return Ok(Tensor::from_data_size(bytes, &entry.shape, kind));
+        }
+        Ok(blob::tensor_over(self.map.clone(), bytes, &entry.shape, kind)?)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.get(name).ok_or_else(|| Error::NoTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            near: near(self.names(), name),
+        })
+    }
+
+    fn kind(&self, name: &str, entry: &Entry) -> Result<Kind> {
+        header::kind(entry.dtype).ok_or_else(|| Error::Unsupported {
+            path: self.path.clone(),
+            what: format!("dtype `{}` of tensor `{name}`", entry.dtype),
+            hint: "convert it to BF16, F16 or F32 first".into(),
+        })
+    }
+}
+
+/// The name that shares the longest end with `wanted`, if it shares a whole component.
+pub(crate) fn near<'a>(names: impl Iterator<Item = &'a str>, wanted: &str) -> Option<String> {
+    let shared = |name: &str| {
+        let pairs = name.rsplit('.').zip(wanted.rsplit('.'));
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    names
+        .map(|name| (shared(name), name))
+        .filter(|(count, _)| *count > 1)
+        .max_by_key(|(count, _)| *count)
+        .map(|(_, name)| name.to_owned())
+}

@@ -1,0 +1,102 @@
+//! Writing, byte for byte as the reference implementation does: largest dtype first, then by name.
+//!
+//! The header needs only shapes and dtypes, so each tensor is made when its turn comes and dropped after it.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
+use super::{TensorInfo, header};
+use crate::staged::StagedFile;
+use crate::{BoxError, Error, Result};
+
+/// Bytes copied out of a tensor at a time.
+const CHUNK: i64 = 1 << 22;
+
+/// Writes a file with metadata `{"format": "pt"}`, atomically; `tensor` makes each tensor when its turn comes.
+///
+/// What `tensor` gives is converted to the dtype of its [`TensorInfo`]; an error if its shape is another.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[TensorInfo],
+    mut tensor: impl FnMut(&TensorInfo) -> Result<Tensor, BoxError>,
+) -> Result<()> {
+    let (head, ordered) = head(path, tensors)?;
+    let needed = head.len() as u64 + tensors.iter().map(size_in_bytes).sum::<u64>();
+    let mut file = StagedFile::create(path, needed)?;
+    file.write(&head)?;
+    let mut buffer = Vec::new();
+    for info in ordered {
+        let value = tensor(info).map_err(|source| Error::Source {
+            name: info.name.clone(),
+            source,
+        })?;
+        if value.size() != info.shape {
+            return Err(Error::Shape {
+                path: path.to_owned(),
+                name: info.name.clone(),
+                wanted: info.shape.clone(),
+                found: value.size(),
+            });
+        }
+        write_tensor(&mut file, &value.detach(), info.kind, &mut buffer)?;
+    }
+    file.commit()
+}
+
+/// The length of the tensor's numbers, in bytes.
+pub(crate) fn size_in_bytes(info: &TensorInfo) -> u64 {
+    info.shape.iter().product::<i64>() as u64 * info.kind.elt_size_in_bytes() as u64
+}
+
+/// The length and the header, padded to 8 bytes, and the tensors in the order of their bytes.
+fn head<'a>(path: &Path, tensors: &'a [TensorInfo]) -> Result<(Vec<u8>, Vec<&'a TensorInfo>)> {
+    let mut ordered = Vec::with_capacity(tensors.len());
+    for info in tensors {
+        let dtype = header::dtype(info.kind).ok_or_else(|| Error::Unsupported {
+            path: path.to_owned(),
+            what: format!("tensor `{}` of dtype {:?}", info.name, info.kind),
+            hint: "save it as BFloat16, Half or Float".into(),
+        })?;
+        ordered.push((dtype, info));
+    }
+    ordered.sort_by(|((_, a), x), ((_, b), y)| b.cmp(a).then_with(|| x.name.cmp(&y.name)));
+    let mut members = Map::new();
+    members.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut offset = 0;
+    for ((dtype, _), info) in &ordered {
+        let end = offset + size_in_bytes(info);
+        let member = json!({"dtype": dtype, "shape": info.shape, "data_offsets": [offset, end]});
+        if members.insert(info.name.clone(), member).is_some() {
+            return Err(Error::Broken {
+                path: path.to_owned(),
+                format: "safetensors file",
+                at: format!("tensor `{}`", info.name),
+                wanted: "each name once".into(),
+                found: "it twice".into(),
+            });
+        }
+        offset = end;
+    }
+    let mut text = serde_json::to_vec(&Value::Object(members)).map_err(Error::json(path))?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text);
+    Ok((bytes, ordered.into_iter().map(|(_, info)| info).collect()))
+}
+
+fn write_tensor(file: &mut StagedFile, value: &Tensor, kind: Kind, buffer: &mut Vec<u8>) -> Result<()> {
+    let flat = value.contiguous().view([-1]);
+    let size = kind.elt_size_in_bytes();
+    let step = CHUNK / size as i64;
+    let count = flat.numel() as i64;
+    for begin in (0..count).step_by(step as usize) {
+        let part = flat.narrow(0, begin, step.min(count - begin));
+        let part = part.to_device(Device::Cpu).to_kind(kind);
+        buffer.resize(part.numel() * size, 0);
+        part.copy_data_u8(buffer, part.numel());
+        file.write(buffer)?;
+    }
+    Ok(())
+}

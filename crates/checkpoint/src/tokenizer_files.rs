@@ -1,0 +1,183 @@
+//! A model's tokenizer as files: kept on disk or made from GGUF metadata, copied through on saving.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::staged::write_file;
+use crate::{Error, Result};
+
+/// Files that belong to a tokenizer in a Hugging Face directory.
+const NAMES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// Where more named templates lie.
+const MORE_TEMPLATES: &str = "additional_chat_templates";
+
+#[derive(Clone, Debug)]
+enum Source {
+    Disk(PathBuf),
+    Memory(Vec<u8>),
+}
+
+/// The files of a tokenizer, by name.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerFiles {
+    files: BTreeMap<String, Source>,
+}
+
+impl TokenizerFiles {
+    /// The tokenizer's files that lie in `folder`.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for name in NAMES {
+            let path = folder.join(name);
+            if path.is_file() {
+                files.insert(name.to_owned(), Source::Disk(path));
+            }
+        }
+        let more = folder.join(MORE_TEMPLATES);
+        if more.is_dir() {
+            for entry in std::fs::read_dir(&more).map_err(Error::io(&more, "read"))? {
+                let path = entry.map_err(Error::io(&more, "read"))?.path();
+                if let Some(name) = path
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .filter(|name| name.ends_with(".jinja"))
+                {
+                    files.insert(format!("{MORE_TEMPLATES}/{name}"), Source::Disk(path));
+                }
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// Adds or replaces a file.
+    pub fn insert(&mut self, name: &str, bytes: Vec<u8>) {
+        self.files.insert(name.to_owned(), Source::Memory(bytes));
+    }
+
+    /// Whether there is no file at all.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The files' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// The bytes of the file `name`, if there is one.
+    pub fn read(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
+        match self.files.get(name) {
+            None => Ok(None),
+            Some(Source::Memory(bytes)) => Ok(Some(Cow::Borrowed(bytes))),
+            Some(Source::Disk(path)) => std::fs::read(path)
+                .map(|bytes| Some(Cow::Owned(bytes)))
+                .map_err(Error::io(path, "read")),
+        }
+    }
+
+    /// The `tokenizer.json`; an error if there is none.
+    pub fn tokenizer_json(&self) -> Result<Cow<'_, [u8]>> {
+        self.read("tokenizer.json")?.ok_or_else(|| Error::Missing {
+            path: self.place("tokenizer_config.json"),
+            what: "`tokenizer.json`".into(),
+            hint: "save the tokenizer with Transformers' fast tokenizers, which write this file".into(),
+        })
+    }
+
+    /// The `tokenizer_config.json`; empty if there is none.
+    pub fn tokenizer_config(&self) -> Result<Map<String, Value>> {
+        let name = "tokenizer_config.json";
+        match self.read(name)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(Error::json(&self.place(name))),
+            None => Ok(Map::new()),
+        }
+    }
+
+    /// The chat template: `chat_template.jinja`, else the one (or that named `default`) in `tokenizer_config.json`.
+    pub fn chat_template(&self) -> Result<Option<String>> {
+        Ok(self.chat_templates()?.remove("default"))
+    }
+
+    /// All chat templates by name; the plain one is `default`.
+    pub fn chat_templates(&self) -> Result<BTreeMap<String, String>> {
+        let mut templates = BTreeMap::new();
+        match self.tokenizer_config()?.remove("chat_template") {
+            Some(Value::String(text)) => {
+                templates.insert("default".to_owned(), text);
+            }
+            Some(Value::Array(named)) => {
+                for one in &named {
+                    if let (Some(name), Some(text)) = (one["name"].as_str(), one["template"].as_str()) {
+                        templates.insert(name.to_owned(), text.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+        if let Some(bytes) = self.read("chat_template.json")? {
+            let object: Value =
+                serde_json::from_slice(&bytes).map_err(Error::json(&self.place("chat_template.json")))?;
+            if let Some(text) = object["chat_template"].as_str() {
+                templates.insert("default".into(), text.to_owned());
+            }
+        }
+        for name in self.files.keys() {
+            let title = match name.as_str() {
+                "chat_template.jinja" => "default",
+                other => match other
+                    .strip_prefix(MORE_TEMPLATES)
+                    .and_then(|rest| rest.strip_suffix(".jinja"))
+                {
+                    Some(title) => title.trim_start_matches('/'),
+                    None => continue,
+                },
+            };
+            let bytes = self.read(name)?.unwrap_or_default();
+            let text = String::from_utf8(bytes.into_owned()).map_err(|error| Error::Broken {
+                path: self.place(name),
+                format: "chat template",
+                at: "text".into(),
+                wanted: "UTF-8".into(),
+                found: error.to_string(),
+            })?;
+            templates.insert(title.to_owned(), text);
+        }
+        Ok(templates)
+    }
+
+    /// Writes every file into `folder`.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        for name in self.files.keys() {
+            let path = folder.join(name);
+            if let Some(above) = path.parent() {
+                std::fs::create_dir_all(above).map_err(Error::io(above, "create"))?;
+            }
+            if let Some(bytes) = self.read(name)? {
+                write_file(&path, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a file lies, for messages.
+    fn place(&self, name: &str) -> PathBuf {
+        match self.files.get(name) {
+            Some(Source::Disk(path)) => path.clone(),
+            _ => PathBuf::from(name),
+        }
+    }
+}
