@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 use tensor_core::{ModulePath, Modules, Targets};
 
@@ -154,9 +154,9 @@ fn by_pattern<T: Copy>(option: &'static str, patterns: &BTreeMap<String, T>, pat
         let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|source| Error::Pattern {
             option,
             pattern: pattern.clone(),
-            source,
+            source: Box::new(source),
         })?;
-        if regex.is_match(path.as_str()) {
+        if regex.is_match(path.as_str()).unwrap_or(false) {
             return Ok(Some(*value));
         }
     }

@@ -73,7 +73,7 @@ pub enum Error {
         /// The key.
         pattern: String,
         /// What is wrong with it.
-        source: regex::Error,
+        source: Box<fancy_regex::Error>,
     },
     /// The seam's own error.
     #[error(transparent)]

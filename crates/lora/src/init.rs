@@ -57,7 +57,7 @@ impl Init {
                 )
             }
             Self::Pissa => {
-                let (u, s, vt) = Tensor::linalg_svd(&weight.to_kind(Kind::Float), false, None::<&str>);
+                let (u, s, vt) = thin_svd(&weight.to_kind(Kind::Float));
                 split(
                     &u.narrow(1, 0, rank),
                     &s.narrow(0, 0, rank),
@@ -86,6 +86,12 @@ impl Init {
     }
 }
 
+/// `M = U diag(S) Vᵀ`, thin. (`linalg_svd` wants a driver's name, which the CPU refuses.)
+fn thin_svd(matrix: &Tensor) -> (Tensor, Tensor, Tensor) {
+    let (u, s, v) = matrix.svd(true, true);
+    (u, s, v.tr())
+}
+
 fn split(u: &Tensor, s: &Tensor, vt: &Tensor, scale: f64) -> (Tensor, Tensor) {
     let root = (s / scale).sqrt();
     (
@@ -105,7 +111,7 @@ fn subspace_svd(weight: &Tensor, rank: i64, iterations: u32, rng: &mut StdRng) -
         let back = orthonormal(weight.tr().matmul(&q));
         q = orthonormal(weight.matmul(&back));
     }
-    let (u, s, vt) = Tensor::linalg_svd(&q.tr().matmul(weight), false, None::<&str>);
+    let (u, s, vt) = thin_svd(&q.tr().matmul(weight));
     (
         q.matmul(&u).narrow(1, 0, rank),
         s.narrow(0, 0, rank),

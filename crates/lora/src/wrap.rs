@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tensor_core::{Dense, Embedding, Error as CoreError, Found, ModulePath, Param, Projection};
+use tensor_core::{Dense, Embedding, Error as CoreError, Found, ModulePath, Param, Parameters, Projection};
 
 use crate::{Error, FullTable, FullUpdate, Init, Lora, LoraConfig, LoraEmbedding, LowRank, Result};
 
@@ -76,6 +76,7 @@ impl Wrapping {
         if !self.chosen.contains(at) {
             return Ok(base);
         }
+        refuse_second(at, &*base)?;
         let weight = base.weight();
         let (out, input) = matrix(at, &weight)?;
         let (rank, scale) = self.rank_and_scale(at, out, input)?;
@@ -122,6 +123,22 @@ impl Wrapping {
         }
         Ok((rank, scale))
     }
+}
+
+/// Two updates of one module would share their names in a checkpoint.
+fn refuse_second(at: &ModulePath, base: &(impl Parameters + ?Sized)) -> tensor_core::Result<()> {
+    let mut wrapped = false;
+    base.visit(&ModulePath::root(), &mut |path, _| {
+        wrapped |= path.as_str().starts_with("lora_")
+    });
+    if !wrapped {
+        return Ok(());
+    }
+    Err(CoreError::NotDense {
+        at: at.clone(),
+        found: "a LoRA adapter",
+        hint: "merge the first adapter, or continue training it",
+    })
 }
 
 /// `W - s · B A` in the place of W, summed in f32 and rounded once.

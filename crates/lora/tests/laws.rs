@@ -2,7 +2,7 @@
 
 use golden::laws::{projection_laws, wrapping_laws};
 use golden::{Vectors, assert_close};
-use lora::{FullUpdate, Init, Lora, LowRank};
+use lora::{FullUpdate, Init, Lora, LoraConfig, LowRank, Wrapping};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, autograd};
 
@@ -26,7 +26,6 @@ fn lora(base: Box<dyn Projection>, b: f64) -> Box<dyn Projection> {
 #[test]
 fn lora_over_every_base_keeps_the_laws() {
     projection_laws("lora over frozen", IN, &|| lora(frozen(), 0.5));
-    projection_laws("lora over lora", IN, &|| lora(lora(frozen(), 0.3), 0.5));
     projection_laws("lora over trained", IN, &|| {
         lora(
             Box::new(Dense::new(Param::trainable(&random(1, [OUT, IN]), Role::Base))),
@@ -38,7 +37,6 @@ fn lora_over_every_base_keeps_the_laws() {
 #[test]
 fn wrapping_with_a_zero_b_changes_nothing() {
     wrapping_laws("lora", IN, &frozen, &|| lora(frozen(), 0.0));
-    wrapping_laws("lora over lora", IN, &frozen, &|| lora(lora(frozen(), 0.0), 0.0));
     wrapping_laws("full update", IN, &frozen, &|| {
         Box::new(FullUpdate::new(frozen(), &frozen().weight()))
     });
@@ -93,6 +91,26 @@ fn dropout_touches_the_update_only_and_repeats_with_its_key() {
     // Over many keys the mean is the undropped value: deviation of one draw about 2, of 400 draws 0.1.
     let mean = (0..400).map(train).reduce(|a, b| a + b).unwrap() / 400.0;
     assert_close("dropout keeps the mean", &mean, &evaluated, 0.0, 0.9);
+}
+
+#[test]
+fn a_second_update_over_the_first_is_refused() {
+    let at = ModulePath::from("model.layers.0.mlp.up_proj");
+    let wrapping = Wrapping::choose(
+        LoraConfig {
+            r: 2,
+            ..LoraConfig::default()
+        },
+        &[(at.clone(), false)],
+        &[],
+    )
+    .unwrap();
+    let once = wrapping.projection(&at, frozen()).unwrap();
+    let error = wrapping.projection(&at, once).unwrap_err().to_string();
+    assert!(
+        error.contains("`model.layers.0.mlp.up_proj`") && error.contains("found a LoRA adapter"),
+        "{error}"
+    );
 }
 
 #[test]

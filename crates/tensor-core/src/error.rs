@@ -14,7 +14,7 @@ pub struct Found(pub &'static str);
 #[non_exhaustive]
 pub enum Error {
     /// A slot holds something that cannot be adapted as asked.
-    #[error("`{at}`: wanted a plain dense matrix, found {found}\nhint: {hint}")]
+    #[error("`{at}`: wanted a plain weight, found {found}\nhint: {hint}")]
     NotDense {
         /// The slot.
         at: ModulePath,
@@ -47,7 +47,7 @@ pub enum Error {
         /// The option with its value.
         what: String,
         /// What is wrong with it.
-        source: regex::Error,
+        source: Box<fancy_regex::Error>,
     },
     /// A method refused what it met at a slot.
     #[error("`{at}`: {source}")]

@@ -1,11 +1,11 @@
 //! Which modules a method adapts: PEFT's rules exactly, except that a pattern which matches nothing is an error.
 //!
 //! A list matches a whole path or a suffix after a dot; a string is a regular expression for the whole path;
-//! `all-linear` is every projection but the output layer. Deviation: no look-around in regular expressions.
+//! `all-linear` is every projection but the output layer.
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
+use fancy_regex::Regex;
 
 use crate::{Error, ModulePath, Result};
 
@@ -77,7 +77,7 @@ impl Modules {
         let path = path.as_str();
         let excluded = match (&self.exclude, &self.exclude_regex) {
             (Some(Targets::Names(names)), _) => names.iter().any(|name| is_suffix(path, name)),
-            (Some(Targets::Pattern(_)), Some(regex)) => regex.is_match(path),
+            (Some(Targets::Pattern(_)), Some(regex)) => matches(regex, path),
             (Some(Targets::AllLinear), _) => !is_output,
             _ => false,
         };
@@ -85,7 +85,7 @@ impl Modules {
             return false;
         }
         match (&self.targets, &self.target_regex) {
-            (Targets::Pattern(_), Some(regex)) => regex.is_match(path),
+            (Targets::Pattern(_), Some(regex)) => matches(regex, path),
             // As in PEFT, a name that is the whole path is taken whatever its layer.
             (Targets::Names(names), _) => {
                 names.iter().any(|name| name == path)
@@ -100,7 +100,7 @@ impl Modules {
         let layer = self
             .layer_regexes
             .iter()
-            .find_map(|regex| regex.captures(path)?.get(1)?.as_str().parse::<usize>().ok());
+            .find_map(|regex| regex.captures(path).ok()??.get(1)?.as_str().parse::<usize>().ok());
         layer.is_some_and(|layer| layers.contains(&layer))
     }
 
@@ -136,6 +136,11 @@ impl Modules {
     }
 }
 
+/// A pattern that gives up on a path (it backtracks too long) does not match it.
+fn matches(regex: &Regex, path: &str) -> bool {
+    regex.is_match(path).unwrap_or(false)
+}
+
 fn is_suffix(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
@@ -150,7 +155,7 @@ fn whole(option: &str, targets: &Targets) -> Result<Option<Regex>> {
 fn compile(what: &str, pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|source| Error::Pattern {
         what: what.to_owned(),
-        source,
+        source: Box::new(source),
     })
 }
 
