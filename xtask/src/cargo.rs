@@ -48,6 +48,18 @@ pub(crate) fn shown(command: &Command) -> String {
     program + &arguments.collect::<String>()
 }
 
+/// The triple of this machine, as rustc calls it.
+pub(crate) fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc)
+        .arg("-vV")
+        .output()
+        .context("cannot run `rustc -vV`")?;
+    let text = String::from_utf8(output.stdout).context("`rustc -vV`")?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("`rustc -vV` names no host")?.to_owned())
+}
+
 /// The workspace as `cargo metadata` tells it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Metadata {

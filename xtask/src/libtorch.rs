@@ -52,7 +52,7 @@ pub(crate) fn setup(cache: &Cache, tools: &Tools, wheels: Wheels) -> Result<()> 
     } else {
         fetched(cache, tools, wheels)?
     };
-    if write_if_changed(&path, &config(&libtorch, compiler))? {
+    if write_if_changed(&path, &config(&libtorch, &cargo::host()?, compiler))? {
         eprintln!("wrote {}", path.display());
     }
     eprintln!("libtorch {VERSION}: {}", libtorch.build.display());
@@ -70,14 +70,16 @@ fn config_path() -> PathBuf {
     checkout().join(".cargo/libtorch.toml")
 }
 
-fn config(libtorch: &Libtorch, compiler: Option<&str>) -> String {
+fn config(libtorch: &Libtorch, host: &str, compiler: Option<&str>) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let build = quoted(&libtorch.build.to_string_lossy());
     let run = quoted(&format!("link-arg=-Wl,-rpath,{}", libtorch.run.display()));
     let compiler = compiler.map_or(String::new(), |name| format!("CXX = {}\n", quoted(name)));
+    // Examples in the documentation are programs too, linked by rustdoc.
     format!(
         "# Written by `cargo xtask setup`; remove it to have libtorch looked for anew.\n\
-         [env]\nLIBTORCH = {build}\n{compiler}\n[target.'cfg(unix)']\nrustflags = [\"-C\", {run}]\n"
+         [env]\nLIBTORCH = {build}\n{compiler}\n\
+         [target.{host}]\nrustflags = [\"-C\", {run}]\nrustdocflags = [\"-C\", {run}]\n"
     )
 }
 
@@ -170,10 +172,15 @@ fn fetched(cache: &Cache, tools: &Tools, wheels: Wheels) -> Result<Libtorch> {
     let manifest = Manifest::compiled_in()?;
     let packages = ["torch", "cuda-runtime", "cuda-cupti"].map(|id| manifest.package(id));
     let packages = packages.into_iter().collect::<Result<Vec<_>>>()?;
-    let stamp: String = packages
+    let lines: Vec<String> = packages
         .iter()
-        .map(|package| format!("{} {}\n", package.sha256, package.file))
+        .map(|package| format!("{} {}", package.sha256, package.file))
         .collect();
+    let stamp = lines.join(
+        "
+",
+    ) + "
+";
     let complete = |place: &Path| fs::read_to_string(place.join("complete")).is_ok_and(|found| found == stamp);
     if !complete(&place) {
         ensure!(
@@ -316,13 +323,15 @@ mod tests {
             build: "/a b/\"view\"".into(),
             run: "/a b/lib".into(),
         };
-        let text = config(&libtorch, Some("clang++"));
+        let text = config(&libtorch, "x86_64-unknown-linux-gnu", Some("clang++"));
         assert_eq!(named_in(&text).unwrap(), libtorch.build);
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["env"]["CXX"].as_str(), Some("clang++"));
-        let flags = table["target"]["cfg(unix)"]["rustflags"].as_array().unwrap();
-        assert_eq!(flags[1].as_str(), Some("link-arg=-Wl,-rpath,/a b/lib"));
-        assert!(!config(&libtorch, None).contains("CXX"));
+        for kind in ["rustflags", "rustdocflags"] {
+            let flags = table["target"]["x86_64-unknown-linux-gnu"][kind].as_array().unwrap();
+            assert_eq!(flags[1].as_str(), Some("link-arg=-Wl,-rpath,/a b/lib"));
+        }
+        assert!(!config(&libtorch, "x86_64-unknown-linux-gnu", None).contains("CXX"));
     }
 
     #[test]

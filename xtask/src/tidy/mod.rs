@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_checkout_is_read_in_under_two_seconds() {
+    fn the_whole_checkout_is_read_quickly() {
         let begun = Instant::now();
         problems().unwrap();
         assert!(

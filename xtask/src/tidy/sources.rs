@@ -29,7 +29,7 @@ pub(super) fn length(file: &Source) -> Option<String> {
 
 /// A library returns errors and leaves talking to the command.
 pub(super) fn forbidden(file: &Source) -> Vec<String> {
-    let mut parts = file.path.components().map(|part| part.as_os_str());
+    let mut parts = file.path.components().map(std::path::Component::as_os_str);
     let library =
         parts.next().is_some_and(|part| part == "crates") && parts.next().is_some_and(|part| part != "finetune");
     let build = file.path.file_name().is_some_and(|name| name == "build.rs");

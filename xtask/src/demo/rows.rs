@@ -1,0 +1,237 @@
+//! The demo's data: headlines to learn from, headlines held out, general text, and the suite that measures with them.
+//!
+//! Duplicates are dropped before the split, so that no held-out headline was seen in training. The order is that of the
+//! headlines' hashes: the same on every machine, and unrelated to the order of the file.
+
+use crate::place::{Cache, write_if_changed};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Headlines that are never trained on.
+pub(super) const HELD_OUT: usize = 500;
+/// Headlines that the demo trains on; the rest are in `train-all.jsonl`.
+pub(super) const TRAINED: usize = 6_000;
+/// Held-out headlines whose answers are shown, half of them sarcastic.
+const SHOWN: usize = 6;
+/// Paragraphs of general text.
+const PARAGRAPHS: usize = 100;
+
+/// What the demo reads and shows.
+#[derive(Debug)]
+pub(super) struct Data {
+    /// Held-out headlines and general text, as `finetune evaluate` wants them.
+    pub(super) suite: PathBuf,
+    /// A few held-out headlines as questions, one prompt a line.
+    pub(super) questions: PathBuf,
+    /// The same headlines with their right answers.
+    pub(super) shown: Vec<(String, String)>,
+}
+
+/// A row of the data set: instruction and headline, `1` for sarcasm or `0`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+struct Row {
+    input: Vec<Message>,
+    ideal: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+struct Message {
+    role: String,
+    content: String,
+}
+
+impl Row {
+    fn headline(&self) -> &str {
+        self.input.last().map_or("", |message| &message.content)
+    }
+
+    fn prompt(&self) -> Vec<Value> {
+        self.input
+            .iter()
+            .map(|message| json!({ "role": message.role, "content": message.content }))
+            .collect()
+    }
+
+    fn conversation(&self) -> Value {
+        let mut messages = self.prompt();
+        messages.push(json!({ "role": "assistant", "content": self.ideal }));
+        json!({ "messages": messages })
+    }
+}
+
+/// Writes the demo's files beside the fetched ones.
+pub(super) fn prepare(cache: &Cache) -> Result<Data> {
+    let folder = cache.data().join("sarcasm");
+    let rows = split(read(&folder.join("samples.jsonl"))?);
+    ensure!(
+        rows.len() > HELD_OUT + TRAINED,
+        "`{}` holds only {} headlines",
+        folder.display(),
+        rows.len()
+    );
+    let (held_out, rest) = rows.split_at(HELD_OUT);
+    let conversations = |rows: &[Row]| lines(rows.iter().map(Row::conversation));
+    write_if_changed(&folder.join("test.jsonl"), &conversations(held_out))?;
+    write_if_changed(&folder.join("train.jsonl"), &conversations(&rest[..TRAINED]))?;
+    write_if_changed(&folder.join("train-all.jsonl"), &conversations(rest))?;
+
+    let shown = shown(held_out);
+    let questions = folder.join("questions.jsonl");
+    write_if_changed(
+        &questions,
+        &lines(shown.iter().map(|row| json!({ "messages": row.prompt() }))),
+    )?;
+
+    let text = cache.data().join("perplexity-text");
+    let general = text.join("general.jsonl");
+    write_if_changed(&general, &paragraphs(&text.join("openwebtext.jsonl"))?)?;
+    let suite = folder.join("suite.toml");
+    write_if_changed(&suite, &suite_text(&folder.join("test.jsonl"), &general))?;
+    let shown = shown
+        .iter()
+        .map(|row| (row.headline().to_owned(), row.ideal.clone()))
+        .collect();
+    Ok(Data {
+        suite,
+        questions,
+        shown,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<Row>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let row = |(index, line)| serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), index + 1));
+    text.lines().enumerate().map(row).collect()
+}
+
+/// Each headline once, in the order of the headlines' hashes.
+fn split(rows: Vec<Row>) -> Vec<Row> {
+    let mut seen = HashSet::new();
+    let mut rows: Vec<Row> = rows
+        .into_iter()
+        .filter(|row| seen.insert(row.headline().to_owned()))
+        .collect();
+    rows.sort_by_cached_key(|row| Sha256::digest(row.headline()));
+    rows
+}
+
+/// The first few held-out rows of each label, by turns.
+fn shown(held_out: &[Row]) -> Vec<&Row> {
+    let of = |label: &'static str| held_out.iter().filter(move |row| row.ideal == label);
+    of("1")
+        .zip(of("0"))
+        .flat_map(|(yes, no)| [yes, no])
+        .take(SHOWN)
+        .collect()
+}
+
+/// The first paragraphs of the file, as rows of text; key `0` of a row holds the original, the others it shuffled.
+fn paragraphs(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut rows = Vec::new();
+    for (index, line) in text.lines().take(PARAGRAPHS).enumerate() {
+        let place = || format!("{}:{}", path.display(), index + 1);
+        let row: Value = serde_json::from_str(line).with_context(place)?;
+        rows.push(json!({ "text": row.get("0").and_then(Value::as_str).with_context(place)? }));
+    }
+    Ok(lines(rows))
+}
+
+fn suite_text(test: &Path, general: &Path) -> String {
+    let quoted = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
+    format!(
+        "# Written by `cargo xtask demo`.\n\n\
+         [[task]]\nname = \"sarcasm\"\nkind = \"classification\"\ndata = {}\n\n\
+         [[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = {}\n",
+        quoted(test),
+        quoted(general),
+    )
+}
+
+fn lines(rows: impl IntoIterator<Item = Value>) -> String {
+    rows.into_iter()
+        .fold(String::new(), |text, row| text + &row.to_string() + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(headline: &str, ideal: &str) -> Row {
+        let message = |role: &str, content: &str| Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        };
+        Row {
+            input: vec![message("system", "Sarcasm?"), message("user", headline)],
+            ideal: ideal.to_owned(),
+        }
+    }
+
+    #[test]
+    fn duplicates_go_and_the_order_does_not_depend_on_the_files() {
+        let rows = vec![row("a", "1"), row("b", "0"), row("a", "1"), row("c", "0")];
+        let reversed: Vec<Row> = rows.iter().rev().cloned().collect();
+        let ordered = split(rows);
+        assert_eq!(ordered.len(), 3);
+        assert_eq!(ordered, split(reversed));
+    }
+
+    #[test]
+    fn a_row_becomes_a_conversation_that_ends_with_the_label() {
+        let wanted = json!({ "messages": [
+            { "role": "system", "content": "Sarcasm?" },
+            { "role": "user", "content": "a" },
+            { "role": "assistant", "content": "1" },
+        ] });
+        assert_eq!(row("a", "1").conversation(), wanted);
+    }
+
+    #[test]
+    fn held_out_and_trained_headlines_do_not_meet() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::at(home.path());
+        for name in ["sarcasm", "perplexity-text"] {
+            fs::create_dir_all(cache.data().join(name)).unwrap();
+        }
+        let line = |index: usize| {
+            let messages = [
+                json!({ "role": "system", "content": "s" }),
+                json!({ "role": "user", "content": format!("h{}", index / 2) }),
+            ];
+            json!({ "input": messages, "ideal": (index / 2 % 2).to_string() })
+        };
+        fs::write(cache.data().join("sarcasm/samples.jsonl"), lines((0..14_000).map(line))).unwrap();
+        fs::write(
+            cache.data().join("perplexity-text/openwebtext.jsonl"),
+            "{\"0\": \"whole\", \"1\": \"shuffled\"}\n",
+        )
+        .unwrap();
+        let data = prepare(&cache).unwrap();
+
+        let headlines = |name: &str| -> HashSet<String> {
+            let text = fs::read_to_string(cache.data().join("sarcasm").join(name)).unwrap();
+            let headline =
+                |line: &str| serde_json::from_str::<Value>(line).unwrap()["messages"][1]["content"].to_string();
+            text.lines().map(headline).collect()
+        };
+        let (test, train) = (headlines("test.jsonl"), headlines("train.jsonl"));
+        assert_eq!((test.len(), train.len()), (HELD_OUT, TRAINED));
+        assert!(test.is_disjoint(&train) && test.is_disjoint(&headlines("train-all.jsonl")));
+        assert_eq!(
+            data.shown.iter().map(|(_, label)| label.as_str()).collect::<Vec<_>>(),
+            ["1", "0", "1", "0", "1", "0"]
+        );
+        assert_eq!(
+            fs::read_to_string(cache.data().join("perplexity-text/general.jsonl")).unwrap(),
+            "{\"text\":\"whole\"}\n"
+        );
+        let suite: toml::Table = fs::read_to_string(data.suite).unwrap().parse().unwrap();
+        assert_eq!(suite["task"].as_array().unwrap().len(), 2);
+    }
+}
