@@ -1,0 +1,422 @@
+//! The loop: step, log, evaluate, save, until the steps, the patience or the user say stop.
+//!
+//! Everything between two steps depends on the step's number and the state alone, so that a run resumed from any
+//! checkpoint goes on as if it had never stopped.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use tch::Device;
+use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, device};
+
+use crate::metrics::Metrics;
+use crate::progress::Progress;
+use crate::run_dir::{MASTERS, OPTIMIZER, STATE};
+use crate::state::State;
+use crate::step::accumulate;
+use crate::{
+    Batches, Best, Checkpoint, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, SaveStrategy,
+    Schedule, StepReport, TrainConfig, choose_plan, tensors, trainer_state,
+};
+
+/// Steps after which every trainable parameter must have met a gradient.
+const STEPS_TO_REACH_ALL: usize = 2;
+
+/// Trains `model` on `objective` over `batches`, from the newest checkpoint if the hooks' folder resumes.
+///
+/// On an error, every checkpoint saved before it is whole.
+pub fn fit<B>(
+    model: &dyn LanguageModel,
+    objective: &dyn Objective<Batch = B>,
+    batches: &dyn Batches<B>,
+    config: &TrainConfig,
+    hooks: Hooks<'_>,
+) -> Result<Report> {
+    let mut run = Run::begin(model, batches, config, hooks)?;
+    let outcome = run.train(&|run, key| {
+        accumulate(model, objective, batches, &run.plan, (run.state.step, key)).map_err(|error| run.with_saved(error))
+    })?;
+    run.finish(outcome)
+}
+
+/// A run under way.
+struct Run<'c, 'h> {
+    config: &'c TrainConfig,
+    hooks: Hooks<'h>,
+    schedule: Schedule,
+    plan: Plan,
+    optimizer: Optimizer,
+    state: State,
+    total: usize,
+    metrics: Metrics,
+    progress: Progress,
+    device: Device,
+    started: Instant,
+    /// Steps that this process began after.
+    first: usize,
+    saved: Option<usize>,
+    evaluated: Option<usize>,
+}
+
+type Gradients<'g> = dyn Fn(&Run, DropoutKey) -> Result<StepReport> + 'g;
+
+impl<'c, 'h> Run<'c, 'h> {
+    fn begin<B>(
+        model: &dyn LanguageModel,
+        batches: &dyn Batches<B>,
+        config: &'c TrainConfig,
+        mut hooks: Hooks<'h>,
+    ) -> Result<Self> {
+        config.validate()?;
+        if config.eval_strategy != EvalStrategy::No && hooks.evaluate.is_none() {
+            return Err(Error::NoEffect {
+                option: "eval_strategy",
+                why: "there are no evaluation data".into(),
+                hint: "name some under `data.eval`, or set it to \"no\"",
+            });
+        }
+        let num_steps_per_epoch = batches.num_steps_per_epoch();
+        if num_steps_per_epoch == 0 {
+            return Err(Error::NoData);
+        }
+        let total = config.total_steps(num_steps_per_epoch);
+        let schedule = config.schedule(total)?;
+        let states = std::mem::replace(&mut hooks.states, Box::<crate::AdamW>::default());
+        let mut optimizer = Optimizer::new(model, config, states)?;
+        let device = optimizer.params()[0].value.device();
+        let resumed = hooks.dir.resume_from()?;
+        let state = match &resumed {
+            Some(checkpoint) => load(checkpoint, &mut optimizer, config.seed, num_steps_per_epoch)?,
+            None => State::new(config.seed, num_steps_per_epoch),
+        };
+        let evaluated = state
+            .history
+            .iter()
+            .rev()
+            .find(|entry| is_evaluation(entry))
+            .map(|entry| entry.step);
+        Ok(Self {
+            config,
+            schedule,
+            plan: choose_plan(model, config.gradient_checkpointing, batches.longest_row(), device),
+            optimizer,
+            total,
+            metrics: Metrics::open(hooks.dir, config, &state.history, state.step)?,
+            progress: Progress::new(total, state.step),
+            device,
+            started: Instant::now(),
+            first: state.step,
+            saved: resumed.map(|checkpoint| checkpoint.step),
+            evaluated,
+            state,
+            hooks,
+        })
+    }
+
+    fn train(&mut self, gradients: &Gradients<'_>) -> Result<Outcome> {
+        let seconds_before = self.state.seconds;
+        loop {
+            self.state.seconds = seconds_before + self.started.elapsed().as_secs_f64();
+            if self.hooks.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) && self.state.step < self.total {
+                let path = self.save()?;
+                return Ok(Outcome::Interrupted {
+                    step: self.state.step,
+                    checkpoint: path,
+                });
+            }
+            if self.is_evaluation_due() && self.evaluated != Some(self.state.step) {
+                self.evaluate()?;
+                continue;
+            }
+            let is_over = self.state.step >= self.total;
+            let gave_up = self.patience_is_up();
+            if (is_over || gave_up) && self.state.window.steps > 0 {
+                self.log()?;
+            }
+            if self.is_save_due(is_over || gave_up) {
+                self.save()?;
+            }
+            if is_over {
+                return Ok(Outcome::Completed);
+            }
+            if gave_up {
+                return Ok(Outcome::StoppedEarly { step: self.state.step });
+            }
+            self.step(gradients)?;
+            self.state.seconds = seconds_before + self.started.elapsed().as_secs_f64();
+            let is_first = self.state.step == 1 && self.config.logging_first_step;
+            let is_last = self.state.step == self.total;
+            if is_first || is_last || self.state.step.is_multiple_of(self.config.logging_steps) {
+                self.log()?;
+            }
+        }
+    }
+
+    fn step(&mut self, gradients: &Gradients<'_>) -> Result<()> {
+        let begun = Instant::now();
+        let number = self.state.step + 1;
+        let report = gradients(self, DropoutKey(self.config.seed))?;
+        self.check_reach(number)?;
+        let norm = self.optimizer.gradient_norm();
+        if !norm.is_finite() {
+            let all = "all parameters together (the norm overflows)";
+            return Err(Error::GradientNotFinite {
+                step: number,
+                parameter: self.optimizer.first_non_finite().unwrap_or(all).to_owned(),
+                saved: self.hooks.dir.saved(),
+            });
+        }
+        // As `torch.nn.utils.clip_grad_norm_`.
+        let scale = match self.config.max_grad_norm {
+            0.0 => 1.0,
+            largest => (largest / (norm + 1e-6)).min(1.0),
+        };
+        let learning_rate = self.config.learning_rate * self.schedule.factor(self.state.step);
+        self.optimizer.update(learning_rate, scale);
+        let seconds = begun.elapsed().as_secs_f64();
+        self.note(report, norm, learning_rate, seconds);
+        Ok(())
+    }
+
+    /// Adds a step to the state and the sums.
+    fn note(&mut self, report: StepReport, norm: f64, learning_rate: f64, seconds: f64) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.tokens += report.num_tokens;
+        state.total_loss += report.loss;
+        state.step_seconds += seconds;
+        let window = &mut state.window;
+        window.steps += 1;
+        window.loss += report.loss;
+        window.tokens += report.num_tokens;
+        window.seconds += seconds;
+        window.learning_rate = learning_rate;
+        window.grad_norm = norm;
+        for (name, value) in report.metrics {
+            *window.metrics.entry(name).or_default() += value;
+        }
+        let speed = report.num_tokens as f64 / seconds.max(1e-9);
+        self.progress.step(report.loss, speed, device::peak_memory(self.device));
+    }
+
+    /// Refuses parameters that train in name only.
+    fn check_reach(&self, number: usize) -> Result<()> {
+        if number != self.first + STEPS_TO_REACH_ALL && number != self.total {
+            return Ok(());
+        }
+        let missed = self.optimizer.without_gradient();
+        if missed.is_empty() {
+            return Ok(());
+        }
+        let more = if missed.len() > 3 { ", …" } else { "" };
+        Err(Error::NoGradient {
+            step: number,
+            num: missed.len(),
+            of: self.optimizer.params().len(),
+            names: format!("`{}`{more}", missed[..missed.len().min(3)].join("`, `")),
+        })
+    }
+
+    /// Logs the means since the last entry.
+    fn log(&mut self) -> Result<()> {
+        let window = std::mem::take(&mut self.state.window);
+        let steps = window.steps as f64;
+        let mut values = Map::new();
+        values.insert("loss".into(), json!(window.loss / steps));
+        values.insert("learning_rate".into(), json!(window.learning_rate));
+        values.insert("grad_norm".into(), json!(window.grad_norm));
+        for (name, sum) in &window.metrics {
+            values.insert(name.clone(), json!(sum / steps));
+        }
+        values.insert("tokens".into(), json!(self.state.tokens));
+        values.insert(
+            "tokens_per_second".into(),
+            json!(window.tokens as f64 / window.seconds.max(1e-9)),
+        );
+        if let Some(bytes) = device::peak_memory(self.device) {
+            values.insert("peak_memory_bytes".into(), json!(bytes));
+        }
+        values.insert("seconds".into(), json!(self.state.seconds));
+        self.enter(values)
+    }
+
+    fn enter(&mut self, values: Map<String, Value>) -> Result<()> {
+        let entry = Entry {
+            step: self.state.step,
+            epoch: self.state.epoch(),
+            values,
+        };
+        self.metrics.write(self.hooks.dir, &entry)?;
+        if let Some(on_entry) = &mut self.hooks.on_entry {
+            self.progress.aside(|| on_entry(&entry));
+        }
+        self.state.history.push(entry);
+        Ok(())
+    }
+
+    fn is_evaluation_due(&self) -> bool {
+        let step = self.state.step;
+        let is_last = step == self.total;
+        match self.config.eval_strategy {
+            _ if self.hooks.evaluate.is_none() => false,
+            _ if step == 0 => self.config.eval_on_start,
+            EvalStrategy::No => false,
+            EvalStrategy::Steps => is_last || step.is_multiple_of(self.config.eval_interval()),
+            EvalStrategy::Epoch => is_last || step.is_multiple_of(self.state.num_steps_per_epoch),
+        }
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let step = self.state.step;
+        self.evaluated = Some(step);
+        let Some(evaluate) = &mut self.hooks.evaluate else {
+            return Ok(());
+        };
+        self.progress.say("evaluating");
+        let measured = evaluate(step).map_err(|source| Error::Evaluation { step, source })?;
+        let values: Map<String, Value> = measured
+            .into_iter()
+            .map(|(name, value)| {
+                let name = if name.starts_with("eval/") {
+                    name
+                } else {
+                    format!("eval/{name}")
+                };
+                (name, json!(value))
+            })
+            .collect();
+        self.enter(values.clone())?;
+        if step > 0 && self.config.tracks_best() && self.note_best(&values)? {
+            let keeps = self.config.load_best_model_at_end || self.config.save_strategy == SaveStrategy::Best;
+            if keeps {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares an evaluation with the best; whether it is the new one.
+    fn note_best(&mut self, values: &Map<String, Value>) -> Result<bool> {
+        let metric = self.config.best_metric();
+        let Some(value) = values.get(&metric) else {
+            return Err(Error::NoMetric {
+                wanted: metric,
+                found: values
+                    .keys()
+                    .map(|name| format!("`{name}`"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            });
+        };
+        // A metric that is no number is logged as null and never the best.
+        let value = value.as_f64().unwrap_or(f64::NAN);
+        let gain = match &self.state.best {
+            _ if value.is_nan() => f64::NEG_INFINITY,
+            None => f64::INFINITY,
+            Some(best) if self.config.more_is_better() => value - best.value,
+            Some(best) => best.value - value,
+        };
+        if gain > self.config.early_stopping_threshold {
+            self.state.evaluations_without_improvement = 0;
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        let is_best = gain > 0.0;
+        if is_best {
+            self.state.best = Some(Best {
+                metric,
+                value,
+                step: self.state.step,
+            });
+        }
+        Ok(is_best)
+    }
+
+    fn patience_is_up(&self) -> bool {
+        self.config
+            .early_stopping_patience
+            .is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
+    }
+
+    fn is_save_due(&self, is_end: bool) -> bool {
+        let step = self.state.step;
+        let is_due = match self.config.save_strategy {
+            SaveStrategy::No | SaveStrategy::Best => false,
+            SaveStrategy::Steps => is_end || step.is_multiple_of(self.config.save_interval()),
+            SaveStrategy::Epoch => is_end || step.is_multiple_of(self.state.num_steps_per_epoch),
+        };
+        is_due && step > 0 && self.saved != Some(step)
+    }
+
+    fn save(&mut self) -> Result<std::path::PathBuf> {
+        let step = self.state.step;
+        let dir = self.hooks.dir;
+        if self.saved == Some(step) {
+            return Ok(dir.checkpoint_path(step));
+        }
+        self.progress.say("saving");
+        let Checkpoint { path, .. } = dir.save(step, |folder| {
+            (self.hooks.save_model)(folder)?;
+            tensors::write(&folder.join(MASTERS), &self.optimizer.masters())?;
+            tensors::write(&folder.join(OPTIMIZER), &self.optimizer.states())?;
+            let history = trainer_state::text(&self.state, self.config, dir.path(), false);
+            std::fs::write(folder.join("trainer_state.json"), history)?;
+            std::fs::write(folder.join(STATE), serde_json::to_vec_pretty(&self.state)?)?;
+            Ok(())
+        })?;
+        self.saved = Some(step);
+        if let Some(limit) = self.config.save_total_limit {
+            dir.rotate(limit, self.state.best.as_ref().map(|best| best.step))?;
+        }
+        self.write_trainer_state(false)?;
+        Ok(path)
+    }
+
+    fn write_trainer_state(&self, is_finished: bool) -> Result<()> {
+        let dir = self.hooks.dir;
+        let text = trainer_state::text(&self.state, self.config, dir.path(), is_finished);
+        dir.write_file("trainer_state.json", text.as_bytes())
+    }
+
+    /// Leaves the final model and the run's record.
+    fn finish(self, outcome: Outcome) -> Result<Report> {
+        if !matches!(outcome, Outcome::Interrupted { .. }) {
+            if let (true, Some(best)) = (self.config.load_best_model_at_end, &self.state.best) {
+                let path = self.hooks.dir.checkpoint_path(best.step).join(MASTERS);
+                tensors::read_into(&path, &self.optimizer.masters())?;
+            }
+            self.hooks.dir.publish(|folder| (self.hooks.save_model)(folder))?;
+            self.write_trainer_state(true)?;
+        }
+        Ok(Report::new(outcome, self.state, self.config, self.device))
+    }
+
+    /// An error that says what is safe on disk.
+    fn with_saved(&self, error: Error) -> Error {
+        match error {
+            Error::LossNotFinite {
+                step, row, loss, place, ..
+            } => Error::LossNotFinite {
+                step,
+                row,
+                loss,
+                place,
+                saved: self.hooks.dir.saved(),
+            },
+            other => other,
+        }
+    }
+}
+
+fn is_evaluation(entry: &Entry) -> bool {
+    entry.values.keys().any(|name| name.starts_with("eval/"))
+}
+
+fn load(checkpoint: &Checkpoint, optimizer: &mut Optimizer, seed: u64, num_steps_per_epoch: usize) -> Result<State> {
+    let state = State::resume(&checkpoint.path.join(STATE), seed, num_steps_per_epoch)?;
+    tensors::read_into(&checkpoint.path.join(MASTERS), &optimizer.masters())?;
+    tensors::read_into(&checkpoint.path.join(OPTIMIZER), &optimizer.states())?;
+    optimizer.continue_from(state.step);
+    Ok(state)
+}

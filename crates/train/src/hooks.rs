@@ -1,0 +1,72 @@
+//! What the loop asks of its caller: where to write, how to save, how to evaluate, when to stop.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use crate::{AdamW, BoxError, Entry, RunDir, States};
+
+/// Writes the adapter or the model, as others read it, into a folder that exists.
+pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
+
+/// Measures the model after a step (0 for before the first): names, logged as `eval/NAME`, and values.
+pub type Evaluate<'a> = dyn FnMut(usize) -> Result<Vec<(String, f64)>, BoxError> + 'a;
+
+/// Hears each entry of `metrics.jsonl`.
+pub type OnEntry<'a> = dyn FnMut(&Entry) + 'a;
+
+/// The caller's side of a run.
+pub struct Hooks<'a> {
+    pub(crate) dir: &'a RunDir,
+    pub(crate) save_model: &'a SaveModel<'a>,
+    pub(crate) evaluate: Option<&'a mut Evaluate<'a>>,
+    pub(crate) on_entry: Option<&'a mut OnEntry<'a>>,
+    pub(crate) stop: Option<&'a AtomicBool>,
+    pub(crate) states: Box<dyn States>,
+}
+
+impl<'a> Hooks<'a> {
+    /// A run in `dir`, whose model `save_model` writes.
+    pub fn new(dir: &'a RunDir, save_model: &'a SaveModel<'a>) -> Self {
+        Self {
+            dir,
+            save_model,
+            evaluate: None,
+            on_entry: None,
+            stop: None,
+            states: Box::new(AdamW::default()),
+        }
+    }
+
+    /// With an evaluation, run as `eval_strategy` says.
+    #[must_use]
+    pub fn with_evaluation(self, evaluate: &'a mut Evaluate<'a>) -> Self {
+        Self {
+            evaluate: Some(evaluate),
+            ..self
+        }
+    }
+
+    /// With a listener, called while the progress bar is out of the way.
+    #[must_use]
+    pub fn with_listener(self, on_entry: &'a mut OnEntry<'a>) -> Self {
+        Self {
+            on_entry: Some(on_entry),
+            ..self
+        }
+    }
+
+    /// With a flag that, once set, ends the run after its present step, saved.
+    #[must_use]
+    pub fn with_stop(self, stop: &'a AtomicBool) -> Self {
+        Self {
+            stop: Some(stop),
+            ..self
+        }
+    }
+
+    /// With other optimiser states than AdamW's in f32.
+    #[must_use]
+    pub fn with_states(self, states: Box<dyn States>) -> Self {
+        Self { states, ..self }
+    }
+}

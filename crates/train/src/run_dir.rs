@@ -1,0 +1,342 @@
+//! The output folder: whole checkpoints or none, and never two runs in one place.
+//!
+//! A checkpoint is written aside as `.checkpoint-N.tmp-PID`, its files and folder synced, then renamed to
+//! `checkpoint-N` and the parent synced: killed at any moment, the folder holds whole checkpoints only.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{BoxError, Error, Result, tensors};
+
+/// What may become of a run that the folder holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It is refused.
+    New,
+    /// It is thrown away.
+    Overwrite,
+    /// It is continued from its newest checkpoint; a run without one begins at its first step.
+    Resume,
+}
+
+/// A whole checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Checkpoint {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// A run's output folder, held by this process alone.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    resumes: bool,
+    _lock: File,
+}
+
+pub(crate) const STATE: &str = "state.json";
+pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(crate) const MASTERS: &str = "masters.safetensors";
+const RECIPE: &str = "recipe.toml";
+const LOCK: &str = ".run.lock";
+
+/// What a run leaves at the top of its folder, besides the model.
+const TRACES: [&str; 5] = [RECIPE, "metrics.jsonl", "trainer_state.json", "report.md", "report"];
+/// What a model leaves: never written over unless a run made it.
+const MODELS: [&str; 4] = [
+    "config.json",
+    "model.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+];
+
+impl RunDir {
+    /// Opens or makes the folder of the run that `recipe` (the resolved recipe's text) describes, and writes the recipe
+    /// into it.
+    pub fn open(root: impl Into<PathBuf>, recipe: &str, start: Start) -> Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(Error::file(&root, "make the folder"))?;
+        let held = File::create(root.join(LOCK)).map_err(Error::file(root.join(LOCK), "write"))?;
+        if held.try_lock().is_err() {
+            return Err(Error::Occupied {
+                path: root,
+                found: "a run that another process is training now".into(),
+                hint: "wait for it, or choose another `train.output_dir`",
+            });
+        }
+        let dir = Self {
+            root,
+            resumes: start == Start::Resume,
+            _lock: held,
+        };
+        match start {
+            Start::New => dir.refuse_other(recipe)?,
+            Start::Overwrite => dir.clear()?,
+            Start::Resume => {}
+        }
+        dir.tidy()?;
+        dir.write_file(RECIPE, recipe.as_bytes())?;
+        Ok(dir)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The checkpoint to continue from, if this run is to be continued.
+    pub fn resume_from(&self) -> Result<Option<Checkpoint>> {
+        Ok(if self.resumes { self.latest()? } else { None })
+    }
+
+    /// The newest whole checkpoint.
+    pub fn latest(&self) -> Result<Option<Checkpoint>> {
+        Ok(self.checkpoints()?.pop())
+    }
+
+    /// The whole checkpoints, oldest first.
+    pub fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
+        let mut found: Vec<Checkpoint> = names(&self.root)?
+            .into_iter()
+            .filter_map(|name| {
+                let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
+                let path = self.root.join(&name);
+                is_whole(&path).then_some(Checkpoint { step, path })
+            })
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Where checkpoint `step` lies.
+    pub fn checkpoint_path(&self, step: usize) -> PathBuf {
+        self.root.join(format!("checkpoint-{step}"))
+    }
+
+    /// Makes `checkpoint-{step}` of what `write` puts into the folder it is given. On an error nothing is changed.
+    pub fn save(&self, step: usize, write: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<Checkpoint> {
+        let path = self.checkpoint_path(step);
+        let aside = self.root.join(format!(".checkpoint-{step}.tmp-{}", std::process::id()));
+        let done = (|| -> Result<(), BoxError> {
+            fs::create_dir(&aside)?;
+            write(&aside)?;
+            sync_tree(&aside)?;
+            if path.exists() {
+                // The same step saved again: the old one steps aside for the moment between two renames.
+                let old = self.root.join(format!(".checkpoint-{step}.old-{}", std::process::id()));
+                fs::rename(&path, &old)?;
+                fs::rename(&aside, &path)?;
+                sync(&self.root)?;
+                fs::remove_dir_all(old)?;
+            } else {
+                fs::rename(&aside, &path)?;
+            }
+            Ok(sync(&self.root)?)
+        })();
+        match done {
+            Ok(()) => Ok(Checkpoint { step, path }),
+            Err(source) => {
+                let _ = fs::remove_dir_all(&aside);
+                Err(Error::Save {
+                    step,
+                    path,
+                    source,
+                    saved: self.saved(),
+                })
+            }
+        }
+    }
+
+    /// Deletes the oldest checkpoints beyond `limit`, but never the newest nor that of step `best`.
+    pub fn rotate(&self, limit: usize, best: Option<usize>) -> Result<()> {
+        let checkpoints = self.checkpoints()?;
+        let newest = checkpoints.last().map(|checkpoint| checkpoint.step);
+        let mut excess = checkpoints.len().saturating_sub(limit);
+        for Checkpoint { step, path } in &checkpoints {
+            if excess > 0 && Some(*step) != best && Some(*step) != newest {
+                excess -= 1;
+                // Renamed first: half a checkpoint never bears a checkpoint's name.
+                let dying = self
+                    .root
+                    .join(format!(".checkpoint-{step}.gone-{}", std::process::id()));
+                fs::rename(path, &dying).map_err(Error::file(path, "rename"))?;
+                fs::remove_dir_all(&dying).map_err(Error::file(&dying, "delete"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a file at the folder's top: whole or not at all.
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.root.join(name);
+        let aside = self.root.join(format!(".{name}.tmp-{}", std::process::id()));
+        let done = (|| {
+            let mut file = File::create(&aside)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&aside, &path)?;
+            sync(&self.root)
+        })();
+        done.map_err(|source| {
+            let _ = fs::remove_file(&aside);
+            Error::file(path, "write")(source)
+        })
+    }
+
+    /// Moves the files that `write` puts into the folder it is given to the folder's top, each whole.
+    pub fn publish(&self, write: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<()> {
+        let aside = self.root.join(format!(".model.tmp-{}", std::process::id()));
+        let done = (|| -> Result<(), BoxError> {
+            fs::create_dir(&aside)?;
+            write(&aside)?;
+            sync_tree(&aside)?;
+            for name in names(&aside)? {
+                fs::rename(aside.join(&name), self.root.join(&name))?;
+            }
+            fs::remove_dir(&aside)?;
+            Ok(sync(&self.root)?)
+        })();
+        done.map_err(|source| {
+            let _ = fs::remove_dir_all(&aside);
+            Error::Publish {
+                path: self.root.clone(),
+                source,
+                saved: self.saved(),
+            }
+        })
+    }
+
+    /// What is safe on disk, in words.
+    pub(crate) fn saved(&self) -> String {
+        match self.latest() {
+            Ok(Some(Checkpoint { path, .. })) => {
+                format!("`{}` is whole, and `--resume` continues from it", path.display())
+            }
+            _ => "no checkpoint was saved yet".into(),
+        }
+    }
+
+    fn refuse_other(&self, recipe: &str) -> Result<()> {
+        let refuse = |found: String, hint| {
+            Err(Error::Occupied {
+                path: self.root.clone(),
+                found,
+                hint,
+            })
+        };
+        match fs::read_to_string(self.root.join(RECIPE)) {
+            Ok(there) if there != recipe => refuse(
+                format!("a run of another recipe ({})", difference(&there, recipe)),
+                "choose another `train.output_dir`, or set `train.overwrite_output_dir = true` to lose that run",
+            ),
+            Ok(_) => match self.latest()? {
+                Some(Checkpoint { step, .. }) => refuse(
+                    format!("this run, saved after step {step}"),
+                    "`--resume` continues it; `train.overwrite_output_dir = true` begins again",
+                ),
+                None => Ok(()),
+            },
+            Err(_) => match names(&self.root)?.into_iter().find(|name| {
+                MODELS.contains(&name.as_str()) || TRACES.contains(&name.as_str()) || name.starts_with("checkpoint-")
+            }) {
+                Some(name) => refuse(
+                    format!("`{name}`, which no run of ours left"),
+                    "choose an empty folder for `train.output_dir`",
+                ),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Removes what an earlier run of ours left, but for the model at the top, which stays until a new one is ready.
+    fn clear(&self) -> Result<()> {
+        if !self.root.join(RECIPE).exists() {
+            return self.refuse_other("");
+        }
+        for name in names(&self.root)? {
+            let is_ours = TRACES.contains(&name.as_str())
+                || name.starts_with("events.out.tfevents.")
+                || name
+                    .strip_prefix("checkpoint-")
+                    .is_some_and(|step| step.parse::<usize>().is_ok());
+            // The recipe goes last, so that a half-cleared folder is still known as ours.
+            if is_ours && name != RECIPE {
+                remove(&self.root.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a killed process left aside.
+    fn tidy(&self) -> Result<()> {
+        for name in names(&self.root)? {
+            let Some(rest) = name.strip_prefix('.') else { continue };
+            let path = self.root.join(&name);
+            if let Some((checkpoint, _)) = rest.split_once(".old-") {
+                let wanted = self.root.join(checkpoint);
+                if !wanted.exists() {
+                    fs::rename(&path, &wanted).map_err(Error::file(&path, "rename"))?;
+                    continue;
+                }
+            }
+            if rest.contains(".tmp-") || rest.contains(".old-") || rest.contains(".gone-") {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_whole(checkpoint: &Path) -> bool {
+    let state = fs::read(checkpoint.join(STATE)).is_ok_and(|text| {
+        serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|state| state.get("step").is_some())
+    });
+    state
+        && [OPTIMIZER, MASTERS]
+            .iter()
+            .all(|name| tensors::is_whole(&checkpoint.join(name)))
+}
+
+/// The first line in which two recipes differ.
+fn difference(there: &str, here: &str) -> String {
+    let pair = there.lines().zip(here.lines()).find(|(there, here)| there != here);
+    match pair {
+        Some((there, here)) => format!("it says `{}`, this one `{}`", there.trim(), here.trim()),
+        None => "one of the two is longer".into(),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let gone = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    gone.map_err(Error::file(path, "delete"))
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let mut names: Vec<String> = fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<_>>()?;
+        names.sort();
+        Ok(names)
+    };
+    read().map_err(Error::file(folder, "read the folder"))
+}
+
+fn sync_tree(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
+    }
+    sync(folder)
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
