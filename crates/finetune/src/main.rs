@@ -1,2 +1,8 @@
 //! The fine-tuning command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    // Before anything else: libtorch decides once whether it has CUDA. A failure comes up again where CUDA is asked for.
+    let _ = tensor_core::device::load_cuda();
+    tensor_core::device::keep_memory();
+    finetune::run()
+}

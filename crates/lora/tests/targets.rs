@@ -22,7 +22,8 @@ fn the_chosen_modules_are_those_that_peft_chooses() {
             .iter()
             .map(|name| ModulePath::from(name.as_str().expect("a name")))
             .collect();
-        let is_output = |path: &ModulePath| path.as_str() == "lm_head";
+        let classifies = options.get("task_type").and_then(Value::as_str) == Some("SEQ_CLS");
+        let is_output = |path: &ModulePath| path.as_str() == "lm_head" || (classifies && path.as_str() == "score");
         let is_table = |path: &ModulePath| path.name() == "embed_tokens";
         let projections: Vec<_> = names
             .iter()

@@ -33,9 +33,9 @@ pub use lanes::{LANES, Lanes};
 pub use scalar::Scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Avx512;
+pub(crate) use x86::{Avx2, Avx512};
 
-use portable::Portable;
+pub(crate) use portable::Portable;
 
 /// Work written once over [`Lanes`]. Mark `run`, and what it calls, `#[inline(always)]`.
 pub trait Kernel {
@@ -82,7 +82,37 @@ impl InstructionSet {
 
     /// The best of this machine.
     pub fn best() -> Self {
+        #[cfg(test)]
+        if let Some(set) = forced::set() {
+            return set;
+        }
         Self::available()[0]
+    }
+}
+
+/// One instruction set for all threads, while a test compares them.
+#[cfg(test)]
+pub(crate) mod forced {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::InstructionSet;
+
+    static ALONE: Mutex<()> = Mutex::new(());
+    static SET: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+    pub(super) fn set() -> Option<InstructionSet> {
+        InstructionSet::available().get(SET.load(Ordering::SeqCst)).copied()
+    }
+
+    /// Runs `body` with each instruction set in turn; what other tests compute meanwhile stays within their tolerances.
+    pub(crate) fn each(body: impl Fn(InstructionSet)) {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        for (idx, &set) in InstructionSet::available().iter().enumerate() {
+            SET.store(idx, Ordering::SeqCst);
+            body(set);
+        }
+        SET.store(usize::MAX, Ordering::SeqCst);
     }
 }
 

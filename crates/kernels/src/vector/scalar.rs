@@ -1,11 +1,12 @@
 //! The numbers that tensors hold: f32 and bf16, read and written as f32 lanes.
 
 use half::bf16;
+use tensor_core::blob::Number;
 
 use super::lanes::{LANES, Lanes};
 
 /// f32 or bf16.
-pub trait Scalar: tch::kind::Element + Copy + Default + Send + Sync + 'static {
+pub trait Scalar: Number + Default + Send + Sync + 'static {
     /// The sixteen numbers of `from` beginning at `at`; zeros beyond its end.
     fn read<L: Lanes>(from: &[Self], at: usize) -> L;
     /// Writes the sixteen numbers to `to` beginning at `at`; those beyond its end are dropped.
