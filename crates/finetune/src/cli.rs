@@ -1,0 +1,87 @@
+//! The command line: one verb, its arguments, and an example each.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::verbs;
+
+/// Fine-tune language models: train, measure, merge, hand on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "finetune",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "MODEL is a Hugging Face model directory, a .gguf file, a name in the local store, or a hub id (org/name).\n\n\
+                  Example:\n  finetune train recipes/sft-lora.toml --set train.learning_rate=1e-4"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Train as a recipe says
+    Train(verbs::train::Args),
+    /// Write text
+    Generate(verbs::generate::Args),
+    /// Talk with a model in the terminal
+    Chat(verbs::chat::Args),
+    /// Log-probability of each row, perplexity and bits per byte
+    Score(verbs::score::Args),
+    /// Measure a model by a suite of tasks
+    Evaluate(verbs::evaluate::Args),
+    /// Put an adapter into its model's weights
+    Merge(verbs::merge::Args),
+    /// Write a model in a format that others read
+    Export(verbs::export::Args),
+    /// Take a model into the local store
+    Import(verbs::import::Args),
+    /// Show what a model, an adapter or a data file is
+    Inspect(verbs::inspect::Args),
+    /// Memory and time of a recipe before it runs, and how wrong that was afterwards
+    Estimate(verbs::estimate::Args),
+    /// What this machine can do
+    Doctor(verbs::doctor::Args),
+}
+
+impl Verb {
+    /// Does it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Train(args) => args.run(),
+            Self::Generate(args) => args.run(),
+            Self::Chat(args) => args.run(),
+            Self::Score(args) => args.run(),
+            Self::Evaluate(args) => args.run(),
+            Self::Merge(args) => args.run(),
+            Self::Export(args) => args.run(),
+            Self::Import(args) => args.run(),
+            Self::Inspect(args) => args.run(),
+            Self::Estimate(args) => args.run(),
+            Self::Doctor(args) => args.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definitions_fit_together_and_every_verb_shows_an_example() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
+            let help = verb.render_long_help().to_string();
+            assert!(help.contains("Example:\n  finetune "), "{help}");
+        }
+    }
+}

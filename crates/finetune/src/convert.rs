@@ -1,0 +1,124 @@
+//! A model to a model directory, one tensor in memory at a time, with or without an adapter put into its weights.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use checkpoint::{Existing, ModelConfig, SaveOptions, TensorInfo};
+use tch::{Device, Kind, Tensor};
+use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
+
+use crate::model::{Adapter, Source};
+use crate::output;
+
+/// What is written, and how.
+pub struct Conversion<'a> {
+    /// The model.
+    pub source: &'a Source,
+    /// What is put into its weights.
+    pub adapter: Option<&'a Adapter>,
+    /// The dtype of what is written; each tensor's own (f32 for quantised ones) if none.
+    pub dtype: Option<Kind>,
+    /// Where products are computed.
+    pub device: Device,
+    /// What becomes of a model that is there already.
+    pub existing: Existing,
+}
+
+impl Conversion<'_> {
+    /// Writes it into `folder`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let dir = self.source.dir();
+        let config = self.config()?;
+        let mut infos = Vec::new();
+        for (name, shape) in config.tensors() {
+            let stored = self.stored(&name);
+            let kind = if dir.contains(stored) { dir.info(stored)?.kind } else { Kind::Float };
+            infos.push(TensorInfo { name, shape, kind: self.dtype.unwrap_or(kind) });
+        }
+        let placement = self.adapter.map(Adapter::placement).transpose()?;
+        let bar = output::bar(infos.len(), "tensors");
+        let make = |info: &TensorInfo| -> Result<Tensor> {
+            bar.inc(1);
+            let stored = self.stored(&info.name);
+            let base = if dir.contains(stored) { dir.tensor(stored)? } else { Tensor::zeros(&info.shape, (Kind::Float, Device::Cpu)) };
+            let made = match &placement {
+                None => base,
+                Some(placement) => merged(placement, &info.name, &base.to_device(self.device))?,
+            };
+            Ok(made.to_device(Device::Cpu).to_kind(info.kind).contiguous())
+        };
+        let options = SaveOptions { dtype: self.dtype, ..self.source.options(self.existing) };
+        let tensor = |info: &TensorInfo| make(info).map_err(|error| format!("{error:#}").into());
+        // What finds no place is refused before anything is written.
+        if let Some(adapter) = self.adapter {
+            check(adapter, &infos).with_context(|| format!("adapter `{}`", adapter.path().display()))?;
+        }
+        checkpoint::save_model(folder, &config, &infos, tensor, &options)?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// The configuration of what is written: a head that the adapter brings, and tying that it undoes.
+    fn config(&self) -> Result<ModelConfig> {
+        let mut config = self.source.dir().config().clone();
+        let Some(adapter) = self.adapter else { return Ok(config) };
+        if let Some(labels) = adapter.labels()? {
+            return Ok(config.with_labels(labels));
+        }
+        if config.tie_word_embeddings && (adapter.touches("lm_head") || adapter.touches("model.embed_tokens")) {
+            config = config.with_tied_embeddings(false);
+        }
+        Ok(config)
+    }
+
+    /// The stored tensor that `name` is made of.
+    fn stored<'n>(&self, name: &'n str) -> &'n str {
+        let tied = self.source.dir().config().tie_word_embeddings;
+        if tied && name == "lm_head.weight" { "model.embed_tokens.weight" } else { name }
+    }
+}
+
+/// An adapter's modules are all among those written, in their shapes.
+fn check(adapter: &Adapter, infos: &[TensorInfo]) -> Result<()> {
+    let placement = adapter.placement()?;
+    for info in infos.iter().filter(|info| adapter.touches(module(&info.name))) {
+        // A tensor of that shape that takes no memory.
+        let base = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(&info.shape, false);
+        wrapped(&placement, &info.name, &base)?;
+    }
+    Ok(placement.finish()?)
+}
+
+/// The tensor `name` with the adapter's update in it, summed in f32.
+fn merged(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<Tensor> {
+    let at = ModulePath::from(module(name));
+    if name == "model.embed_tokens.weight" {
+        let table = placement.table(&at, Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))))?;
+        return Ok(table.merge().into_param().value().detach());
+    }
+    if name.ends_with(".weight") && base.dim() == 2 {
+        let dense = Dense::new(Param::frozen(base.shallow_clone(), Role::Base));
+        return Ok(placement.projection(&at, Box::new(dense))?.merge().into_param().value().detach());
+    }
+    let param = placement.param(&ModulePath::from(name), Param::frozen(base.shallow_clone(), Role::Norm))?;
+    Ok(param.value().detach())
+}
+
+/// Puts the adapter's part over `base` and drops the result.
+fn wrapped(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<()> {
+    let at = ModulePath::from(module(name));
+    if name == "model.embed_tokens.weight" {
+        placement.table(&at, Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))))?;
+    } else if name.ends_with(".weight") && base.dim() == 2 {
+        let dense: Box<dyn Projection> = Box::new(Dense::new(Param::frozen(base.shallow_clone(), Role::Base)));
+        placement.projection(&at, dense)?;
+    } else {
+        placement.param(&ModulePath::from(name), Param::frozen(base.shallow_clone(), Role::Norm))?;
+    }
+    Ok(())
+}
+
+/// The module that a tensor belongs to.
+fn module(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(module, _)| module)
+}

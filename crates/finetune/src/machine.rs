@@ -1,0 +1,105 @@
+//! What a verb computes on: `--dtype`, `--device`, `--threads`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+use tensor_core::{device, parallel};
+
+/// Flags of every verb that loads a model.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MachineArgs {
+    /// Numbers to compute in; `auto`, the default, is bf16 where the machine is fast at it, f32 otherwise
+    #[arg(long, value_enum, value_name = "D", help_heading = "Machine")]
+    pub dtype: Option<Dtype>,
+    /// Where to compute: `auto` (the default), `cpu`, `cuda` or `cuda:N`
+    #[arg(long, value_name = "D", help_heading = "Machine")]
+    pub device: Option<String>,
+    /// Threads to compute with [default: the physical cores]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+}
+
+/// What to compute in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 where the machine is fast at it, f32 otherwise.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    #[serde(alias = "float32")]
+    F32,
+    /// bfloat16.
+    #[serde(alias = "bfloat16")]
+    Bf16,
+}
+
+/// A device and a dtype that were chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Where tensors lie.
+    pub device: Device,
+    /// What activations and frozen weights are held in.
+    pub kind: Kind,
+}
+
+impl MachineArgs {
+    /// These flags, and where they say nothing, a recipe's word.
+    #[must_use]
+    pub fn or(self, dtype: Dtype, device: &str) -> Self {
+        Self { dtype: self.dtype.or(Some(dtype)), device: self.device.or_else(|| Some(device.to_owned())), ..self }
+    }
+
+    /// The dtype of a model that is written: none, which keeps each tensor's own, unless one was asked for.
+    pub fn written(&self, on: Device) -> Option<Kind> {
+        self.dtype.filter(|dtype| *dtype != Dtype::Auto).map(|dtype| dtype.kind(on))
+    }
+
+    /// Sets the threads and chooses: once, before the first operation.
+    pub fn start(&self) -> Result<Machine> {
+        let threads = match self.threads {
+            Some(0) => bail!("`--threads`: wanted at least 1, found 0"),
+            Some(threads) => threads,
+            None => physical_cores(),
+        };
+        parallel::set_num_threads(threads)?;
+        let device = device::parse(self.device.as_deref().unwrap_or("auto"))?;
+        Ok(Machine { device, kind: self.dtype.unwrap_or_default().kind(device) })
+    }
+}
+
+impl Dtype {
+    /// As libtorch's dtype on `device`.
+    pub fn kind(self, on: Device) -> Kind {
+        match self {
+            Self::Auto => device::fast_kind(on),
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+
+    /// The dtype that stands for `kind`.
+    pub fn of(kind: Kind) -> Self {
+        if kind == Kind::BFloat16 { Self::Bf16 } else { Self::F32 }
+    }
+}
+
+/// Cores with arithmetic units of their own, as far as this process may use them.
+pub fn physical_cores() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |line: &str| line.split(':').nth(1).unwrap_or_default().trim().to_owned();
+    let mut cores = BTreeSet::new();
+    let mut package = String::new();
+    for line in info.lines() {
+        if line.starts_with("physical id") {
+            package = value(line);
+        } else if line.starts_with("core id") {
+            cores.insert((package.clone(), value(line)));
+        }
+    }
+    if cores.is_empty() { allowed } else { allowed.min(cores.len()) }
+}

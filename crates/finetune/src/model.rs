@@ -1,0 +1,255 @@
+//! Models and adapters by the names that users give them: opened, loaded, written.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use checkpoint::{Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, write_file, write_safetensors};
+use data::{ChatTemplate, SpecialTokens, Tokenizer};
+use decoder::{Decoder, HeadKind};
+use lora::{LoraConfig, Placement};
+use serde_json::{Map, Value};
+use tch::Tensor;
+use tensor_core::ModulePath;
+
+use crate::machine::{Machine, MachineArgs};
+
+/// A model with, perhaps, an adapter: flags of every verb that loads one.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// A model directory, a .gguf file, a name in the local store, or a hub id
+    #[arg(long, value_name = "M")]
+    pub model: String,
+    /// A PEFT adapter for it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    /// What to compute on.
+    pub machine: MachineArgs,
+}
+
+/// A model in memory, ready to answer.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model, its adapter placed.
+    pub model: Decoder,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Where it came from.
+    pub source: Source,
+}
+
+impl ModelArgs {
+    /// Opens and loads.
+    pub fn load(&self) -> Result<Loaded> {
+        // What is small and often wrong comes first.
+        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        let source = Source::open(&self.model)?;
+        let tokenizer = source.tokenizer(None)?;
+        let machine = self.machine.start()?;
+        let model = source.decoder(machine)?;
+        let model = match adapter {
+            Some(adapter) => {
+                let place = || format!("adapter `{}` on model `{}`", adapter.path.display(), self.model);
+                adapter.place(model).with_context(place)?
+            }
+            None => model,
+        };
+        Ok(Loaded { model, tokenizer, source })
+    }
+}
+
+/// A model on disk.
+#[derive(Debug)]
+pub struct Source {
+    name: String,
+    dir: ModelDir,
+}
+
+impl Source {
+    /// Finds the model that `name` means.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = checkpoint::resolve(name)?;
+        Ok(Self { name: name.to_owned(), dir: ModelDir::open(&path)? })
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its files.
+    pub fn dir(&self) -> &ModelDir {
+        &self.dir
+    }
+
+    /// Its tokenizer; `template` is `chatml` or a Jinja file that takes the place of its own.
+    pub fn tokenizer(&self, template: Option<&str>) -> Result<Tokenizer> {
+        let tokenizer = if self.dir.is_gguf() { self.tokenizer_of_gguf()? } else { Tokenizer::from_dir(self.dir.path())? };
+        Ok(match template {
+            None => tokenizer,
+            Some("chatml") => tokenizer.with_template(ChatTemplate::chatml()?),
+            Some(file) => {
+                let text = std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?;
+                tokenizer.with_template(ChatTemplate::new(file, &text)?)
+            }
+        })
+    }
+
+    fn tokenizer_of_gguf(&self) -> Result<Tokenizer> {
+        let files = self.dir.tokenizer();
+        let place = || format!("tokenizer of `{}`", self.dir.path().display());
+        let inner = tokenizers::Tokenizer::from_bytes(files.tokenizer_json()?)
+            .map_err(|error| anyhow::anyhow!("{error}"))
+            .with_context(place)?;
+        let config = files.tokenizer_config()?;
+        // A token is a string, or an object with its string as `content`.
+        let named = config.iter().filter(|(name, _)| name.ends_with("_token")).filter_map(|(name, value)| {
+            let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
+            Some((name.as_str(), token))
+        });
+        let mut special = SpecialTokens::new(named);
+        special.more_eos_ids = self.dir.config().eos_token_ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        special.add_bos = config.get("add_bos_token").and_then(Value::as_bool);
+        let template = files.chat_template()?;
+        Ok(Tokenizer::from_parts(inner, special, template.as_deref())?)
+    }
+
+    /// Its weights in memory, nothing of them training.
+    pub fn decoder(&self, machine: Machine) -> Result<Decoder> {
+        Decoder::load(&self.dir, machine.device, machine.kind).with_context(|| format!("model `{}`", self.name))
+    }
+
+    /// How a model that came of this one is written: with its tokenizer and generation options.
+    pub fn options(&self, existing: Existing) -> SaveOptions<'_> {
+        SaveOptions {
+            tokenizer: Some(self.dir.tokenizer()),
+            generation_config: self.dir.generation_config(),
+            existing,
+            ..SaveOptions::default()
+        }
+    }
+
+    /// Writes `model`, which came of this one, as a model directory.
+    pub fn save_model(&self, folder: &Path, model: &Decoder) -> Result<()> {
+        let tensors = model.named_tensors()?;
+        let infos: Vec<TensorInfo> = tensors
+            .iter()
+            .map(|(name, tensor)| TensorInfo { name: name.clone(), shape: tensor.size(), kind: tensor.kind() })
+            .collect();
+        let of = |info: &TensorInfo| {
+            let found = tensors.iter().find(|(name, _)| *name == info.name);
+            found.map(|(_, tensor)| tensor.to_device(tch::Device::Cpu)).ok_or_else(|| format!("no tensor `{}`", info.name).into())
+        };
+        checkpoint::save_model(folder, &model.saved_config(), &infos, of, &self.options(Existing::Replace))?;
+        Ok(())
+    }
+
+    /// Writes the tokenizer's files.
+    pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
+        Ok(self.dir.tokenizer().save(folder)?)
+    }
+}
+
+/// Beside an adapter of a classifier: the names of its classes, which PEFT's files do not hold.
+pub const LABELS: &str = "labels.json";
+
+/// An adapter on disk, checked in itself.
+#[derive(Debug)]
+pub struct Adapter {
+    path: PathBuf,
+    config: LoraConfig,
+    file: PeftAdapter,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl Adapter {
+    /// Opens the adapter in the folder `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = PeftAdapter::open(path)?;
+        let text = std::fs::read(path.join("adapter_config.json")).with_context(|| format!("`{}`", path.display()))?;
+        let object: Map<String, Value> = serde_json::from_slice(&text)?;
+        let config = lora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
+        let weights = Safetensors::open(&path.join("adapter_model.safetensors"))?;
+        let tensors = weights.names().map(|name| Ok((name.to_owned(), weights.tensor(name)?))).collect::<Result<_>>()?;
+        Ok(Self { path: path.to_owned(), config, file, tensors })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its files as PEFT means them.
+    pub fn file(&self) -> &PeftAdapter {
+        &self.file
+    }
+
+    /// Its options.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Its tensors, by their names in the file.
+    pub fn tensors(&self) -> &[(String, Tensor)] {
+        &self.tensors
+    }
+
+    /// Whether anything of it belongs to the module at `path`.
+    pub fn touches(&self, path: &str) -> bool {
+        self.file.tensors().any(|(module, _)| module.as_str() == path)
+    }
+
+    /// The classes of the head that it brings; none if it brings no classification head.
+    pub fn labels(&self) -> Result<Option<Vec<String>>> {
+        let score = self.tensors.iter().find(|(name, _)| name.ends_with("score.weight"));
+        let Some((_, score)) = score else { return Ok(None) };
+        let count = score.size()[0] as usize;
+        let path = self.path.join(LABELS);
+        if !path.is_file() {
+            return Ok(Some((0..count).map(|label| format!("LABEL_{label}")).collect()));
+        }
+        let place = || format!("`{}`", path.display());
+        let labels: Vec<String> = serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
+        anyhow::ensure!(labels.len() == count, "{}: wanted {count} labels, found {}", place(), labels.len());
+        Ok(Some(labels))
+    }
+
+    /// Its way into a model.
+    pub fn placement(&self) -> Result<Placement> {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        Ok(Placement::new(self.config.clone(), tensors)?)
+    }
+
+    /// Puts it into a model.
+    pub fn place(&self, model: Decoder) -> Result<Decoder> {
+        let model = match self.labels()? {
+            Some(labels) if *model.head_kind() == HeadKind::LanguageModel => {
+                model.replace_head(HeadKind::Classification { labels }, 0)?
+            }
+            _ => model,
+        };
+        let placement = self.placement()?;
+        let model = model
+            .map_projections(&mut |at: &ModulePath, base| placement.projection(at, base))?
+            .map_embedding(&mut |at: &ModulePath, base| placement.table(at, base))?;
+        placement.finish()?;
+        Ok(model)
+    }
+}
+
+/// Writes an adapter as PEFT writes it.
+pub fn save_adapter(folder: &Path, config: Map<String, Value>, tensors: &[(String, Tensor)]) -> Result<()> {
+    let config: PeftConfig = serde_json::from_value(Value::Object(config)).context("an adapter's configuration")?;
+    let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let infos: Vec<TensorInfo> = sorted
+        .iter()
+        .map(|(name, tensor)| TensorInfo { name: name.clone(), shape: tensor.size(), kind: tensor.kind() })
+        .collect();
+    write_safetensors(&folder.join("adapter_model.safetensors"), &infos, |info| {
+        let found = sorted.iter().find(|(name, _)| *name == info.name);
+        found.map(|(_, tensor)| tensor.shallow_clone()).ok_or_else(|| format!("no tensor `{}`", info.name).into())
+    })?;
+    write_file(&folder.join("adapter_config.json"), config.to_json().as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What a model is asked: a text or a row as the tokens that it continues, and as the text that it scores.
+
+use anyhow::{Result, bail};
+use data::{Chat, Ending, Exchange, Message, Prompt, Row, Tokenizer};
+
+/// Whether a plain text becomes the user's turn of a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// It does, where the model has a chat template.
+    Chat,
+    /// It is continued as it stands.
+    Plain,
+}
+
+/// A prompt.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What the model is given, without the template around it.
+    pub text: String,
+    /// Its tokens, template and header of the answer included.
+    pub tokens: Vec<u32>,
+    /// The answer that the row gives.
+    pub reference: Option<String>,
+}
+
+/// A plain text as a prompt.
+pub fn of_text(text: &str, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
+    let chats = form == Form::Chat && tokenizer.templates().choose(false).is_some();
+    let tokens = if chats {
+        turns(&Chat::new(vec![Message::new("user", text)]), tokenizer)?
+    } else {
+        tokenizer.encode_prompt(text)?
+    };
+    Ok(Asked { text: text.to_owned(), tokens, reference: None })
+}
+
+/// A conversation so far, as the tokens that the assistant's next turn follows.
+pub fn turns(chat: &Chat, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    Ok(tokenizer.encode_prompt(&render(chat, Ending::GenerationPrompt, tokenizer)?)?)
+}
+
+/// The prompt of a data row, and its answer where it has one.
+pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
+    let input = row.input();
+    let asked = |text: String, tokens, reference| Ok(Asked { text, tokens, reference });
+    match row {
+        Row::Text(text) | Row::Labelled { text, .. } => of_text(text, form, tokenizer),
+        Row::Chat(chat) => {
+            let Some(last) = chat.messages.iter().rposition(|message| message.role() == "assistant") else {
+                return asked(last_said(&chat.messages), turns(chat, tokenizer)?, None);
+            };
+            let before = Chat { messages: chat.messages[..last].to_vec(), ..chat.clone() };
+            asked(last_said(&before.messages), turns(&before, tokenizer)?, Some(chat.messages[last].text()))
+        }
+        Row::Prompted(exchange)
+        | Row::Unpaired { exchange, .. }
+        | Row::Preference { chosen: exchange, .. } => match exchange {
+            Exchange::Text { prompt, reply } => asked(input, tokenizer.encode_prompt(prompt)?, Some(reply.clone())),
+            Exchange::Turns { prompt, .. } => {
+                asked(last_said(&prompt.messages), turns(prompt, tokenizer)?, Some(exchange.reply_text()))
+            }
+        },
+        Row::PromptOnly { prompt: Prompt::Text(text), .. } => of_text(text, form, tokenizer),
+        Row::PromptOnly { prompt: Prompt::Turns(chat), .. } => {
+            asked(last_said(&chat.messages), turns(chat, tokenizer)?, None)
+        }
+    }
+}
+
+/// The whole text of a row, as it is scored.
+pub fn whole_text(row: &Row, tokenizer: &Tokenizer) -> Result<String> {
+    match row {
+        Row::Text(text) | Row::Labelled { text, .. } => Ok(text.clone()),
+        Row::Chat(chat) => render(chat, Ending::Closed, tokenizer),
+        Row::Prompted(exchange) | Row::Unpaired { exchange, .. } => match (exchange, exchange.chat()) {
+            (_, Some(chat)) => render(&chat, Ending::Closed, tokenizer),
+            (Exchange::Text { prompt, reply }, None) => Ok(format!("{prompt}{reply}")),
+            (Exchange::Turns { .. }, None) => bail!("a conversation without turns"),
+        },
+        Row::PromptOnly { prompt: Prompt::Text(text), .. } => Ok(text.clone()),
+        Row::PromptOnly { prompt: Prompt::Turns(chat), .. } => render(chat, Ending::GenerationPrompt, tokenizer),
+        Row::Preference { .. } => bail!("wanted a row with one text, found a preference\nhint: score its two replies as rows of their own"),
+    }
+}
+
+fn render(chat: &Chat, ending: Ending, tokenizer: &Tokenizer) -> Result<String> {
+    let Some(template) = tokenizer.templates().choose(chat.tools.is_some()) else {
+        return Err(data::Problem::NoTemplate.into());
+    };
+    Ok(template.render(chat, tokenizer.special(), ending)?)
+}
+
+/// What stands before the answer.
+fn last_said(messages: &[Message]) -> String {
+    messages.last().map(Message::text).unwrap_or_default()
+}

@@ -1,0 +1,285 @@
+//! Recipes: what a training run is, as a TOML file.
+//!
+//! `[model]` says what is trained, each `[[surgery]]` (in order) what is put into it, `[objective]` what is minimised,
+//! `[data]` on what, `[train]` how. The resolved recipe, with every default, reproduces the run.
+
+mod data;
+mod document;
+mod places;
+mod surgery;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use train::TrainConfig;
+
+pub use data::{DataConfig, Source};
+pub use document::{Document, listing, nearest};
+pub use surgery::{FullConfig, Surgery};
+
+use crate::machine::Dtype;
+
+/// A training run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// What is trained.
+    pub model: ModelConfig,
+    /// What is put into it, in order.
+    pub surgery: Vec<Surgery>,
+    /// What replaces its output layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadConfig>,
+    /// What is minimised.
+    pub objective: ObjectiveConfig,
+    /// On what.
+    pub data: DataConfig,
+    /// How.
+    pub train: TrainConfig,
+    /// What `report.md` shows beside the curves.
+    pub report: ReportConfig,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A model directory, a `.gguf` file, a name in the local store, or a hub id.
+    #[serde(alias = "model_name_or_path", alias = "base_model")]
+    pub name_or_path: String,
+    /// What to compute in.
+    #[serde(default, alias = "torch_dtype")]
+    pub dtype: Dtype,
+    /// Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// `chatml`, or a Jinja file, instead of the model's own chat template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+}
+
+/// `[head]`: a new output layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum HeadConfig {
+    /// A class a document.
+    Classification(ClassificationHead),
+}
+
+/// Options of a classification head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassificationHead {
+    /// Names of the classes, in the order of their numbers; those of the data if empty.
+    pub labels: Vec<String>,
+    /// How many classes there are: for labels that are numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_labels: Option<usize>,
+}
+
+/// `[objective]`: what is minimised.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ObjectiveConfig {
+    /// The cross-entropy of the next token.
+    Sft(SftConfig),
+    /// The cross-entropy of a document's class.
+    Classify(ClassifyConfig),
+}
+
+/// Options of `sft`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// Of conversations, learn the assistant's turns only.
+    pub assistant_only_loss: bool,
+    /// Of prompts with a reply, learn the reply only.
+    pub completion_only_loss: bool,
+}
+
+/// Options of `classify`: none yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifyConfig {}
+
+/// `[report]`: samples before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportConfig {
+    /// How many prompts of the evaluation data (the training data if there are none) are answered before and after.
+    pub samples: usize,
+    /// Further prompts.
+    pub prompts: Vec<String>,
+    /// The most tokens of an answer.
+    pub max_new_tokens: usize,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self { assistant_only_loss: true, completion_only_loss: true }
+    }
+}
+
+impl Default for ReportConfig {
+    fn default() -> Self {
+        Self { samples: 3, prompts: Vec::new(), max_new_tokens: 64 }
+    }
+}
+
+const SECTIONS: [&str; 7] = ["model", "surgery", "head", "objective", "data", "train", "report"];
+
+impl Recipe {
+    /// Reads `path` with overrides (`train.seed=1`), checks it, and resolves every path.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
+        Self::from_document(&Document::read(path, overrides)?)
+    }
+
+    fn from_document(document: &Document) -> Result<Self> {
+        if let Some(key) = document.keys().find(|key| !SECTIONS.contains(key)) {
+            let wanted = listing(SECTIONS.into_iter());
+            return Err(document.error(key, &format!("no such section; wanted one of {wanted}"), nearest(key, SECTIONS.into_iter())));
+        }
+        let Some(mut model) = document.section::<ModelConfig>("model", None)? else {
+            bail!("`{}`: `[model]` is missing\nhint: add `[model]` with `name_or_path = \"…\"`", document.path().display());
+        };
+        let Some(mut data) = document.section::<DataConfig>("data", None)? else {
+            bail!("`{}`: `[data]` is missing\nhint: add `[data]` with `train = [{{ path = \"…\" }}]`", document.path().display());
+        };
+        let mut train: TrainConfig = document.section("train", None)?.unwrap_or_default();
+        train.validate().map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
+        let objective = match document.kind("objective", &["sft", "classify"])? {
+            "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
+            _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
+        };
+        let head = match document.section::<toml::Table>("head", None)? {
+            None => None,
+            Some(_) => {
+                document.kind("head", &["classification"])?;
+                Some(HeadConfig::Classification(document.section("head", Some("kind"))?.unwrap_or_default()))
+            }
+        };
+        let surgery = surgery::read(document, train.seed)?;
+        let places = places::Places::of(document.path());
+        model.name_or_path = places.model(&model.name_or_path);
+        model.chat_template = model.chat_template.map(|template| places.template(template));
+        data.resolve(document, &places)?;
+        train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
+        let report = document.section("report", None)?.unwrap_or_default();
+        let recipe = Self { model, surgery, head, objective, data, train, report };
+        recipe.check(document)?;
+        Ok(recipe)
+    }
+
+    /// Refuses sections that do not go together.
+    fn check(&self, document: &Document) -> Result<()> {
+        match (&self.objective, &self.head) {
+            (ObjectiveConfig::Sft(_), Some(HeadConfig::Classification(_))) => {
+                let what = "a classification head is not trained by `objective.kind = \"sft\"`\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
+                Err(document.error("head", what, None))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The names of the classes, if the recipe lists them.
+    pub fn labels(&self) -> Option<Vec<String>> {
+        let Some(HeadConfig::Classification(head)) = &self.head else { return None };
+        match head.num_labels {
+            _ if !head.labels.is_empty() => Some(head.labels.clone()),
+            Some(count) => Some((0..count).map(|label| label.to_string()).collect()),
+            None => None,
+        }
+    }
+
+    /// As TOML, with every default.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(format!("# The recipe of this run, with every default: it reproduces the run.\n\n{}", toml::to_string_pretty(self)?))
+    }
+
+    /// Where the run is written.
+    pub fn output_dir(&self) -> &PathBuf {
+        &self.train.output_dir
+    }
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+[model]
+base_model = "some-model"
+
+[[surgery]]
+kind = "lora"
+r = 4
+target_modules = ["q_proj"]
+
+[objective]
+kind = "sft"
+
+[data]
+train = [{ path = "rows.jsonl", weight = 2.0 }]
+
+[train]
+seed = 7
+learning_rate = 1e-3
+output_dir = "out"
+"#;
+
+    fn read(text: &str, overrides: &[&str]) -> Result<Recipe> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rows.jsonl"), "{}").unwrap();
+        let path = folder.path().join("r.toml");
+        std::fs::write(&path, text).unwrap();
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        Recipe::read(&path, &overrides)
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rows.jsonl"), "{}").unwrap();
+        let path = folder.path().join("r.toml");
+        std::fs::write(&path, TEXT).unwrap();
+        let recipe = Recipe::read(&path, &[]).unwrap();
+        assert!(Path::new(&recipe.data.train[0].path).is_absolute());
+        let Surgery::Lora(lora) = &recipe.surgery[0] else { panic!("{:?}", recipe.surgery) };
+        assert_eq!((lora.r, lora.seed), (4, 7));
+        let again = folder.path().join("again.toml");
+        std::fs::write(&again, recipe.to_toml().unwrap()).unwrap();
+        assert_eq!(Recipe::read(&again, &[]).unwrap(), recipe);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let cases: [(&str, &[&str], &[&str]); 9] = [
+            ("[trian]\n", &[], &["`trian`", "no such section", "did you mean `train`?"]),
+            ("", &["surgery.0.rr=3"], &["`surgery.0.rr`", "did you mean `r`?"]),
+            ("", &["surgery.0.kind=lra"], &["did you mean `lora`?"]),
+            ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`"]),
+            ("", &["train.learning_rate=-1"], &["`train.learning_rate`", "above 0"]),
+            ("", &["data.train.0.path=nowhere.jsonl"], &["`nowhere.jsonl`", "no such file"]),
+            ("[head]\nkind = \"classification\"\n", &[], &["`head`", "classify"]),
+            ("", &["model.dtype=f16"], &["`model.dtype`", "found `f16`"]),
+            ("", &["data.max_length=\"x\""], &["`data.max_length`", "wanted"]),
+        ];
+        for (more, overrides, wanted) in cases {
+            let error = format!("{:#}", read(&format!("{TEXT}\n{more}"), overrides).unwrap_err());
+            for part in wanted {
+                assert!(error.contains(part), "`{part}` in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_recipe_without_surgery_is_told_what_to_add() {
+        let text = TEXT.replace("[[surgery]]\nkind = \"lora\"\nr = 4\ntarget_modules = [\"q_proj\"]\n", "");
+        let error = read(&text, &[]).unwrap_err().to_string();
+        assert!(error.contains("kind = \"lora\"") && error.contains("kind = \"full\""), "{error}");
+    }
+}

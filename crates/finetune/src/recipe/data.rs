@@ -1,0 +1,163 @@
+//! `[data]`: which rows, how they become tokens, how these are packed and mixed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use data::{BatchConfig, EncodeConfig, MixStrategy, Overflow, ReadConfig, Reject, SampleBy, Shape};
+use serde::{Deserialize, Serialize};
+use train::TrainConfig;
+
+use super::places::Places;
+use super::{Document, ObjectiveConfig};
+
+/// `[data]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// What is learnt.
+    pub train: Vec<Source>,
+    /// What is measured during training, each set for itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub eval: Vec<Source>,
+    /// Tokens a document may have; longer ones keep their start.
+    pub max_length: usize,
+    /// Tokens of a packed row: documents of a micro-batch share rows of at most this many.
+    pub max_tokens: usize,
+    /// How the training sets share an epoch.
+    pub mix_strategy: MixStrategy,
+    /// What becomes of a row in which nothing is learnt.
+    pub on_empty: Reject,
+    /// What becomes of a row whose prompt fills `max_length`.
+    pub on_too_long: Reject,
+    /// What becomes of the end of a plain text that is too long.
+    pub overflow: Overflow,
+    /// Whether documents of like length go into the same step.
+    pub group_by_length: bool,
+    /// Whether an epoch's last, smaller step is left out.
+    #[serde(alias = "dataloader_drop_last")]
+    pub drop_last: bool,
+}
+
+/// One data file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Beside the recipe, in the working directory, or in the local store.
+    pub path: PathBuf,
+    /// What its metrics are called: the file's name without extension.
+    #[serde(default)]
+    pub name: String,
+    /// Its share of the mixture.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Use only this many samples, from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<usize>,
+    /// Leave out rows whose input stood in an earlier row.
+    #[serde(default)]
+    pub dedupe: bool,
+    /// The rows' shape, where their keys fit several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Columns under other names: wanted name to the file's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// What a row of a `.txt` file is.
+    #[serde(default)]
+    pub sample_by: SampleBy,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            train: Vec::new(),
+            eval: Vec::new(),
+            max_length: 1024,
+            max_tokens: 2048,
+            mix_strategy: MixStrategy::default(),
+            on_empty: Reject::default(),
+            on_too_long: Reject::default(),
+            overflow: Overflow::default(),
+            group_by_length: false,
+            drop_last: false,
+        }
+    }
+}
+
+impl DataConfig {
+    /// Finds every file and names every set.
+    pub(super) fn resolve(&mut self, document: &Document, places: &Places) -> Result<()> {
+        if self.train.is_empty() {
+            return Err(document.error("data.train", "wanted at least one `{ path = \"…\" }`, found none", None));
+        }
+        if self.max_length < 2 {
+            return Err(document.error("data.max_length", &format!("wanted at least 2, found {}", self.max_length), None));
+        }
+        for (list, sources) in [("train", &mut self.train), ("eval", &mut self.eval)] {
+            let mut names = BTreeSet::new();
+            for (idx, source) in sources.iter_mut().enumerate() {
+                let at = format!("data.{list}.{idx}.path");
+                let wanted = source.path.display().to_string();
+                source.path = places.data(&wanted).ok_or_else(|| {
+                    let what = format!("no such file: `{wanted}` is neither beside the recipe, nor in the working directory, nor in the local store");
+                    document.error(&at, &what, None)
+                })?;
+                if source.name.is_empty() {
+                    source.name = free_name(&source.path, &names);
+                }
+                if !names.insert(source.name.clone()) {
+                    let at = format!("data.{list}.{idx}.name");
+                    return Err(document.error(&at, &format!("two sets are called `{}`", source.name), None));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How rows become tokens.
+    pub fn encoding(&self, objective: &ObjectiveConfig, labels: &[String]) -> EncodeConfig {
+        let (assistant_only_loss, completion_only_loss) = match objective {
+            ObjectiveConfig::Sft(sft) => (sft.assistant_only_loss, sft.completion_only_loss),
+            ObjectiveConfig::Classify(_) => (true, true),
+        };
+        EncodeConfig {
+            max_length: Some(self.max_length),
+            assistant_only_loss,
+            completion_only_loss,
+            on_empty: self.on_empty,
+            on_too_long: self.on_too_long,
+            overflow: self.overflow,
+            labels: labels.to_vec(),
+        }
+    }
+
+    /// How documents become steps.
+    pub fn batching(&self, train: &TrainConfig) -> BatchConfig {
+        BatchConfig {
+            per_device_train_batch_size: train.per_device_train_batch_size,
+            gradient_accumulation_steps: train.gradient_accumulation_steps,
+            max_tokens: self.max_tokens,
+            group_by_length: self.group_by_length,
+            drop_last: self.drop_last,
+            seed: train.seed,
+        }
+    }
+}
+
+impl Source {
+    /// How the file is read.
+    pub fn reading(&self) -> ReadConfig {
+        ReadConfig { shape: self.shape, columns: self.columns.clone(), sample_by: self.sample_by }
+    }
+}
+
+fn free_name(path: &Path, taken: &BTreeSet<String>) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let numbered = (2..).map(|number| format!("{stem}-{number}"));
+    std::iter::once(stem.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(stem)
+}
+
+fn one() -> f64 {
+    1.0
+}

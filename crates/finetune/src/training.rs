@@ -1,0 +1,145 @@
+//! A run, from a recipe to files: data, model, surgery, the loop, what is kept.
+
+pub mod evaluation;
+pub mod operate;
+pub mod samples;
+pub mod saving;
+pub mod sets;
+pub mod steps;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, anyhow};
+use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
+use decoder::HeadKind;
+use tensor_core::{Objective, num_params};
+use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
+
+use self::evaluation::Evaluation;
+use self::operate::Operated;
+use self::sets::Sets;
+use self::steps::{Steps, ToRow};
+use crate::machine::{Dtype, Machine};
+use crate::model::Source;
+use crate::output;
+use crate::recipe::{ObjectiveConfig, Recipe};
+
+/// How to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// A new run.
+    New,
+    /// From the newest checkpoint in the output folder.
+    Resume,
+}
+
+/// Trains as `recipe` says.
+pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report> {
+    recipe.model.dtype = Dtype::of(machine.kind);
+    recipe.model.device = device_name(machine.device);
+    let start = match (begin, recipe.train.overwrite_output_dir) {
+        (Begin::Resume, _) => Start::Resume,
+        (Begin::New, true) => Start::Overwrite,
+        (Begin::New, false) => Start::New,
+    };
+    // Whether an older run may be thrown away says nothing about this one.
+    recipe.train.overwrite_output_dir = false;
+    let source = Source::open(&recipe.model.name_or_path)?;
+    let tokenizer = source.tokenizer(recipe.model.chat_template.as_deref())?;
+    let sets = Sets::read(&recipe, &tokenizer)?;
+    let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
+    let model = source.decoder(machine)?;
+    let model = match &sets.labels {
+        Some(labels) => model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?,
+        None => model,
+    };
+    let operated = operate::operate(model, &recipe)?;
+    let (all, trainable) = num_params(&operated.model);
+    output::note(format!(
+        "{}: {} parameters, {} of them train; {}, {} on {}",
+        recipe.model.name_or_path,
+        output::count(all as f64),
+        output::count(trainable as f64),
+        operated.what,
+        if machine.kind == tch::Kind::BFloat16 { "bf16" } else { "f32" },
+        recipe.model.device,
+    ));
+    let run = Run { recipe: &recipe, source: &source, tokenizer: &tokenizer, sets: &sets, operated: &operated, dir: &dir };
+    match recipe.objective {
+        ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
+        ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
+    }
+}
+
+/// Everything that a run reads.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    source: &'a Source,
+    tokenizer: &'a data::Tokenizer,
+    sets: &'a Sets,
+    operated: &'a Operated,
+    dir: &'a RunDir,
+}
+
+impl Run<'_> {
+    fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {
+        let (recipe, model) = (self.recipe, &self.operated.model);
+        let batches = Steps::training(self.sets, recipe, model.device())?;
+        let asked = samples::asked(self.sets, recipe, self.tokenizer, model)?;
+        let before = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
+        let evaluation = Evaluation::new(self.sets, recipe, model.device())?;
+        let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
+        let save = |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
+        let mut listen = |entry: &Entry| announce(entry);
+        let stop = stop_flag()?;
+        let mut hooks = Hooks::new(self.dir, &save).with_listener(&mut listen).with_stop(&stop);
+        if !self.sets.eval.is_empty() {
+            hooks = hooks.with_evaluation(&mut evaluate);
+        }
+        let report = train::fit(model as &dyn tensor_core::LanguageModel, objective, &batches, &recipe.train, hooks)?;
+        if !matches!(report.outcome, Outcome::Interrupted { .. }) {
+            let after = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
+            let story = samples::story(recipe, self.operated, &report, samples::pair(asked, before, after));
+            report.write(self.dir, &story)?;
+        }
+        Ok(report)
+    }
+}
+
+/// One line a log entry, for whoever reads the log afterwards.
+fn announce(entry: &Entry) {
+    let number = |name: &str| entry.number(name);
+    if let (Some(loss), Some(rate)) = (number("loss"), number("learning_rate")) {
+        let speed = number("tokens_per_second").unwrap_or(0.0);
+        output::note(format!("step {:>5}  epoch {:.2}  loss {loss:.4}  learning rate {rate:.2e}  {speed:.0} tokens/s", entry.step, entry.epoch));
+        return;
+    }
+    let measured: Vec<String> = entry
+        .values
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name} {:.4}", value.as_f64()?)))
+        .collect();
+    output::note(format!("step {:>5}  {}", entry.step, measured.join("  ")));
+}
+
+/// Set by the first Ctrl-C; the second one leaves at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping after this step; once more to stop at once and lose what was not saved");
+    })
+    .map_err(|error| anyhow!("Ctrl-C cannot be caught: {error}"))?;
+    Ok(stop)
+}
+
+fn device_name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".into(),
+    }
+}

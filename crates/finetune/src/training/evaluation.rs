@@ -1,0 +1,56 @@
+//! The evaluation sets during training: loss, perplexity, and what else the objective counts, each set for itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use tch::Device;
+use tensor_core::{LanguageModel, Objective, Plan, Policy, Treatment};
+
+use super::sets::Sets;
+use super::steps::{Steps, ToRow};
+use crate::recipe::{ObjectiveConfig, Recipe};
+
+/// Everything that is measured.
+pub struct Evaluation<'d> {
+    sets: Vec<(&'d str, Steps<'d>)>,
+    has_perplexity: bool,
+}
+
+impl<'d> Evaluation<'d> {
+    /// Over the recipe's evaluation sets.
+    pub fn new(sets: &'d Sets, recipe: &Recipe, device: Device) -> Result<Self> {
+        let steps = sets.eval.iter().map(|(name, set)| Ok((name.as_str(), Steps::once(set, recipe, device)?)));
+        Ok(Self { sets: steps.collect::<Result<_>>()?, has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)) })
+    }
+
+    /// `loss` over all sets together, and `NAME_loss`, `NAME_perplexity` and the objective's counts of each.
+    pub fn measure<B: ToRow>(&self, model: &dyn LanguageModel, objective: &dyn Objective<Batch = B>) -> Result<Vec<(String, f64)>> {
+        let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
+        let mut measured = Vec::new();
+        let (mut total_loss, mut total_weight) = (0.0, 0.0);
+        for (name, steps) in &self.sets {
+            let (mut loss, mut weight) = (0.0, 0.0);
+            let mut counts: BTreeMap<&'static str, f64> = BTreeMap::new();
+            for step in 0..steps.len() {
+                for row in steps.tensors::<B>(step)? {
+                    let policy = Policy::evaluate(model, &plan);
+                    let found = tch::no_grad(|| objective.loss(&policy, &row.batch))?;
+                    loss += found.sum.double_value(&[]);
+                    weight += objective.weight(&row.batch);
+                    for (count, value) in found.metrics {
+                        *counts.entry(count).or_default() += value;
+                    }
+                }
+            }
+            measured.push((format!("{name}_loss"), loss / weight));
+            if self.has_perplexity {
+                measured.push((format!("{name}_perplexity"), (loss / weight).exp()));
+            }
+            measured.extend(counts.into_iter().map(|(count, value)| (format!("{name}_{count}"), value / weight)));
+            total_loss += loss;
+            total_weight += weight;
+        }
+        measured.insert(0, ("loss".to_owned(), total_loss / total_weight));
+        Ok(measured)
+    }
+}

@@ -1,0 +1,93 @@
+//! Answers before and after, for `report.md`.
+
+use anyhow::Result;
+use data::{Dataset, Tokenizer};
+use decoder::{Decoder, GenerateOptions, HeadKind};
+use train::{Report, ReportTo, Sample, Story};
+
+use super::operate::Operated;
+use super::sets::Sets;
+use crate::output;
+use crate::prompts::{self, Asked, Form};
+use crate::recipe::Recipe;
+
+/// The prompts: the recipe's own, and the first of the evaluation data (of the training data if there are none).
+pub fn asked(sets: &Sets, recipe: &Recipe, tokenizer: &Tokenizer, model: &Decoder) -> Result<Vec<Asked>> {
+    let wanted = &recipe.report;
+    let shown = recipe.train.report_to.contains(&ReportTo::Markdown);
+    if !shown || sets.labels.is_some() || *model.head_kind() != HeadKind::LanguageModel {
+        return Ok(Vec::new());
+    }
+    let mut asked: Vec<Asked> =
+        wanted.prompts.iter().map(|text| prompts::of_text(text, Form::Chat, tokenizer)).collect::<Result<_>>()?;
+    if wanted.samples > 0 {
+        let source = recipe.data.eval.first().unwrap_or(&recipe.data.train[0]);
+        let rows = Dataset::read(&source.path, &source.reading())?;
+        for row in rows.rows().take(wanted.samples) {
+            asked.push(match row {
+                data::Row::Text(text) => opening(text, tokenizer)?,
+                row => prompts::of_row(row, Form::Chat, tokenizer)?,
+            });
+        }
+    }
+    let context = model.config().max_position_embeddings as usize;
+    asked.retain(|asked| !asked.tokens.is_empty() && asked.tokens.len() < context);
+    Ok(asked)
+}
+
+/// The first words of a text, to be continued.
+fn opening(text: &str, tokenizer: &Tokenizer) -> Result<Asked> {
+    let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
+    let (start, rest) = words.split_at(words.len().min(12).min(words.len().div_ceil(2)));
+    let asked = prompts::of_text(start.concat().trim_end(), Form::Plain, tokenizer)?;
+    Ok(Asked { reference: Some(rest.concat().chars().take(300).collect()), ..asked })
+}
+
+/// Greedy answers.
+pub fn answers(model: &Decoder, tokenizer: &Tokenizer, asked: &[Asked], max_new_tokens: usize) -> Result<Vec<String>> {
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let prompts: Vec<Vec<u32>> = asked.iter().map(|asked| asked.tokens.clone()).collect();
+    let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+    let answers = model.generate(&prompts, &options, &mut |_, _| ())?;
+    answers.iter().map(|answer| Ok(tokenizer.decode(&answer.tokens)?)).collect()
+}
+
+/// Questions with both answers.
+pub fn pair(asked: Vec<Asked>, before: Vec<String>, after: Vec<String>) -> Vec<Sample> {
+    let answers = before.into_iter().zip(after);
+    asked
+        .into_iter()
+        .zip(answers)
+        .map(|(asked, (before, after))| Sample { prompt: asked.text, before, after, wanted: asked.reference })
+        .collect()
+}
+
+/// What `report.md` tells.
+pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec<Sample>) -> Story {
+    let mut evaluations = report.history.iter().filter(|entry| entry.values.keys().any(|name| name.starts_with("eval/")));
+    let first = evaluations.next();
+    let last = evaluations.next_back();
+    let mut results = Vec::new();
+    if let (Some(first), Some(last)) = (first, last) {
+        for name in last.values.keys() {
+            let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+            results.push((name.clone(), show(first.number(name)), show(last.number(name))));
+        }
+    }
+    let data: Vec<String> = recipe.data.train.iter().map(|source| source.name.clone()).collect();
+    let setting = |name: &str, value: String| (name.to_owned(), value);
+    Story {
+        title: format!("{} on {}", recipe.model.name_or_path, data.join(", ")),
+        settings: vec![
+            setting("method", operated.what.clone()),
+            setting("learning rate", recipe.train.learning_rate.to_string()),
+            setting("documents a step", recipe.train.documents_per_step().to_string()),
+            setting("dtype", if operated.model.kind() == tch::Kind::BFloat16 { "bf16" } else { "f32" }.to_owned()),
+            setting("tokens", output::count(report.num_tokens as f64)),
+        ],
+        results,
+        samples,
+    }
+}

@@ -1,0 +1,142 @@
+//! A recipe's data as tokens: read, checked, tokenised, cached.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use data::{Dataset, EncodeConfig, Report, TokenSet, Tokenizer};
+
+use crate::output;
+use crate::recipe::{ObjectiveConfig, Recipe, Source};
+
+/// All sets of a recipe.
+#[derive(Debug)]
+pub struct Sets {
+    /// What is learnt, in the recipe's order.
+    pub train: Vec<TokenSet>,
+    /// What is measured, with the names of the metrics.
+    pub eval: Vec<(String, TokenSet)>,
+    /// Names of the classes, for `classify`.
+    pub labels: Option<Vec<String>>,
+}
+
+impl Sets {
+    /// Reads every file; an error names the file and the line.
+    pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Self> {
+        let classifies = matches!(recipe.objective, ObjectiveConfig::Classify(_));
+        let labels = match (classifies, recipe.labels()) {
+            (false, _) => None,
+            (true, Some(labels)) => Some(labels),
+            (true, None) => Some(labels_in_data(recipe)?),
+        };
+        let encoding = recipe.data.encoding(&recipe.objective, labels.as_deref().unwrap_or_default());
+        let set = |source: &Source, limit| tokens(source, limit, tokenizer, &encoding, classifies);
+        let train = recipe.data.train.iter().map(|source| set(source, Limit::ByMixture)).collect::<Result<_>>()?;
+        let eval = recipe
+            .data
+            .eval
+            .iter()
+            .map(|source| Ok((source.name.clone(), set(source, Limit::Rows)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { train, eval, labels })
+    }
+
+    /// Tokens of the longest sample there is.
+    pub fn longest(&self) -> usize {
+        let sets = self.train.iter().chain(self.eval.iter().map(|(_, set)| set));
+        sets.flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample))).max().unwrap_or(0)
+    }
+}
+
+/// Where `max_samples` is seen to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// By the mixture, which draws from the first samples only.
+    ByMixture,
+    /// By leaving rows out.
+    Rows,
+}
+
+fn tokens(source: &Source, limit: Limit, tokenizer: &Tokenizer, encoding: &EncodeConfig, classifies: bool) -> Result<TokenSet> {
+    let cache = cache_dir();
+    let cuts_rows = limit == Limit::Rows && source.max_samples.is_some();
+    if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
+        // A whole file whose tokens are known needs no parsing.
+        if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
+            tell(source, set.report(), 0);
+            return checked(source, set, classifies);
+        }
+    }
+    let mut rows = Dataset::read(&source.path, &source.reading())?;
+    let duplicates = if source.dedupe { rows.dedupe() } else { 0 };
+    if let (Limit::Rows, Some(most)) = (limit, source.max_samples) {
+        rows.truncate(most);
+    }
+    let bar = output::bar(rows.len(), "tokenising");
+    let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    tell(source, set.report(), duplicates);
+    checked(source, set, classifies)
+}
+
+/// Refuses rows that the objective cannot learn from.
+fn checked(source: &Source, set: TokenSet, classifies: bool) -> Result<TokenSet> {
+    let labelled = (0..set.len()).filter(|&sample| set.label(sample).is_some()).count();
+    let place = source.path.display();
+    if classifies && labelled < set.len() {
+        bail!(
+            "`{place}`: `objective.kind = \"classify\"` wants rows with `text` and `label`, found {} without a label\n\
+             hint: map other names with `columns`, e.g. columns = {{ text = \"sentence\" }}",
+            set.len() - labelled
+        );
+    }
+    if !classifies && set.report().trained_tokens == 0 {
+        bail!(
+            "`{place}`: no token of any row is trained\nhint: rows with `text` and `label` belong to `objective.kind = \"classify\"`; prompts alone have nothing to learn"
+        );
+    }
+    Ok(set)
+}
+
+/// Says what was left out: nothing is silent.
+fn tell(source: &Source, report: &Report, duplicates: usize) {
+    let mut parts = vec![format!(
+        "{}: {} samples, {} tokens, {} of them trained",
+        source.name,
+        report.samples,
+        output::count(report.tokens as f64),
+        output::count(report.trained_tokens as f64)
+    )];
+    let mut part = |count: usize, what: &str| {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    };
+    part(duplicates, "duplicates left out");
+    part(report.truncated, "cut at `max_length`");
+    part(report.dropped_empty, "dropped with nothing to learn");
+    part(report.dropped_too_long, "dropped as too long");
+    // A document that was cut cannot end in an end token.
+    part(report.unterminated.saturating_sub(report.truncated), "that never learn to stop (their last trained token is no end token)");
+    output::note(parts.join("; "));
+    for dropped in &report.dropped {
+        output::note(format!("  {dropped}"));
+    }
+}
+
+fn labels_in_data(recipe: &Recipe) -> Result<Vec<String>> {
+    let sources = recipe.data.train.iter().chain(&recipe.data.eval);
+    let sets = sources.map(|source| Ok(Dataset::read(&source.path, &source.reading())?)).collect::<Result<Vec<_>>>()?;
+    let labels = data::label_names(&sets).context("`data`")?;
+    match labels.len() {
+        0 => bail!(
+            "`{}`: `objective.kind = \"classify\"` wants rows with `text` and `label`, found none with a label",
+            recipe.data.train[0].path.display()
+        ),
+        1 => bail!("`{}`: wanted at least two classes, found only `{}`", recipe.data.train[0].path.display(), labels[0]),
+        _ => Ok(labels),
+    }
+}
+
+fn cache_dir() -> Option<PathBuf> {
+    checkpoint::cache_dir().map(|dir| dir.join("tokens"))
+}

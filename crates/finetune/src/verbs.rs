@@ -1,0 +1,13 @@
+//! The verbs of the command line, one a file.
+
+pub mod chat;
+pub mod doctor;
+pub mod estimate;
+pub mod evaluate;
+pub mod export;
+pub mod generate;
+pub mod import;
+pub mod inspect;
+pub mod merge;
+pub mod score;
+pub mod train;

@@ -1,0 +1,92 @@
+//! `finetune inspect`: what a model, an adapter or a data file is.
+
+mod adapter;
+mod model;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::output;
+
+/// Arguments of `inspect`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Of a data file, the first rows are shown as --model would read them, with what is trained told apart.\n\n\
+                  Example:\n  finetune inspect train.jsonl --model smollm2-135m-instruct --rows 2"
+)]
+pub struct Args {
+    /// A model, an adapter's folder, or a data file
+    what: String,
+    /// JSON on stdout
+    #[arg(long)]
+    json: bool,
+    /// Of a data file: the model whose tokenizer and template are used
+    #[arg(long, value_name = "M")]
+    model: Option<String>,
+    /// Of a data file: how many rows are shown
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    rows: usize,
+    /// Of a data file: tokens a row may have
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Of a model: every tensor's name, shape and dtype
+    #[arg(long)]
+    tensors: bool,
+}
+
+/// Endings of data files.
+const DATA: [&str; 7] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt"];
+
+impl Args {
+    /// Looks what it is, and says so.
+    pub fn run(self) -> Result<ExitCode> {
+        let path = Path::new(&self.what);
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let facts = if path.join("adapter_config.json").is_file() {
+            adapter::facts(path)?
+        } else if !path.is_dir() && DATA.contains(&ending.as_str()) {
+            rows::facts(&PathBuf::from(path), self.model.as_deref(), self.rows, self.max_length)?
+        } else {
+            model::facts(&self.what, self.tensors)?
+        };
+        if self.json {
+            output::json(&facts)?;
+        } else {
+            show(&facts)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A line a fact; lists of objects a line each.
+fn show(facts: &Map<String, Value>) -> Result<()> {
+    for (name, value) in facts {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                output::line(format!("{name}:"))?;
+                for item in items {
+                    output::line(rows::shown(item).unwrap_or_else(|| format!("  {}", inline(item))))?;
+                }
+            }
+            Value::Null => {}
+            value => output::line(format!("{name:<24} {}", inline(value)))?,
+        }
+    }
+    Ok(())
+}
+
+fn inline(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
+        Value::Object(object) => {
+            object.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name} {}", inline(value))).collect::<Vec<_>>().join("  ")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,81 @@
+//! What a model is: architecture, sizes, special tokens, template.
+
+use anyhow::Result;
+use checkpoint::Output;
+use serde_json::{Map, Value, json};
+use tch::Kind;
+
+use crate::model::Source;
+use crate::output;
+
+/// The facts, in the order they are shown.
+pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>> {
+    let source = Source::open(name)?;
+    let (dir, config) = (source.dir(), source.dir().config());
+    let mut bytes = 0;
+    let mut tensors = Vec::new();
+    for name in dir.names() {
+        let info = dir.info(name)?;
+        let count: i64 = info.shape.iter().product();
+        bytes += count as usize * info.kind.elt_size_in_bytes();
+        tensors.push(json!({ "name": name, "shape": info.shape, "dtype": dtype(info.kind) }));
+    }
+    let mut facts = Map::new();
+    let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
+    put("kind", json!("model"));
+    put("path", json!(dir.path().display().to_string()));
+    put("format", json!(if dir.is_gguf() { "GGUF" } else { "Hugging Face directory" }));
+    put("architecture", json!(config.family.architecture(config.output)));
+    put("parameters", json!(config.num_parameters()));
+    put("memory", json!(output::bytes(bytes as f64)));
+    put("dtype", json!(config.dtype.map(dtype)));
+    put("layers", json!(config.num_hidden_layers));
+    put("hidden_size", json!(config.hidden_size));
+    put("intermediate_size", json!(config.intermediate_size));
+    put("attention_heads", json!(config.num_attention_heads));
+    put("key_value_heads", json!(config.num_key_value_heads));
+    put("head_dim", json!(config.head_dim));
+    put("vocabulary", json!(config.vocab_size));
+    put("positions", json!(config.max_position_embeddings));
+    put("sliding_window", json!(config.sliding_window));
+    put("rope", json!(format!("theta {}, {:?}", config.rope.theta, config.rope.scaling)));
+    put("tied_embeddings", json!(config.tie_word_embeddings));
+    if config.output == Output::SequenceClassifier {
+        put("labels", json!(config.labels));
+    }
+    match source.tokenizer(None) {
+        Err(error) => put("tokenizer", json!(format!("cannot be read: {error:#}"))),
+        Ok(tokenizer) => {
+            let name = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
+            put("tokens", json!(tokenizer.vocab_size()));
+            put("bos", json!(tokenizer.bos().map(name)));
+            put("end_tokens", json!(tokenizer.eos_ids().iter().map(|&id| name(id)).collect::<Vec<_>>()));
+            let templates: Vec<&str> = tokenizer.templates().iter().map(|(name, _)| name).collect();
+            put("chat_templates", json!(if templates.is_empty() { vec!["none"] } else { templates }));
+            if let Some(template) = tokenizer.templates().choose(false) {
+                put("chat_template", json!(template.source()));
+            }
+        }
+    }
+    if !dir.unexpected().is_empty() {
+        put("unused_tensors", json!(dir.unexpected()));
+    }
+    if with_tensors {
+        put("tensors", json!(tensors));
+    }
+    Ok(facts)
+}
+
+/// As checkpoints name it.
+pub(super) fn dtype(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "float32",
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        Kind::Double => "float64",
+        Kind::Uint8 => "uint8",
+        Kind::Int8 => "int8",
+        Kind::Int64 => "int64",
+        _ => "other",
+    }
+}

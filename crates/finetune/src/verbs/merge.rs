@@ -1,0 +1,46 @@
+//! `finetune merge`: an adapter into its model's weights.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use checkpoint::Existing;
+
+use crate::convert::Conversion;
+use crate::machine::MachineArgs;
+use crate::model::{Adapter, Source};
+use crate::output;
+
+/// Arguments of `merge`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Tensors are summed in f32 and written in their own dtype (f32 for quantised ones), or in that of --dtype.\n\n\
+                  Example:\n  finetune merge --model smollm2-135m-instruct --adapter runs/demo --output merged"
+)]
+pub struct Args {
+    /// The model that the adapter was made for
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// The adapter's folder
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// Where the merged model is written; a model that is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl Args {
+    /// Merges tensor by tensor.
+    pub fn run(self) -> Result<ExitCode> {
+        let adapter = Adapter::open(&self.adapter)?;
+        let source = Source::open(&self.model)?;
+        let device = self.machine.start()?.device;
+        let conversion =
+            Conversion { source: &source, adapter: Some(&adapter), dtype: self.machine.written(device), device, existing: Existing::Refuse };
+        conversion.write(&self.output)?;
+        output::note(format!("merged model written to `{}`", self.output.display()));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,127 @@
+//! `finetune score`: how likely a model finds each row of a file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use data::{Dataset, ReadConfig};
+use serde_json::json;
+use tensor_core::Documents;
+
+use crate::model::{Loaded, ModelArgs};
+use crate::{output, prompts};
+
+/// Arguments of `score`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "A line of JSON a row: its tokens, its bytes, and the log-probability in nats of all tokens after the first.\n\
+                  Perplexity is over these tokens; bits per byte over the row's bytes.\n\n\
+                  Example:\n  finetune score --model smollm2-135m-instruct --data texts.jsonl --dtype f32"
+)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Rows with a `text`, or of any other shape that has one whole text
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The summary as JSON too
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokens that go through the model together.
+const ROW_TOKENS: usize = 2048;
+
+/// A row's tokens and the bytes of its text.
+struct Scored {
+    tokens: Vec<u32>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Sums {
+    tokens: usize,
+    predicted: usize,
+    bytes: usize,
+    log_prob: f64,
+}
+
+impl Args {
+    /// Scores row by row, packed.
+    pub fn run(self) -> Result<ExitCode> {
+        let rows = Dataset::read(&self.data, &ReadConfig::default())?;
+        let loaded = self.model.load()?;
+        let bar = output::bar(rows.len(), "rows");
+        let mut sums = Sums::default();
+        let mut lot: Vec<Scored> = Vec::new();
+        for idx in 0..rows.len() {
+            let row = row_tokens(&loaded, &rows, idx).with_context(|| rows.place(idx).to_string())?;
+            let waiting: usize = lot.iter().map(|row| row.tokens.len()).sum();
+            if waiting > 0 && waiting + row.tokens.len() > ROW_TOKENS {
+                score(&loaded, &std::mem::take(&mut lot), &mut sums)?;
+                bar.set_position(idx as u64);
+            }
+            lot.push(row);
+        }
+        score(&loaded, &lot, &mut sums)?;
+        bar.finish_and_clear();
+        summary(&sums, rows.len(), self.json)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
+    let text = prompts::whole_text(rows.row(idx), &loaded.tokenizer)?;
+    let tokens = loaded.tokenizer.encode_prompt(&text)?;
+    let context = loaded.model.config().max_position_embeddings as usize;
+    match tokens.len() {
+        0 => bail!("the text is empty: wanted at least one token"),
+        found if found > context => {
+            bail!("the text has {found} tokens; the model sees {context} positions\nhint: split it into several rows")
+        }
+        _ => Ok(Scored { tokens, bytes: text.len() }),
+    }
+}
+
+fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
+    if lot.is_empty() {
+        return Ok(());
+    }
+    let lengths: Vec<usize> = lot.iter().map(|row| row.tokens.len()).collect();
+    let documents = Documents::new(&lengths);
+    let tokens: Vec<u32> = lot.iter().flat_map(|row| row.tokens.iter().copied()).collect();
+    let each = loaded.model.token_log_probs(&tokens, &documents)?;
+    for (row, range) in lot.iter().zip(documents.ranges()) {
+        let log_prob: f64 = each[range].iter().map(|&log_prob| f64::from(log_prob)).sum();
+        output::json(&json!({ "tokens": row.tokens.len(), "bytes": row.bytes, "log_prob": log_prob }))?;
+        sums.tokens += row.tokens.len();
+        sums.predicted += row.tokens.len() - 1;
+        sums.bytes += row.bytes;
+        sums.log_prob += log_prob;
+    }
+    Ok(())
+}
+
+fn summary(sums: &Sums, rows: usize, as_json: bool) -> Result<()> {
+    // A single token predicts nothing: there is no perplexity then.
+    let perplexity = (sums.predicted > 0).then(|| (-sums.log_prob / sums.predicted as f64).exp());
+    let bits_per_byte = (sums.bytes > 0).then(|| -sums.log_prob / std::f64::consts::LN_2 / sums.bytes as f64);
+    if as_json {
+        return output::json(&json!({
+            "rows": rows,
+            "tokens": sums.tokens,
+            "predicted": sums.predicted,
+            "bytes": sums.bytes,
+            "log_prob": sums.log_prob,
+            "perplexity": perplexity,
+            "bits_per_byte": bits_per_byte,
+        }));
+    }
+    let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.4}"));
+    output::line(format!(
+        "{rows} rows, {} tokens: perplexity {}, {} bits per byte",
+        sums.tokens,
+        number(perplexity),
+        number(bits_per_byte)
+    ))
+}

@@ -1,0 +1,82 @@
+//! `finetune train`: a run as a recipe says.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use train::{Outcome, Report};
+
+use crate::machine::MachineArgs;
+use crate::output;
+use crate::recipe::{Recipe, Surgery};
+use crate::training::{self, Begin};
+
+/// Arguments of `train`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Keys of `--set` are the recipe's, with dots between; lists are counted from 0 (surgery.0.r=4).\n\n\
+                  Example:\n  finetune train recipes/sft-lora.toml --set train.learning_rate=1e-4 --set train.output_dir=runs/mine"
+)]
+pub struct Args {
+    /// The recipe, a TOML file
+    recipe: PathBuf,
+    /// Change the recipe for this run; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Continue from the newest checkpoint in the output folder, bit for bit
+    #[arg(long)]
+    resume: bool,
+    /// What the run was, as JSON on stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl Args {
+    /// Trains.
+    pub fn run(self) -> Result<ExitCode> {
+        let recipe = Recipe::read(&self.recipe, &self.set)?;
+        let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
+        let begin = if self.resume { Begin::Resume } else { Begin::New };
+        let folder = recipe.output_dir().clone();
+        let is_adapter = recipe.surgery.iter().any(|surgery| matches!(surgery, Surgery::Lora(_)));
+        let model = recipe.model.name_or_path.clone();
+        let report = training::run(recipe, machine, begin)?;
+        if self.json {
+            output::json(&serde_json::json!({
+                "output_dir": folder,
+                "outcome": report.outcome.to_string(),
+                "steps": report.num_steps,
+                "epochs": report.num_epochs,
+                "tokens": report.num_tokens,
+                "seconds": report.seconds,
+                "tokens_per_second": report.tokens_per_second,
+                "peak_memory_bytes": report.peak_memory_bytes,
+                "train_loss": report.train_loss,
+            }))?;
+        }
+        tell(&report, &folder);
+        if matches!(report.outcome, Outcome::Interrupted { .. }) {
+            return Ok(ExitCode::FAILURE);
+        }
+        let folder = folder.display();
+        let try_it = if is_adapter { format!("--model {model} --adapter {folder}") } else { format!("--model {folder}") };
+        output::note(format!("try it: finetune chat {try_it}"));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn tell(report: &Report, folder: &std::path::Path) {
+    output::note(format!(
+        "{}: {} steps, {} tokens in {} ({:.0} tokens/s, peak memory {}), mean loss {:.4}; written to `{}`",
+        report.outcome,
+        report.num_steps,
+        output::count(report.num_tokens as f64),
+        output::seconds(report.seconds),
+        report.tokens_per_second,
+        report.peak_memory_bytes.map_or_else(|| "unknown".into(), |bytes| output::bytes(bytes as f64)),
+        report.train_loss,
+        folder.display()
+    ));
+}
