@@ -11,7 +11,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+transformers.logging.disable_progress_bar()
 
 
 def rows(tokenizer, paragraphs, tokens, count):
@@ -40,7 +43,13 @@ def main():
     options = parser.parse_args()
     folder, name = options.gguf.parent, options.gguf.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    # Transformers does not save what it read from GGUF; the same weights in a model of their own it does.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(options.out / "model")
     tokenizer.save_pretrained(options.out / "model")
     paragraphs = [json.loads(line)["0"] for line in options.text.open(encoding="utf-8")]

@@ -23,10 +23,11 @@ class Steps(TrainerCallback):
     """Says when a step is over."""
 
     def __init__(self, tokens):
+        """`tokens`: of a step."""
         self.tokens = tokens
 
     def on_step_end(self, args, state, control, **kwargs):
-        print(json.dumps({"step": state.global_step, "tokens": self.tokens}), flush=True)
+        print(json.dumps({"step": state.global_step, "tokens": self.tokens * state.global_step}), flush=True)
 
 
 def main():

@@ -105,15 +105,10 @@ impl Turns {
         command
             .current_dir(checkout())
             .args(["train", "recipes/bench.toml", "--threads", &self.threads.to_string()]);
-        let text = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
-        let settings = [
-            format!("train.output_dir={}", text(&output.path().join("run"))),
-            format!("train.max_steps={}", self.steps),
-            format!("data.train=[{{ path = {} }}]", text(&self.data.join("rows.jsonl"))),
-        ];
-        for setting in settings {
-            command.arg("--set").arg(setting);
-        }
+        // The recipe finds its rows in the cache, where `prepare` wrote them.
+        let folder = toml::Value::String(output.path().join("run").to_string_lossy().into_owned());
+        command.args(["--set", &format!("train.output_dir={folder}")]);
+        command.args(["--set", &format!("train.max_steps={}", self.steps)]);
         watch::watch(command, &Steps::File(output.path().join("run/metrics.jsonl")))
     }
 
@@ -178,7 +173,7 @@ fn prepare(cache: &Cache, tools: &Tools, python: &Path) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// A line that a program says at the end of a step.
+/// A line that a program says at the end of a step: `tokens` counts from the start of the run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Said {
     step: u64,

@@ -48,9 +48,16 @@ fn summary(side: &Side) -> Result<Summary> {
             side.name,
             turn.ends.len()
         );
-        ensure!(turn.tokens > 0, "{}: no step said how many `tokens` it took", side.name);
-        let steps: Vec<f64> = turn.ends[WARM_UP..].windows(2).map(|pair| pair[1] - pair[0]).collect();
-        speeds.push(turn.tokens as f64 / median(steps));
+        let steps = WARM_UP + 1..turn.ends.len();
+        let speed =
+            |step: usize| (turn.tokens[step] - turn.tokens[step - 1]) as f64 / (turn.ends[step] - turn.ends[step - 1]);
+        let speed = median(steps.map(speed).collect());
+        ensure!(
+            speed > 0.0,
+            "{}: no step said how many `tokens` were trained on",
+            side.name
+        );
+        speeds.push(speed);
     }
     let all = |value: fn(&Measured) -> f64| median(side.turns.iter().map(value).collect());
     let [least, most] =

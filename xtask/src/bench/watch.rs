@@ -23,8 +23,8 @@ pub(super) enum Steps {
 pub(super) struct Measured {
     /// Seconds from the command until each step was over.
     pub(super) ends: Vec<f64>,
-    /// Tokens of a step, as the program counts them.
-    pub(super) tokens: u64,
+    /// Tokens that were trained on until then, as the program counts them.
+    pub(super) tokens: Vec<u64>,
     /// The process's largest resident size, in bytes.
     pub(super) peak_bytes: u64,
 }
@@ -89,7 +89,7 @@ fn note(seen: &mut Measured, line: &str, at: f64) {
         && said.step as usize == seen.ends.len() + 1
     {
         seen.ends.push(at);
-        seen.tokens = said.tokens.unwrap_or(seen.tokens);
+        seen.tokens.push(said.tokens.unwrap_or_default());
     }
 }
 
@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn steps_said_on_the_output_are_timed_from_the_command() {
-        let script = "echo loading; for i in 1 2 3; do sleep 0.1; echo '{\"step\":'$i',\"tokens\":2048}'; done";
+        let script = "echo loading; for i in 1 2 3; do sleep 0.1; echo '{\"step\":'$i',\"tokens\":'$i'000}'; done";
         let seen = watch(shell(script), &Steps::Output).unwrap();
-        assert_eq!((seen.ends.len(), seen.tokens), (3, 2048));
+        assert_eq!(seen.tokens, [1000, 2000, 3000]);
         assert!(
             seen.ends[0] >= 0.1 && seen.ends[2] >= 0.3 && seen.peak_bytes > 100_000,
             "{seen:?}"
@@ -156,7 +156,7 @@ mod tests {
             path.display()
         );
         let seen = watch(shell(&script), &Steps::File(path)).unwrap();
-        assert_eq!((seen.ends.len(), seen.tokens), (2, 7));
+        assert_eq!(seen.tokens, [7, 7]);
         assert!(seen.ends[1] - seen.ends[0] > 0.15, "{seen:?}");
     }
 
