@@ -142,7 +142,7 @@ mod tests {
         }
         Measured {
             ends,
-            tokens: 2048,
+            tokens: (1..=10).map(|step| 2048 * step).collect(),
             peak_bytes,
         }
     }
@@ -189,7 +189,7 @@ mod tests {
             name: "ours",
             turns: vec![Measured {
                 ends: vec![1.0, 2.0, 3.0, 4.0],
-                tokens: 1,
+                tokens: vec![1, 2, 3, 4],
                 peak_bytes: 1,
             }],
         };
