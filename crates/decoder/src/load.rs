@@ -1,0 +1,256 @@
+//! From a checkpoint to a tree of slots, one weight at a time.
+//!
+//! A surgeon that is given while loading meets each projection as it is read, so that a dense weight which it packs is
+//! freed before the next one comes. Weights of the right dtype on the CPU are the mapped file itself.
+
+use std::sync::Arc;
+
+use checkpoint::{LayerKind, ModelConfig, ModelDir, Output};
+use kernels::rope::RopeScaling;
+use kernels::rope::frequencies::frequencies;
+use kernels::{Activation, Gain, RopeTable};
+use tch::{Device, Kind, Tensor};
+use tensor_core::{Dense, Linear, ModulePath, Param, ProjectionSurgeon, Role, Table};
+
+use crate::attention::{Attention, AttentionProjections, AttentionShape};
+use crate::block::{Block, BlockNorms};
+use crate::decoder::{Decoder, block_path, embedding_path};
+use crate::feed_forward::SwiGlu;
+use crate::head::HeadKind;
+use crate::norm::RmsNorm;
+use crate::{Error, Result};
+
+impl Decoder {
+    /// The model in `dir`, with weights of dtype `kind` (f32 or bf16) on `device`; nothing trains.
+    pub fn load(dir: &ModelDir, device: Device, kind: Kind) -> Result<Self> {
+        Self::load_with(dir, device, kind, &mut |_, projection| Ok(projection))
+    }
+
+    /// As [`Self::load`], with every projection given to `surgeon` as it is read, in the order of
+    /// [`projection_paths`].
+    pub fn load_with(dir: &ModelDir, device: Device, kind: Kind, surgeon: &mut ProjectionSurgeon) -> Result<Self> {
+        if !matches!(kind, Kind::Float | Kind::BFloat16) {
+            return Err(Error::Unsupported {
+                option: "dtype",
+                wanted: "float32 or bfloat16".into(),
+                found: format!("{kind:?}"),
+            });
+        }
+        let config = dir.config().clone();
+        let weights = Weights {
+            dir,
+            config: &config,
+            device,
+            kind,
+        };
+        let table = weights.param("model.embed_tokens.weight", Role::Embedding)?;
+        let tied = table.share();
+        let ropes = [LayerKind::Full, LayerKind::Sliding].map(|layers| Arc::new(rope_table(&config, layers)));
+        let blocks = config.layer_types.iter().enumerate().map(|(idx, &layers)| {
+            let rope = match layers {
+                LayerKind::Full => &ropes[0],
+                LayerKind::Sliding => &ropes[1],
+            };
+            weights.block(idx, layers, rope, surgeon)
+        });
+        let blocks = blocks.collect::<Result<Vec<_>>>()?;
+        let norm = weights.norm(&ModulePath::from("model.norm"))?;
+        let head_kind = head_kind(&config);
+        let head = match config.output {
+            Output::LanguageModel if config.tie_word_embeddings => Linear::new(Dense::new(tied), None),
+            Output::LanguageModel => weights.linear(&head_kind.path(), Role::Base)?,
+            Output::SequenceClassifier => weights.linear(&head_kind.path(), Role::Head)?,
+        };
+        let head = head.map(&head_kind.path(), surgeon)?;
+        Ok(Self {
+            kind,
+            device,
+            embedding: Box::new(Table::new(table)),
+            embedding_scale: config.embedding_scale.map(|scale| rounded(scale, kind)),
+            blocks,
+            norm,
+            head,
+            head_kind,
+            config,
+        })
+    }
+}
+
+/// The path of every projection of such a model, blocks first, and whether it is the output layer.
+pub fn projection_paths(config: &ModelConfig) -> Vec<(ModulePath, bool)> {
+    let output = head_kind(config).path();
+    let names = config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+    let paths = names.filter_map(|(name, _)| name.strip_suffix(".weight").map(ModulePath::from));
+    paths
+        .filter(|path| *path != embedding_path() && *path != output)
+        .map(|path| (path, false))
+        .chain([(output.clone(), true)])
+        .collect()
+}
+
+pub(crate) fn head_kind(config: &ModelConfig) -> HeadKind {
+    match (config.output, config.labels.len()) {
+        (Output::LanguageModel, _) => HeadKind::LanguageModel,
+        (Output::SequenceClassifier, 1) => HeadKind::Scalar,
+        (Output::SequenceClassifier, _) => HeadKind::Classification {
+            labels: config.labels.clone(),
+        },
+    }
+}
+
+struct Weights<'a> {
+    dir: &'a ModelDir,
+    config: &'a ModelConfig,
+    device: Device,
+    kind: Kind,
+}
+
+impl Weights<'_> {
+    fn block(
+        &self,
+        idx: usize,
+        layers: LayerKind,
+        rope: &Arc<RopeTable>,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<Block> {
+        let config = self.config;
+        let at = block_path(idx);
+        let mut slot = |at: &ModulePath, name: &str| -> Result<Linear> {
+            let at = at.join(name);
+            Ok(self.linear(&at, Role::Base)?.map(&at, surgeon)?)
+        };
+        let own = at.join("self_attn");
+        let projections = AttentionProjections {
+            q_proj: slot(&own, "q_proj")?,
+            k_proj: slot(&own, "k_proj")?,
+            v_proj: slot(&own, "v_proj")?,
+            o_proj: slot(&own, "o_proj")?,
+        };
+        let mlp = at.join("mlp");
+        let (gate, up) = (slot(&mlp, "gate_proj")?, slot(&mlp, "up_proj")?);
+        let feed_forward = SwiGlu::new(gate, up, slot(&mlp, "down_proj")?, activation(config));
+        let query_key_norms = if config.qk_norm {
+            Some((self.norm(&own.join("q_norm"))?, self.norm(&own.join("k_norm"))?))
+        } else {
+            None
+        };
+        let shape = AttentionShape {
+            layer_idx: idx,
+            num_heads: config.num_attention_heads as usize,
+            num_kv_heads: config.num_key_value_heads as usize,
+            head_dim: config.head_dim as usize,
+            scale: config.attention_scale,
+            window: match layers {
+                LayerKind::Full => None,
+                LayerKind::Sliding => config.sliding_window.map(|window| window as usize),
+            },
+        };
+        let attention = Attention::new(projections, query_key_norms, rope.clone(), shape);
+        Ok(Block::new(
+            self.block_norms(&at)?,
+            Box::new(attention),
+            Box::new(feed_forward),
+        ))
+    }
+
+    fn block_norms(&self, at: &ModulePath) -> Result<BlockNorms> {
+        let norm = |name: &str| self.norm(&at.join(name));
+        let input = norm("input_layernorm")?;
+        Ok(if self.config.post_norms {
+            BlockNorms {
+                input,
+                feed_forward: norm("pre_feedforward_layernorm")?,
+                post: Some((norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?)),
+            }
+        } else {
+            BlockNorms {
+                input,
+                feed_forward: norm("post_attention_layernorm")?,
+                post: None,
+            }
+        })
+    }
+
+    /// A slot with the weight at `at`, and the bias there if the configuration has one.
+    fn linear(&self, at: &ModulePath, role: Role) -> Result<Linear> {
+        let weight = self.param(at.join("weight").as_str(), role)?;
+        let bias = at.join("bias");
+        let bias = if self.dir.names().iter().any(|name| name == bias.as_str()) {
+            Some(self.param(bias.as_str(), Role::Norm)?)
+        } else {
+            None
+        };
+        Ok(Linear::new(Dense::new(weight), bias))
+    }
+
+    fn norm(&self, at: &ModulePath) -> Result<RmsNorm> {
+        let weight = self.param(at.join("weight").as_str(), Role::Norm)?;
+        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, gain(self.config)?))
+    }
+
+    fn param(&self, name: &str, role: Role) -> Result<Param> {
+        let value = self.dir.tensor_as(name, self.kind)?;
+        Ok(Param::frozen(value.to_device(self.device), role))
+    }
+}
+
+/// `scale` as the model's dtype holds it.
+fn rounded(scale: f64, kind: Kind) -> f64 {
+    Tensor::from(scale).to_kind(Kind::Float).to_kind(kind).double_value(&[])
+}
+
+fn rope_table(config: &ModelConfig, layers: LayerKind) -> RopeTable {
+    let rope = config.rope_of(layers);
+    let scaling = match rope.scaling {
+        checkpoint::RopeScaling::Default => RopeScaling::Default,
+        checkpoint::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
+        checkpoint::RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: original_max_position_embeddings as usize,
+        },
+        checkpoint::RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings,
+            attention_factor,
+            beta_fast,
+            beta_slow,
+            truncate,
+        } => RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original_max_position_embeddings as usize,
+            beta_fast,
+            beta_slow,
+            mscale: None,
+            mscale_all_dim: None,
+            attention_factor: Some(attention_factor),
+            truncate,
+        },
+    };
+    RopeTable::new(frequencies(rope.theta, config.head_dim as usize, 1.0, &scaling))
+}
+
+fn activation(config: &ModelConfig) -> Activation {
+    match config.hidden_act {
+        checkpoint::Activation::Silu => Activation::Silu,
+        checkpoint::Activation::GeluTanh => Activation::GeluTanh,
+    }
+}
+
+fn gain(config: &ModelConfig) -> Result<Gain> {
+    match config.norm_offset {
+        0.0 => Ok(Gain::Plain),
+        1.0 => Ok(Gain::PlusOne),
+        other => Err(Error::Unsupported {
+            option: "norm_offset",
+            wanted: "0 or 1".into(),
+            found: other.to_string(),
+        }),
+    }
+}
