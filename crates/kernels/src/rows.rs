@@ -46,10 +46,13 @@ fn token_stride(x: &Tensor) -> Option<usize> {
 }
 
 /// The numbers of a tensor that this crate has just made.
-#[expect(clippy::mut_from_ref, reason = "tch's tensors are handles; a handle does not own its memory")]
 pub(crate) fn fresh<T: Scalar>(tensor: &Tensor) -> &mut [T] {
     // An empty tensor has no address that a slice may have.
-    if tensor.numel() == 0 { &mut [] } else { blob::slice_mut(tensor) }
+    if tensor.numel() == 0 {
+        &mut []
+    } else {
+        blob::slice_mut(tensor)
+    }
 }
 
 /// Rows to read: row i is head `i % h` of token `i / h`.
@@ -76,27 +79,46 @@ impl<'a, T: Scalar> Rows<'a, T> {
             let heads = if size.len() == 3 { size[1] as usize } else { 1 };
             (size[0] as usize, heads, stride)
         };
-        let len = if tokens == 0 { 0 } else { (tokens - 1) * stride + heads * width };
+        let len = if tokens == 0 {
+            0
+        } else {
+            (tokens - 1) * stride + heads * width
+        };
         // SAFETY: sizes and strides of a live CPU tensor; the last number read is its last one.
         let data = if len == 0 {
             &[]
         } else {
             unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<T>().cast_const(), len) }
         };
-        Self { data, heads, width, stride }
+        Self {
+            data,
+            heads,
+            width,
+            stride,
+        }
     }
 
     /// Contiguous rows of `width` numbers.
     #[cfg(test)]
     pub(crate) fn new(data: &'a [T], width: usize) -> Self {
-        Self { data, heads: 1, width, stride: width }
+        Self {
+            data,
+            heads: 1,
+            width,
+            stride: width,
+        }
     }
 
     /// `[t, h·d]` seen as `[t, heads, d]` from column `begin` on.
     pub(crate) fn columns(self, begin: usize, heads: usize, width: usize) -> Self {
         assert!(begin + heads * width <= self.heads * self.width, "columns of a row");
         let data = self.data.get(begin..).unwrap_or(&[]);
-        Self { data, heads, width, stride: self.stride }
+        Self {
+            data,
+            heads,
+            width,
+            stride: self.stride,
+        }
     }
 
     /// The same rows, a token's `heads` rows of `width` numbers told apart from its neighbours'.
@@ -106,7 +128,12 @@ impl<'a, T: Scalar> Rows<'a, T> {
             return self;
         }
         assert_eq!(self.heads, 1, "rows without heads so far");
-        Self { data: self.data, heads, width, stride: self.stride * heads }
+        Self {
+            data: self.data,
+            heads,
+            width,
+            stride: self.stride * heads,
+        }
     }
 
     #[inline(always)]
@@ -150,7 +177,11 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(memory: &'a mut [T]) -> Self {
-        Self { begin: memory.as_mut_ptr(), len: memory.len(), owner: PhantomData }
+        Self {
+            begin: memory.as_mut_ptr(),
+            len: memory.len(),
+            owner: PhantomData,
+        }
     }
 
     /// # Safety
@@ -158,7 +189,10 @@ impl<'a, T> Shared<'a, T> {
     #[allow(unsafe_code)]
     #[inline(always)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "part of shared memory");
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "part of shared memory"
+        );
         // SAFETY: within the memory borrowed for 'a; disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.begin.add(range.start), range.len()) }
     }

@@ -21,7 +21,9 @@ pub(crate) fn draw(shape: &[i64], kind: Kind, std: f64, seed: i64) -> Tensor {
     let values: Vec<f64> = (0..count)
         .map(|_| {
             let uniform = (0..12).map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 11) as f64 / (1u64 << 53) as f64
             });
             (uniform.sum::<f64>() - 6.0) * std
@@ -32,7 +34,10 @@ pub(crate) fn draw(shape: &[i64], kind: Kind, std: f64, seed: i64) -> Tensor {
 
 /// Outputs, and the gradients of all inputs for gradients of the outputs drawn from a fixed seed.
 pub(crate) fn both_ways(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Vec<Tensor>) -> Vec<Tensor> {
-    let leaves: Vec<Tensor> = inputs.iter().map(|x| x.detach().copy().set_requires_grad(true)).collect();
+    let leaves: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| x.detach().copy().set_requires_grad(true))
+        .collect();
     let outputs = f(&leaves);
     // Drawn in bf16, so that every dtype gets the same numbers.
     let gradients: Vec<Tensor> = outputs
@@ -40,8 +45,16 @@ pub(crate) fn both_ways(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Vec<Tensor>)
         .enumerate()
         .map(|(i, y)| draw(&y.size(), Kind::BFloat16, 1.0, 1000 + i as i64).to_kind(y.kind()))
         .collect();
-    autograd::backward(&outputs.iter().collect::<Vec<_>>(), &gradients.iter().collect::<Vec<_>>()).unwrap();
-    outputs.iter().map(Tensor::detach).chain(leaves.iter().map(Tensor::grad)).collect()
+    autograd::backward(
+        &outputs.iter().collect::<Vec<_>>(),
+        &gradients.iter().collect::<Vec<_>>(),
+    )
+    .unwrap();
+    outputs
+        .iter()
+        .map(Tensor::detach)
+        .chain(leaves.iter().map(Tensor::grad))
+        .collect()
 }
 
 /// `fused` on these inputs, with every instruction set, against `plain` in f64 on the same numbers: outputs and gradients.
@@ -74,19 +87,30 @@ pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor) {
 
 /// The vectors of `crates/golden/vectors/kernels`, f64.
 pub(crate) fn golden(name: &str) -> HashMap<String, Tensor> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/vectors/kernels").join(format!("{name}.safetensors"));
-    Tensor::read_safetensors(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_iter().collect()
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../golden/vectors/kernels")
+        .join(format!("{name}.safetensors"));
+    Tensor::read_safetensors(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .into_iter()
+        .collect()
 }
 
 /// `f` in f32 on the golden inputs against the golden output `y` and gradients `d_INPUT` for `dy`.
 pub(crate) fn check_golden(name: &str, inputs: &[&str], f: impl Fn(&[Tensor], &HashMap<String, Tensor>) -> Tensor) {
     let golden = golden(name);
-    let leaves: Vec<Tensor> =
-        inputs.iter().map(|input| golden[*input].to_kind(Kind::Float).set_requires_grad(true)).collect();
+    let leaves: Vec<Tensor> = inputs
+        .iter()
+        .map(|input| golden[*input].to_kind(Kind::Float).set_requires_grad(true))
+        .collect();
     let y = f(&leaves, &golden);
     assert_close(&format!("{name}: y"), &y.detach(), &golden["y"]);
     autograd::backward(&[&y], &[&golden["dy"].to_kind(Kind::Float)]).unwrap();
     for (input, leaf) in inputs.iter().zip(&leaves) {
-        assert_close(&format!("{name}: d_{input}"), &leaf.grad(), &golden[&format!("d_{input}")]);
+        assert_close(
+            &format!("{name}: d_{input}"),
+            &leaf.grad(),
+            &golden[&format!("d_{input}")],
+        );
     }
 }

@@ -54,7 +54,11 @@ pub(super) fn step(params: &mut [Slices]) {
     let shared: Vec<_> = params
         .iter_mut()
         .map(|param| {
-            let written = (Shared::new(param.value), Shared::new(param.first), Shared::new(param.second));
+            let written = (
+                Shared::new(param.value),
+                Shared::new(param.first),
+                Shared::new(param.second),
+            );
             (written, param.gradient, param.factors)
         })
         .collect();
@@ -63,10 +67,21 @@ pub(super) fn step(params: &mut [Slices]) {
             let ((value, first, second), gradient, factors) = &shared[*idx];
             // SAFETY: each block is met once.
             #[allow(unsafe_code)]
-            let (value, first, second) =
-                unsafe { (value.part(numbers.clone()), first.part(numbers.clone()), second.part(numbers.clone())) };
+            let (value, first, second) = unsafe {
+                (
+                    value.part(numbers.clone()),
+                    first.part(numbers.clone()),
+                    second.part(numbers.clone()),
+                )
+            };
             let gradient = &gradient[numbers.clone()];
-            dispatch(Update(Slices { value, gradient, first, second, factors: *factors }));
+            dispatch(Update(Slices {
+                value,
+                gradient,
+                first,
+                second,
+                factors: *factors,
+            }));
         }
     });
 }
@@ -84,7 +99,13 @@ impl Kernel for Update<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Slices { value, gradient, first, second, factors: f } = self.0;
+        let Slices {
+            value,
+            gradient,
+            first,
+            second,
+            factors: f,
+        } = self.0;
         for at in (0..value.len()).step_by(LANES) {
             let g = f32::read::<L>(gradient, at) * L::splat(f.gradient_scale);
             let m = f32::read::<L>(first, at);

@@ -57,7 +57,11 @@ pub fn adamw(params: &[Moving], step: &Step) {
     let mut on_cpu = Vec::with_capacity(params.len());
     for param in params {
         for tensor in [param.value, param.gradient, param.first, param.second] {
-            assert_eq!(tensor.size(), param.value.size(), "a parameter, its gradient and its moments");
+            assert_eq!(
+                tensor.size(),
+                param.value.size(),
+                "a parameter, its gradient and its moments"
+            );
             assert_eq!(tensor.kind(), Kind::Float, "masters, gradients and moments are f32");
         }
         if param.value.numel() == 0 {

@@ -7,8 +7,7 @@ use super::{Moving, Step};
 /// One parameter's step, in place; see [`super::adamw`].
 pub fn adamw(param: &Moving, step: &Step) {
     tch::no_grad(|| {
-        let (mut value, mut first, mut second) =
-            (param.value.detach(), param.first.detach(), param.second.detach());
+        let (mut value, mut first, mut second) = (param.value.detach(), param.first.detach(), param.second.detach());
         let gradient = param.gradient.detach() * step.gradient_scale;
         let _ = value.g_mul_scalar_(1.0 - param.learning_rate * param.weight_decay);
         let _ = first.lerp_(&gradient, 1.0 - step.beta1);
@@ -23,5 +22,9 @@ pub fn adamw(param: &Moving, step: &Step) {
 
 /// The sum of squares in f64.
 pub fn square_sum(gradient: &Tensor) -> f64 {
-    gradient.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])
+    gradient
+        .to_kind(Kind::Double)
+        .square()
+        .sum(Kind::Double)
+        .double_value(&[])
 }

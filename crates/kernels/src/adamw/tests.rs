@@ -7,7 +7,13 @@ use crate::twins::{assert_close, draw, golden};
 use crate::vector::forced;
 
 fn step(number: u64, gradient_scale: f64) -> Step {
-    Step { number, beta1: 0.9, beta2: 0.98, eps: 1e-6, gradient_scale }
+    Step {
+        number,
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-6,
+        gradient_scale,
+    }
 }
 
 #[test]
@@ -28,10 +34,21 @@ fn five_steps_are_those_of_torch() {
             };
             let weight_decay = constant("weight_decay");
             let gradient = &f32_of(&format!("gradient.{number}"));
-            let moving = Moving { value: &value, gradient, first: &first, second: &second, learning_rate, weight_decay };
+            let moving = Moving {
+                value: &value,
+                gradient,
+                first: &first,
+                second: &second,
+                learning_rate,
+                weight_decay,
+            };
             adamw(&[moving], &step);
             for (name, got) in [("parameter", &value), ("first", &first), ("second", &second)] {
-                assert_close(&format!("{name}.{number} on {set:?}"), got, &golden[&format!("{name}.{number}")]);
+                assert_close(
+                    &format!("{name}.{number} on {set:?}"),
+                    got,
+                    &golden[&format!("{name}.{number}")],
+                );
             }
         }
     });
@@ -51,7 +68,14 @@ fn many_parameters_move_as_each_alone_in_f64() {
     };
     fn moving([value, gradient, first, second]: &[Tensor; 4], i: usize) -> Moving<'_> {
         let (learning_rate, weight_decay) = (1e-2 * (i + 1) as f64, 0.1 * i as f64);
-        Moving { value, gradient, first, second, learning_rate, weight_decay }
+        Moving {
+            value,
+            gradient,
+            first,
+            second,
+            learning_rate,
+            weight_decay,
+        }
     }
     forced::each(|set| {
         let (got, want) = (state(Kind::Float), state(Kind::Double));
@@ -90,8 +114,14 @@ fn leaves_with_a_graph_before_them_move_too() {
 #[should_panic(expected = "a parameter moves once a step")]
 fn a_parameter_that_comes_twice_is_refused() {
     let x: Vec<Tensor> = (0..4).map(|seed| draw(&[5], Kind::Float, 1.0, seed)).collect();
-    let moving =
-        || Moving { value: &x[0], gradient: &x[1], first: &x[2], second: &x[3], learning_rate: 0.1, weight_decay: 0.0 };
+    let moving = || Moving {
+        value: &x[0],
+        gradient: &x[1],
+        first: &x[2],
+        second: &x[3],
+        learning_rate: 0.1,
+        weight_decay: 0.0,
+    };
     adamw(&[moving(), moving()], &step(1, 1.0));
 }
 
@@ -107,11 +137,19 @@ fn the_norm_is_that_of_all_gradients_together() {
 #[test]
 fn the_norm_of_a_long_gradient_is_exact() {
     let x = draw(&[3 * (1 << 14) + 5], Kind::Float, 1e-3, 2);
-    let wide = x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]).sqrt();
+    let wide = x
+        .to_kind(Kind::Double)
+        .square()
+        .sum(Kind::Double)
+        .double_value(&[])
+        .sqrt();
     forced::each(|set| {
         let norm = grad_norm(&[&x]);
         assert!((norm - wide).abs() < 1e-12 * wide, "{set:?}: {norm} is not {wide}");
     });
     // Finite in f64 where f32 squares overflow.
-    assert!((grad_norm(&[&Tensor::from_slice(&[3e30f32, 4e30])]) - f64::from(3e30f32).hypot(f64::from(4e30f32))).abs() < 1e18);
+    assert!(
+        (grad_norm(&[&Tensor::from_slice(&[3e30f32, 4e30])]) - f64::from(3e30f32).hypot(f64::from(4e30f32))).abs()
+            < 1e18
+    );
 }

@@ -48,7 +48,13 @@ pub(super) fn drop<T: Scalar>(x: &[T], p: f64, key: DropoutKey, y: &mut [T]) {
             #[allow(unsafe_code)]
             let y = unsafe { y.part(range.clone()) };
             let halves = halves(key, range.start as u64);
-            dispatch(Drop { first: range.start as u32, x: &x[range], halves, p, y });
+            dispatch(Drop {
+                first: range.start as u32,
+                x: &x[range],
+                halves,
+                p,
+                y,
+            });
         }
     });
 }
@@ -70,7 +76,11 @@ impl<T: Scalar> Kernel for Drop<'_, T> {
             let mut factors = [0.0f32; LANES];
             for (lane, factor) in factors.iter_mut().enumerate() {
                 let i = self.first.wrapping_add((at + lane) as u32);
-                *factor = if hash_low(i, self.halves) >= threshold { scale } else { 0.0 };
+                *factor = if hash_low(i, self.halves) >= threshold {
+                    scale
+                } else {
+                    0.0
+                };
             }
             T::write(self.y, at, T::read::<L>(self.x, at) * L::load(&factors));
         }

@@ -25,7 +25,10 @@ use crate::vector::Scalar;
 /// # Panics
 /// If `p` is not in `0.0..1.0`.
 pub fn dropout(x: &Tensor, p: f64, key: DropoutKey) -> Tensor {
-    assert!((0.0..1.0).contains(&p), "dropout with probability {p}, wanted 0 to below 1");
+    assert!(
+        (0.0..1.0).contains(&p),
+        "dropout with probability {p}, wanted 0 to below 1"
+    );
     if p == 0.0 {
         return x.shallow_clone();
     }

@@ -50,7 +50,10 @@ fn the_mask_is_fair() {
             let pairs = kept.iter().zip(&kept[distance..]).filter(|&(&a, &b)| !a && !b).count() as f64;
             let share = pairs / (kept.len() - distance) as f64;
             let allowed = 5.0 * (p * p * (1.0 - p * p) / f64::from(n)).sqrt() * 2.0;
-            assert!((share - p * p).abs() < allowed, "p {p}: pairs at distance {distance} dropped {share}");
+            assert!(
+                (share - p * p).abs() < allowed,
+                "p {p}: pairs at distance {distance} dropped {share}"
+            );
         }
     }
 }
@@ -61,7 +64,11 @@ fn neighbouring_keys_draw_unrelated_masks() {
     for key in 0..16 {
         let (a, b) = (kept(n, 0.5, DropoutKey(key)), kept(n, 0.5, DropoutKey(key + 1)));
         let same = a.iter().zip(&b).filter(|(a, b)| a == b).count() as f64 / n as f64;
-        assert!((same - 0.5).abs() < 5.0 * 0.5 / (n as f64).sqrt(), "keys {key} and {}: {same}", key + 1);
+        assert!(
+            (same - 0.5).abs() < 5.0 * 0.5 / (n as f64).sqrt(),
+            "keys {key} and {}: {same}",
+            key + 1
+        );
     }
 }
 

@@ -32,7 +32,9 @@ pub(super) fn forward<T: Scalar>(
     let x = Rows::<T>::of(x);
     let width = factors.len();
     let num_rows = y.len() / width.max(1);
-    let (delta, sum) = addition.map_or((None, None), |a| (Some(Rows::<T>::of(a.delta)), Some(Shared::new(a.sum))));
+    let (delta, sum) = addition.map_or((None, None), |a| {
+        (Some(Rows::<T>::of(a.delta)), Some(Shared::new(a.sum)))
+    });
     let mut inverse = vec![0.0f32; num_rows];
     let (y, shared) = (Shared::new(y), Shared::new(&mut inverse));
     parallel::for_each_range(num_rows, grain(width), |rows| {
@@ -44,7 +46,16 @@ pub(super) fn forward<T: Scalar>(
             (y.part(numbers), shared.part(rows.clone()), sum)
         };
         let addition = delta.zip(sum);
-        dispatch(Forward { x, first: rows.start, addition, factors, eps: eps as f32, meaning, y, inverse });
+        dispatch(Forward {
+            x,
+            first: rows.start,
+            addition,
+            factors,
+            eps: eps as f32,
+            meaning,
+            y,
+            inverse,
+        });
     });
     inverse
 }
@@ -111,19 +122,16 @@ fn add<L: Lanes, T: Scalar>(x: &[T], delta: &[T], sum: &mut [T]) -> f32 {
 }
 
 #[inline(always)]
-fn normalise<L: Lanes, T: Scalar>(
-    x: &[T],
-    squares: f32,
-    factors: &[f32],
-    eps: f32,
-    meaning: Gain,
-    y: &mut [T],
-) -> f32 {
+fn normalise<L: Lanes, T: Scalar>(x: &[T], squares: f32, factors: &[f32], eps: f32, meaning: Gain, y: &mut [T]) -> f32 {
     let inverse = 1.0 / (squares / x.len() as f32 + eps).sqrt();
     let r = L::splat(inverse);
     for at in (0..x.len()).step_by(LANES) {
         let normed = T::read::<L>(x, at) * r;
-        let normed = if meaning == Gain::Plain { T::round(normed) } else { normed };
+        let normed = if meaning == Gain::Plain {
+            T::round(normed)
+        } else {
+            normed
+        };
         T::write(y, at, normed * f32::read::<L>(factors, at));
     }
     inverse
@@ -137,14 +145,15 @@ pub(super) fn backward<T: Scalar>(
     gradients: Gradients<T>,
     wants_gain: bool,
 ) -> Option<Vec<f32>> {
-    let (x, dy) = (Rows::<T>::of(x), Rows::<T>::of(gradients.dy));
-    let dsum = gradients.dsum.map(Rows::<T>::of);
+    let Gradients { dy, dsum, dx } = gradients;
+    let (x, dy) = (Rows::<T>::of(x), Rows::<T>::of(dy));
+    let dsum = dsum.map(Rows::<T>::of);
     let width = factors.len();
     // Blocks do not depend on the number of threads, so neither does the order of additions into the gain's gradient.
     let rows_a_block = grain(width);
     let num_blocks = inverse.len().div_ceil(rows_a_block);
     let mut partial = vec![0.0f32; if wants_gain { num_blocks * width } else { 0 }];
-    let (dx, parts) = (Shared::new(gradients.dx), Shared::new(&mut partial));
+    let (dx, parts) = (Shared::new(dx), Shared::new(&mut partial));
     parallel::for_each_range(num_blocks, 1, |blocks| {
         for block in blocks {
             let rows = block * rows_a_block..((block + 1) * rows_a_block).min(inverse.len());
@@ -154,7 +163,16 @@ pub(super) fn backward<T: Scalar>(
                 let dgain = wants_gain.then(|| parts.part(block * width..(block + 1) * width));
                 (dx.part(rows.start * width..rows.end * width), dgain)
             };
-            dispatch(Backward { x, dy, dsum, first: rows.start, inverse: &inverse[rows], factors, dx, dgain });
+            dispatch(Backward {
+                x,
+                dy,
+                dsum,
+                first: rows.start,
+                inverse: &inverse[rows],
+                factors,
+                dx,
+                dgain,
+            });
         }
     });
     wants_gain.then(|| {

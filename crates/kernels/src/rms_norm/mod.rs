@@ -87,9 +87,16 @@ fn added<T: Scalar>(residual: &Tensor, delta: &Tensor, gain: &Tensor, eps: f64, 
         let factors = factors(gain, meaning, &residual);
         let sum = Tensor::empty(residual.size(), (residual.kind(), residual.device()));
         let y = sum.empty_like();
-        let addition = kernel::Addition { delta: &delta, sum: fresh(&sum) };
+        let addition = kernel::Addition {
+            delta: &delta,
+            sum: fresh(&sum),
+        };
         let inverse = kernel::forward::<T>(&residual, Some(addition), &factors, eps, meaning, fresh(&y));
-        let saved = Saved { x: sum.detach(), inverse, factors };
+        let saved = Saved {
+            x: sum.detach(),
+            inverse,
+            factors,
+        };
         (sum, y, saved)
     });
     if !autograd::wants(&[residual, delta, gain]) {
@@ -124,9 +131,15 @@ impl Saved {
         let dy = in_rows(&dy.to_kind(kind));
         let dsum = dsum.map(|dsum| in_rows(&dsum.to_kind(kind)));
         let dx = Tensor::empty(self.x.size(), (kind, self.x.device()));
-        let gradients = kernel::Gradients { dy: &dy, dsum: dsum.as_ref(), dx: fresh(&dx) };
+        let gradients = kernel::Gradients {
+            dy: &dy,
+            dsum: dsum.as_ref(),
+            dx: fresh(&dx),
+        };
         let dgain = kernel::backward::<T>(&self.x, &self.inverse, &self.factors, gradients, gain.is_some());
-        let dgain = gain.zip(dgain).map(|(kind, dgain)| Tensor::from_slice(&dgain).to_kind(kind));
+        let dgain = gain
+            .zip(dgain)
+            .map(|(kind, dgain)| Tensor::from_slice(&dgain).to_kind(kind));
         (dx, dgain)
     }
 }
@@ -134,7 +147,11 @@ impl Saved {
 /// What rows are multiplied by, `[d]` f32.
 fn factors(gain: &Tensor, meaning: Gain, x: &Tensor) -> Vec<f32> {
     let width = x.size().last().map_or(0, |&d| d as usize);
-    assert_eq!(gain.size(), [width as i64], "one gain a column of rows that are {width} wide");
+    assert_eq!(
+        gain.size(),
+        [width as i64],
+        "one gain a column of rows that are {width} wide"
+    );
     let gain = gain.detach().to_kind(Kind::Float).contiguous();
     let more = if meaning == Gain::PlusOne { 1.0 } else { 0.0 };
     blob::slice::<f32>(&gain).iter().map(|g| g + more).collect()

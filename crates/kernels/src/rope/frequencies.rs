@@ -40,7 +40,7 @@ pub enum RopeScaling {
         beta_fast: f64,
         /// Pairs that turn less often than this are divided by `factor` (1 by default).
         beta_slow: f64,
-        /// Weight of the attention factor's logarithm, with `mscale_all_dim` (DeepSeek).
+        /// Weight of the attention factor's logarithm, with `mscale_all_dim` (`DeepSeek`).
         mscale: Option<f64>,
         /// Weight of its divisor's logarithm.
         mscale_all_dim: Option<f64>,
@@ -94,14 +94,21 @@ pub fn frequencies(theta: f64, head_dim: usize, partial_rotary_factor: f64, scal
             let context = original_max_position_embeddings as f64;
             let pair = |turns: f64| dim as f64 * (context / (turns * TAU)).ln() / (2.0 * theta.ln());
             let (low, high) = (pair(beta_fast), pair(beta_slow));
-            let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = if truncate {
+                (low.floor(), high.ceil())
+            } else {
+                (low, high)
+            };
             let (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
             let inverse = yarn(&powers, factor as f32, low, high);
             let warmth = attention_factor.unwrap_or_else(|| yarn_attention_factor(factor, mscale, mscale_all_dim));
             (inverse, warmth)
         }
     };
-    Frequencies { inverse, attention_factor }
+    Frequencies {
+        inverse,
+        attention_factor,
+    }
 }
 
 fn llama3(inverse: f32, factor: f64, [low, high]: [f64; 2], context: f64) -> f32 {
@@ -119,7 +126,11 @@ fn llama3(inverse: f32, factor: f64, [low, high]: [f64; 2], context: f64) -> f32
 /// Between pairs `low` and `high`, from kept to divided by `factor`.
 fn yarn(powers: &[f32], factor: f32, low: f64, high: f64) -> Vec<f32> {
     // Equal ends would divide by zero.
-    let high = if (low - high).abs() < f64::EPSILON { high + 0.001 } else { high };
+    let high = if (low - high).abs() < f64::EPSILON {
+        high + 0.001
+    } else {
+        high
+    };
     powers
         .iter()
         .enumerate()
@@ -132,7 +143,13 @@ fn yarn(powers: &[f32], factor: f32, low: f64, high: f64) -> Vec<f32> {
 }
 
 fn yarn_attention_factor(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
-    let warmth = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+    let warmth = |weight: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * weight * factor.ln() + 1.0
+        }
+    };
     match (mscale, mscale_all_dim) {
         // As in Transformers, a weight of zero counts as none.
         (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => warmth(mscale) / warmth(all),

@@ -31,7 +31,12 @@ impl<'a, T> Target<'a, T> {
 
     /// `width` columns of a contiguous `[t, stride]`.
     pub(super) fn columns(memory: &'a mut [T], stride: usize, begin: usize, width: usize) -> Self {
-        Self { memory: Shared::new(memory), stride, begin, width }
+        Self {
+            memory: Shared::new(memory),
+            stride,
+            begin,
+            width,
+        }
     }
 
     /// # Safety
@@ -48,7 +53,13 @@ impl<'a, T> Target<'a, T> {
 /// Turns every token's heads (`x`: rows of one head) and writes them to `to`.
 pub(super) fn turn<T: Scalar>(x: Rows<T>, to: &Target<T>, rotation: &Rotation, direction: Direction) {
     parallel::for_each_range(rotation.num_tokens(), grain(to.width), |tokens| {
-        dispatch(Turn { x, to, rotation, tokens, direction });
+        dispatch(Turn {
+            x,
+            to,
+            rotation,
+            tokens,
+            direction,
+        });
     });
 }
 

@@ -57,7 +57,10 @@ pub fn rope(x: &Tensor, rotation: &Rotation) -> Tensor {
 pub fn rope_qkv(qkv: &Tensor, heads: i64, kv_heads: i64, rotation: &Rotation) -> (Tensor, Tensor, Tensor) {
     let (t, width) = qkv.size2().expect("fused queries, keys and values are [t, (h + 2k) d]");
     let all = heads + 2 * kv_heads;
-    assert!(all > 0 && width % all == 0, "rows of {width} numbers for {heads} + 2 × {kv_heads} heads");
+    assert!(
+        all > 0 && width % all == 0,
+        "rows of {width} numbers for {heads} + 2 × {kv_heads} heads"
+    );
     rotation.check(t, width / all);
     if !is_fused(qkv) {
         return reference::rope_qkv(qkv, heads, kv_heads, rotation);

@@ -27,5 +27,9 @@ pub fn rope_qkv(qkv: &Tensor, heads: i64, kv_heads: i64, rotation: &Rotation) ->
     let all = qkv.view([t, heads + 2 * kv_heads, width / (heads + 2 * kv_heads)]);
     let part = |begin, count| all.narrow(1, begin, count);
     let values = part(heads + kv_heads, kv_heads).contiguous();
-    (rope(&part(0, heads), rotation), rope(&part(heads, kv_heads), rotation), values)
+    (
+        rope(&part(0, heads), rotation),
+        rope(&part(heads, kv_heads), rotation),
+        values,
+    )
 }

@@ -47,8 +47,15 @@ impl RopeTable {
     /// A table that holds no position yet.
     pub fn new(frequencies: Frequencies) -> Self {
         let half = frequencies.inverse.len();
-        let waves = Arc::new(Waves { half, cos: Vec::new(), sin: Vec::new() });
-        Self { frequencies, state: Mutex::new(State { waves, last: None }) }
+        let waves = Arc::new(Waves {
+            half,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        });
+        Self {
+            frequencies,
+            state: Mutex::new(State { waves, last: None }),
+        }
     }
 
     /// r, how many numbers of each head are turned.
@@ -70,7 +77,11 @@ impl RopeTable {
             state.waves = Arc::new(self.frequencies.waves(wanted.next_power_of_two()));
         }
         let waves = Arc::clone(&state.waves);
-        let rotation = Rotation(Arc::new(Turns { waves, positions, on_device: OnceLock::new() }));
+        let rotation = Rotation(Arc::new(Turns {
+            waves,
+            positions,
+            on_device: OnceLock::new(),
+        }));
         state.last = Some((documents.clone(), rotation.clone()));
         rotation
     }
@@ -79,7 +90,10 @@ impl RopeTable {
 impl Frequencies {
     fn waves(&self, positions: usize) -> Waves {
         let half = self.inverse.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
+        let (mut cos, mut sin) = (
+            Vec::with_capacity(positions * half),
+            Vec::with_capacity(positions * half),
+        );
         for position in 0..positions {
             for &inverse in &self.inverse {
                 // The angle is rounded to f32, as in Transformers; models were trained with it.
@@ -131,8 +145,15 @@ impl Rotation {
     }
 
     pub(super) fn check(&self, tokens: i64, width: i64) {
-        assert_eq!(self.num_tokens() as i64, tokens, "a rotation for as many tokens as there are");
+        assert_eq!(
+            self.num_tokens() as i64,
+            tokens,
+            "a rotation for as many tokens as there are"
+        );
         let turned = self.width();
-        assert!(turned as i64 <= width, "a rotation of {turned} numbers for heads of {width}");
+        assert!(
+            turned as i64 <= width,
+            "a rotation of {turned} numbers for heads of {width}"
+        );
     }
 }

@@ -54,7 +54,10 @@ fn a_part_that_nobody_used_has_no_gradient() {
     let (_, keys, _) = rope_qkv(&qkv, 2, 1, &rotation);
     autograd::backward(&[&keys], &[&keys.ones_like()]).unwrap();
     let used: Vec<bool> = Vec::try_from(qkv.grad().get(2).ne(0.0)).unwrap();
-    assert_eq!(used, (0..16).map(|column| (8..12).contains(&column)).collect::<Vec<_>>());
+    assert_eq!(
+        used,
+        (0..16).map(|column| (8..12).contains(&column)).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -91,7 +94,10 @@ fn the_rotation_equals_the_golden_vectors() {
         let by_token = error.amax([1i64, 2].as_slice(), false) / scale;
         for (t, &position) in positions.iter().enumerate() {
             let allowed = 1e-6 + position as f64 * f64::powi(2.0, -24);
-            assert!(by_token.double_value(&[t as i64]) <= allowed, "{name}, token {t} at {position}");
+            assert!(
+                by_token.double_value(&[t as i64]) <= allowed,
+                "{name}, token {t} at {position}"
+            );
         }
     }
 }
@@ -114,7 +120,9 @@ fn a_longer_document_lengthens_the_table_and_changes_nothing() {
     let short = rope(&x, &table.rotation(&Documents::new(&[3])));
     let _ = table.rotation(&Documents::new(&[5000]));
     assert_eq!(rope(&x, &table.rotation(&Documents::new(&[3]))), short);
-    let (cos, _) = table.rotation(&Documents::continuing(&[1], &[4999])).cos_sin(Device::Cpu);
+    let (cos, _) = table
+        .rotation(&Documents::continuing(&[1], &[4999]))
+        .cos_sin(Device::Cpu);
     assert!((cos.double_value(&[0, 0]) - f64::cos(4999.0)).abs() < 1e-7);
 }
 
@@ -134,16 +142,34 @@ fn frequencies_are_those_of_transformers() {
         for (got, want) in got.inverse.iter().zip(inverse) {
             assert!((got - want).abs() <= want * 3.6e-7, "{got} is not {want}");
         }
-        assert!((got.attention_factor - factor).abs() < 1e-12, "{} is not {factor}", got.attention_factor);
+        assert!(
+            (got.attention_factor - factor).abs() < 1e-12,
+            "{} is not {factor}",
+            got.attention_factor
+        );
     };
     check(
         frequencies(10_000.0, 12, 1.0, &RopeScaling::Default),
-        &[1.0, 0.215_443_45, 0.046_415_884, 0.01, 0.002_154_434_3, 0.000_464_158_95],
+        &[
+            1.0,
+            0.215_443_45,
+            0.046_415_884,
+            0.01,
+            0.002_154_434_3,
+            0.000_464_158_95,
+        ],
         1.0,
     );
     check(
         frequencies(10_000.0, 12, 1.0, &RopeScaling::Linear { factor: 2.5 }),
-        &[0.4, 0.086_177_38, 0.018_566_353, 0.004, 0.000_861_773_73, 0.000_185_663_58],
+        &[
+            0.4,
+            0.086_177_38,
+            0.018_566_353,
+            0.004,
+            0.000_861_773_73,
+            0.000_185_663_58,
+        ],
         1.0,
     );
     let llama3 = RopeScaling::Llama3 {
@@ -236,7 +262,16 @@ fn frequencies_are_those_of_transformers() {
     };
     check(
         frequencies(10_000.0, 40, 0.4, &given),
-        &[1.0, 0.276_699_27, 0.075, 0.019_764_237, 0.005, 0.001_581_138_9, 0.000_5, 0.000_158_113_9],
+        &[
+            1.0,
+            0.276_699_27,
+            0.075,
+            0.019_764_237,
+            0.005,
+            0.001_581_138_9,
+            0.000_5,
+            0.000_158_113_9,
+        ],
         1.25,
     );
 }

@@ -18,8 +18,20 @@ pub(super) fn forward<T: Scalar>(activation: Activation, gate: Rows<T>, up: Rows
         let y = unsafe { y.part(rows.start * width..rows.end * width) };
         let first = rows.start;
         match activation {
-            Activation::Silu => dispatch(Forward { gate, up, first, y, form: Silu }),
-            Activation::GeluTanh => dispatch(Forward { gate, up, first, y, form: GeluTanh }),
+            Activation::Silu => dispatch(Forward {
+                gate,
+                up,
+                first,
+                y,
+                form: Silu,
+            }),
+            Activation::GeluTanh => dispatch(Forward {
+                gate,
+                up,
+                first,
+                y,
+                form: GeluTanh,
+            }),
         }
     });
 }
@@ -35,13 +47,23 @@ pub(super) struct Gradients<'a, T> {
 impl<'a, T: Copy> Gradients<'a, T> {
     /// Two contiguous tensors with rows of `width` numbers.
     pub(super) fn apart(gate: &'a mut [T], up: &'a mut [T], width: usize) -> Self {
-        Self { gate: Shared::new(gate), up: Shared::new(up), offset: 0, stride: width }
+        Self {
+            gate: Shared::new(gate),
+            up: Shared::new(up),
+            offset: 0,
+            stride: width,
+        }
     }
 
     /// One contiguous tensor; the gate's gradient is the first half of each row of `2 width` numbers.
     pub(super) fn packed(both: &'a mut [T], width: usize) -> Self {
         let both = Shared::new(both);
-        Self { gate: both, up: both, offset: width, stride: 2 * width }
+        Self {
+            gate: both,
+            up: both,
+            offset: width,
+            stride: 2 * width,
+        }
     }
 
     /// # Safety
@@ -65,8 +87,22 @@ pub(super) fn backward<T: Scalar>(
     num_rows: usize,
 ) {
     parallel::for_each_range(num_rows, grain(gate.width()), |rows| match activation {
-        Activation::Silu => dispatch(Backward { gate, up, dy, rows, into, form: Silu }),
-        Activation::GeluTanh => dispatch(Backward { gate, up, dy, rows, into, form: GeluTanh }),
+        Activation::Silu => dispatch(Backward {
+            gate,
+            up,
+            dy,
+            rows,
+            into,
+            form: Silu,
+        }),
+        Activation::GeluTanh => dispatch(Backward {
+            gate,
+            up,
+            dy,
+            rows,
+            into,
+            form: GeluTanh,
+        }),
     });
 }
 

@@ -1,7 +1,7 @@
 //! Gated feed-forward activations: `silu(gate) · up` and `gelu(gate) · up`, from two tensors or from one fused row.
 //!
 //! Shapes: t tokens, f feed-forward width. The backward pass keeps the inputs alone and computes the activation again.
-//! Both activations are `z σ(k(z))`: `k = z` for SiLU; `k = 2 √(2/π) (z + 0.044715 z³)` for GELU's tanh form, because
+//! Both activations are `z σ(k(z))`: `k = z` for `SiLU`; `k = 2 √(2/π) (z + 0.044715 z³)` for GELU's tanh form, because
 //! `(1 + tanh u)/2 = σ(2u)`.
 //!
 //! Source: Shazeer 2020, arXiv:2002.05202. Deviation: none; the product is rounded to the tensor's dtype once.
@@ -21,7 +21,7 @@ use crate::vector::Scalar;
 /// What the gate goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// `z σ(z)`: SwiGLU.
+    /// `z σ(z)`: `SwiGLU`.
     Silu,
     /// The tanh form of GELU: `GeGLU` as in Gemma.
     GeluTanh,
@@ -48,7 +48,11 @@ pub fn geglu_tanh(gate: &Tensor, up: &Tensor) -> Tensor {
 /// # Panics
 /// If the two differ in shape or dtype.
 pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
-    assert_eq!((gate.size(), gate.kind()), (up.size(), up.kind()), "a gate and what it gates");
+    assert_eq!(
+        (gate.size(), gate.kind()),
+        (up.size(), up.kind()),
+        "a gate and what it gates"
+    );
     if !is_fused(gate) {
         return reference::gated(activation, gate, up);
     }
@@ -91,7 +95,14 @@ fn two<T: Scalar>(activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor 
         let dup = dgate.empty_like();
         let (gate, up) = (Rows::<T>::of(&saved_gate), Rows::of(&saved_up));
         let into = kernel::Gradients::apart(fresh(&dgate), fresh(&dup), gate.width());
-        kernel::backward(activation, gate, up, Rows::of(&dy), &into, dy.numel() / gate.width().max(1));
+        kernel::backward(
+            activation,
+            gate,
+            up,
+            Rows::of(&dy),
+            &into,
+            dy.numel() / gate.width().max(1),
+        );
         vec![Some(dgate), Some(dup)]
     })
 }

@@ -70,8 +70,14 @@ fn far_tails_are_flat_and_finite() {
         let leaf = gate.copy().set_requires_grad(true);
         let y = gated(activation, &leaf, &gate.ones_like());
         y.sum(Kind::Float).backward();
-        assert_eq!(Vec::<f32>::try_from(y.detach().view([-1])).unwrap(), [0.0, 0.0, 100.0, 3e4]);
-        assert_eq!(Vec::<f32>::try_from(leaf.grad().view([-1])).unwrap(), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(
+            Vec::<f32>::try_from(y.detach().view([-1])).unwrap(),
+            [0.0, 0.0, 100.0, 3e4]
+        );
+        assert_eq!(
+            Vec::<f32>::try_from(leaf.grad().view([-1])).unwrap(),
+            [0.0, 0.0, 1.0, 1.0]
+        );
     }
 }
 

@@ -76,10 +76,22 @@ fn exp_is_good_to_two_units_in_the_last_place() {
 
 #[test]
 fn exp_ends_where_f32_ends() {
-    let x = [f32::NEG_INFINITY, -1e30, -104.0, 0.0, 89.0, 1e30, f32::INFINITY, f32::NAN];
+    let x = [
+        f32::NEG_INFINITY,
+        -1e30,
+        -104.0,
+        0.0,
+        89.0,
+        1e30,
+        f32::INFINITY,
+        f32::NAN,
+    ];
     on_each(|set| {
         let y = dispatch_on(set, Map { x: &x, f: Exp });
-        assert_eq!(y[..7], [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]);
+        assert_eq!(
+            y[..7],
+            [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]
+        );
         assert!(y[7].is_nan());
     });
 }

@@ -193,7 +193,10 @@ impl Lanes for Avx2 {
         unsafe {
             // `packus` interleaves the 128-bit halves; the permutation puts them in order.
             let packed = _mm256_packus_epi32(bf16_bits(self.0), bf16_bits(self.1));
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+            _mm256_storeu_si256(
+                to.as_mut_ptr().cast(),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(packed),
+            );
         }
     }
     #[inline(always)]
@@ -226,10 +229,7 @@ impl Lanes for Avx2 {
                 let power = |n: __m256i| {
                     _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
                 };
-                _mm256_mul_ps(
-                    _mm256_mul_ps(x, power(half)),
-                    power(_mm256_sub_epi32(n, half)),
-                )
+                _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(_mm256_sub_epi32(n, half)))
             };
             Self(scale(self.0, n.0), scale(self.1, n.1))
         }
@@ -252,11 +252,4 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
-}
-
-/// `e^x` lane by lane; see [`Lanes::exp`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-#[inline]
-pub(crate) fn exp512(x: __m512) -> __m512 {
-    Avx512(x).exp().0
 }
