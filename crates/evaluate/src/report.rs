@@ -1,0 +1,185 @@
+//! What an evaluation found: JSON for machines, a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Kind;
+
+/// The results of a suite on one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The model, as the caller names it.
+    pub model: String,
+    /// Results by task.
+    pub tasks: BTreeMap<String, TaskReport>,
+}
+
+/// One task's results; what the task does not measure is left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// What was measured.
+    pub kind: Kind,
+    /// Rows that were used.
+    pub rows: usize,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Share of right answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Its standard error, `√(p (1 - p) / rows)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_stderr: Option<f64>,
+    /// Share of right answers where scores are divided by the answer's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_norm: Option<f64>,
+    /// Mean F1 of the classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macro_f1: Option<f64>,
+    /// `[gold][predicted]` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Vec<Vec<usize>>>,
+    /// The classes, in the order of `confusion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Share of answers that are exactly right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<f64>,
+    /// Mean F1 over words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word_f1: Option<f64>,
+    /// `exp` of the mean negative log-probability of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// `-log₂ P / bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+    /// Tokens that were scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
+    /// Bytes of their texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
+}
+
+/// A number of a report that two reports are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Share of right answers.
+    Accuracy,
+    /// Share of exactly right answers.
+    ExactMatch,
+    /// Perplexity of texts.
+    Perplexity,
+}
+
+impl Metric {
+    /// The number by which a kind of task is judged.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Perplexity => Self::Perplexity,
+            Kind::Classification | Kind::MultipleChoice => Self::Accuracy,
+            Kind::ExactMatch => Self::ExactMatch,
+        }
+    }
+
+    /// Whether less is better.
+    pub fn less_is_better(self) -> bool {
+        self == Self::Perplexity
+    }
+
+    /// Its key in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::ExactMatch => "exact_match",
+            Self::Perplexity => "perplexity",
+        }
+    }
+}
+
+impl TaskReport {
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            rows: 0,
+            seconds: 0.0,
+            accuracy: None,
+            accuracy_stderr: None,
+            accuracy_norm: None,
+            macro_f1: None,
+            confusion: None,
+            labels: None,
+            exact_match: None,
+            word_f1: None,
+            perplexity: None,
+            bits_per_byte: None,
+            tokens: None,
+            bytes: None,
+        }
+    }
+
+    pub(crate) fn with_accuracy(kind: Kind, right: usize, rows: usize) -> Self {
+        let share = right as f64 / rows.max(1) as f64;
+        let stderr = (share * (1.0 - share) / rows.max(1) as f64).sqrt();
+        Self {
+            rows,
+            accuracy: Some(share),
+            accuracy_stderr: Some(stderr),
+            ..Self::of(kind)
+        }
+    }
+
+    /// The value of a metric, if this task has it.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Accuracy => self.accuracy,
+            Metric::ExactMatch => self.exact_match,
+            Metric::Perplexity => self.perplexity,
+        }
+    }
+
+    fn numbers(&self) -> Vec<(&'static str, String)> {
+        let percent = |value: f64| format!("{:.1} %", 100.0 * value);
+        let mut numbers = Vec::new();
+        if let (Some(accuracy), Some(stderr)) = (self.accuracy, self.accuracy_stderr) {
+            numbers.push(("accuracy", format!("{:.1} ± {:.1} %", 100.0 * accuracy, 100.0 * stderr)));
+        }
+        let shares = [
+            ("per byte", self.accuracy_norm),
+            ("macro-F1", self.macro_f1),
+            ("exact", self.exact_match),
+            ("word F1", self.word_f1),
+        ];
+        numbers.extend(
+            shares
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, percent(value?)))),
+        );
+        numbers.extend(self.perplexity.map(|value| ("perplexity", format!("{value:.3}"))));
+        numbers.extend(self.bits_per_byte.map(|value| ("bits/byte", format!("{value:.4}"))));
+        numbers
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.tasks.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (name, task) in &self.tasks {
+            let numbers: Vec<String> = task
+                .numbers()
+                .iter()
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect();
+            writeln!(
+                f,
+                "{name:width$}  {}  ({} rows, {:.1} s)",
+                numbers.join(", "),
+                task.rows,
+                task.seconds
+            )?;
+        }
+        Ok(())
+    }
+}

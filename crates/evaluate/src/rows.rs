@@ -1,0 +1,250 @@
+//! Rows of evaluation data: what is asked, and what is right.
+//!
+//! Shapes that training data has are read by the `data` crate. Beside them: `{input: turns or text, ideal}`, and
+//! `{question, choices, answer}` under names that the task gives.
+
+use std::fs;
+
+use data::{Chat, Dataset, Exchange, Message, Prompt, ReadConfig, Row, Tokenizer};
+use serde_json::Value;
+
+use crate::{Error, Result, Task};
+
+/// What is asked and the right answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Question {
+    pub(crate) prompt: Prompt,
+    pub(crate) gold: Vec<String>,
+    pub(crate) choices: Vec<String>,
+}
+
+/// Plain texts of a perplexity task: a text column, or a conversation as its template writes it.
+pub(crate) fn texts(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+    if let Some(field) = &task.text_field {
+        return objects(task)?
+            .iter()
+            .enumerate()
+            .map(|(idx, row)| text_of(task, idx, row, field))
+            .collect();
+    }
+    let dataset = Dataset::read(&task.data, &ReadConfig::default())?;
+    let rows = dataset.rows().take(task.max_rows.unwrap_or(usize::MAX)).enumerate();
+    rows.map(|(idx, row)| match row {
+        Row::Text(text) | Row::Labelled { text, .. } => Ok(text.clone()),
+        Row::Chat(chat) => render(task, idx, chat, tokenizer),
+        Row::Prompted(exchange) => match exchange {
+            Exchange::Text { prompt, reply } => Ok(format!("{prompt}{reply}")),
+            Exchange::Turns { .. } => render(task, idx, &exchange.chat().unwrap_or_default(), tokenizer),
+        },
+        other => Err(refused(task, idx, "a text or a conversation", &format!("{other:?}"))),
+    })
+    .collect()
+}
+
+fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result<String> {
+    let Some(template) = tokenizer.templates().choose(chat.tools.is_some()) else {
+        return Err(refused(
+            task,
+            idx,
+            "a plain text, since the tokenizer has no chat template",
+            "a conversation",
+        ));
+    };
+    let rendered = template.render(chat, tokenizer.special(), data::Ending::Closed);
+    rendered.map_err(|source| Error::Text {
+        path: task.data.clone(),
+        row: idx + 1,
+        source,
+    })
+}
+
+/// Questions of every other task.
+pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
+    let named = task.question_field.is_some() || task.choices_field.is_some() || task.answer_field.is_some();
+    let raw = if named {
+        Some(objects(task)?)
+    } else {
+        objects(task).ok().filter(|rows| rows.first().is_some_and(is_raw))
+    };
+    if let Some(rows) = raw {
+        return rows
+            .iter()
+            .enumerate()
+            .map(|(idx, row)| raw_question(task, idx, row))
+            .collect();
+    }
+    let dataset = Dataset::read(&task.data, &ReadConfig::default())?;
+    let rows = dataset.rows().take(task.max_rows.unwrap_or(usize::MAX)).enumerate();
+    rows.map(|(idx, row)| question_of(task, idx, row)).collect()
+}
+
+fn is_raw(row: &Value) -> bool {
+    row.get("ideal").is_some() || (row.get("question").is_some() && row.get("answer").is_some())
+}
+
+fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question> {
+    // What follows a plain prompt follows it exactly, spaces included; a turn is trimmed as templates trim it.
+    let (prompt, gold) = match row {
+        Row::Chat(chat) => {
+            let Some((last, before)) = chat
+                .messages
+                .split_last()
+                .filter(|(last, _)| last.role() == "assistant")
+            else {
+                return Err(refused(
+                    task,
+                    idx,
+                    "a conversation that ends with the assistant's answer",
+                    "another last turn",
+                ));
+            };
+            let prompt = Chat {
+                messages: before.to_vec(),
+                ..chat.clone()
+            };
+            (Prompt::Turns(prompt), last.text().trim().to_owned())
+        }
+        Row::Prompted(exchange @ Exchange::Text { prompt, .. }) => {
+            (Prompt::Text(prompt.clone()), exchange.reply_text())
+        }
+        Row::Prompted(exchange @ Exchange::Turns { prompt, .. }) => {
+            (Prompt::Turns(prompt.clone()), exchange.reply_text().trim().to_owned())
+        }
+        Row::Labelled { text, label } => {
+            let gold = match label {
+                data::Label::Id(id) => id.to_string(),
+                data::Label::Name(name) => name.clone(),
+            };
+            (Prompt::Turns(user(text)), gold)
+        }
+        other => {
+            return Err(refused(
+                task,
+                idx,
+                "a prompt with its right answer",
+                &format!("{other:?}"),
+            ));
+        }
+    };
+    Ok(Question {
+        prompt,
+        gold: vec![gold],
+        choices: Vec::new(),
+    })
+}
+
+fn raw_question(task: &Task, idx: usize, row: &Value) -> Result<Question> {
+    let field = |option: &Option<String>, usual: &[&str]| -> Option<Value> {
+        match option {
+            Some(name) => row.get(name).cloned(),
+            None => usual.iter().find_map(|name| row.get(*name).cloned()),
+        }
+    };
+    let keys = || {
+        row.as_object()
+            .map_or_else(String::new, |row| row.keys().cloned().collect::<Vec<_>>().join(", "))
+    };
+    let Some(asked) = field(&task.question_field, &["input", "question"]) else {
+        return Err(refused(task, idx, "a question (`question_field`)", &keys()));
+    };
+    let Some(answer) = field(&task.answer_field, &["ideal", "answer"]) else {
+        return Err(refused(task, idx, "an answer (`answer_field`)", &keys()));
+    };
+    let prompt = match &asked {
+        Value::String(text) => Prompt::Turns(user(text)),
+        Value::Array(turns) => {
+            let turns: std::result::Result<Vec<Message>, _> =
+                turns.iter().map(|turn| Message::from_json(turn, "input")).collect();
+            let messages = turns.map_err(|source| Error::Text {
+                path: task.data.clone(),
+                row: idx + 1,
+                source,
+            })?;
+            Prompt::Turns(Chat {
+                messages,
+                ..Chat::default()
+            })
+        }
+        other => return Err(refused(task, idx, "a question as text or turns", &other.to_string())),
+    };
+    let choices: Vec<String> = match field(&task.choices_field, &["choices"]) {
+        Some(Value::Array(choices)) => choices.iter().map(plain).collect(),
+        _ => Vec::new(),
+    };
+    let gold = match &answer {
+        Value::Array(golds) => golds.iter().map(plain).collect(),
+        Value::Number(number) if !choices.is_empty() => {
+            let chosen = number.as_u64().and_then(|at| choices.get(at as usize));
+            vec![
+                chosen
+                    .cloned()
+                    .ok_or_else(|| refused(task, idx, "the number of a choice, from 0", &number.to_string()))?,
+            ]
+        }
+        Value::String(letter) if !choices.is_empty() && !choices.contains(letter) => {
+            let at = letter
+                .bytes()
+                .next()
+                .filter(|_| letter.len() == 1)
+                .map(|byte| byte.to_ascii_uppercase().wrapping_sub(b'A'));
+            let chosen = at.and_then(|at| choices.get(usize::from(at)));
+            vec![
+                chosen
+                    .cloned()
+                    .ok_or_else(|| refused(task, idx, "a choice or its letter", letter))?,
+            ]
+        }
+        other => vec![plain(other)],
+    };
+    Ok(Question { prompt, gold, choices })
+}
+
+fn user(text: &str) -> Chat {
+    Chat {
+        messages: vec![Message::new("user", text)],
+        ..Chat::default()
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+        .trim()
+        .to_owned()
+}
+
+/// The rows of a JSON or JSONL file as they stand.
+fn objects(task: &Task) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(&task.data).map_err(|source| Error::Io {
+        path: task.data.clone(),
+        source,
+    })?;
+    let broken = |row: usize, source: serde_json::Error| refused(task, row, "a JSON object", &source.to_string());
+    let rows: Vec<Value> = if text.trim_start().starts_with('[') {
+        serde_json::from_str(&text).map_err(|source| broken(0, source))?
+    } else {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(idx, line)| serde_json::from_str(line).map_err(|source| broken(idx, source)))
+            .collect::<Result<_>>()?
+    };
+    Ok(rows.into_iter().take(task.max_rows.unwrap_or(usize::MAX)).collect())
+}
+
+fn text_of(task: &Task, idx: usize, row: &Value, field: &str) -> Result<String> {
+    row.get(field)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| refused(task, idx, &format!("a text `{field}`"), &row.to_string()))
+}
+
+fn refused(task: &Task, idx: usize, wanted: &str, found: &str) -> Error {
+    let found = found.chars().take(120).collect();
+    Error::Row {
+        path: task.data.clone(),
+        row: idx + 1,
+        wanted: wanted.to_owned(),
+        found,
+    }
+}

@@ -1,0 +1,35 @@
+//! A suite over a model.
+
+use std::time::Instant;
+
+use data::Tokenizer;
+
+use crate::{Kind, Report, Result, Scorer, Suite, choice, classify, exact, perplexity};
+
+/// Runs every task. `progress` hears of a task's name, the documents done, and all of them.
+pub fn evaluate(
+    suite: &Suite,
+    model: &str,
+    scorer: &dyn Scorer,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Report> {
+    let mut report = Report {
+        model: model.to_owned(),
+        tasks: [].into(),
+    };
+    for task in &suite.tasks {
+        let begun = Instant::now();
+        let mut told = |done: usize, all: usize| progress(&task.name, done, all);
+        let run = match task.kind {
+            Kind::Perplexity => perplexity::perplexity,
+            Kind::Classification => classify::classify,
+            Kind::MultipleChoice => choice::multiple_choice,
+            Kind::ExactMatch => exact::exact_match,
+        };
+        let mut found = run(task, scorer, tokenizer, &mut told)?;
+        found.seconds = begun.elapsed().as_secs_f64();
+        report.tasks.insert(task.name.clone(), found);
+    }
+    Ok(report)
+}
