@@ -9,16 +9,7 @@ pub(super) type Edges = BTreeMap<String, BTreeSet<String>>;
 
 /// The edges that there are. What only tests use is not one.
 pub(super) fn edges(metadata: &Metadata) -> Edges {
-    let is_crate = |path: &std::path::Path| {
-        path.parent()
-            .and_then(|folder| folder.parent())
-            .is_some_and(|folder| folder.ends_with("crates"))
-    };
-    let packages = metadata
-        .packages
-        .iter()
-        .filter(|package| is_crate(&package.manifest_path));
-    let edges = packages.map(|package| {
+    let edges = metadata.packages.iter().map(|package| {
         let on = package
             .dependencies
             .iter()
@@ -154,6 +145,7 @@ mod tests {
         let source = |text: &str| Source {
             path: PathBuf::from("crates/a/Cargo.toml"),
             text: text.to_owned(),
+            is_test_module: false,
         };
         let good =
             "[package]\nname='a'\n[lints]\nworkspace=true\n[dependencies]\nx={workspace=true}\ny.workspace=true\n";

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// Every breach of every rule, as `file: what`.
 pub(crate) fn problems() -> Result<Vec<String>> {
     let root = checkout();
-    let files = files(&root)?;
+    let mut files = files(&root)?;
+    mark_test_modules(&mut files);
     let rust: Vec<&Source> = files.iter().filter(|file| file.is("rs")).collect();
     let metadata = cargo::metadata()?;
     let architecture = files.iter().find(|file| file.path == Path::new("ARCHITECTURE.md"));
@@ -48,6 +49,8 @@ struct Source {
     /// Relative to the checkout.
     path: PathBuf,
     text: String,
+    /// Whether its parent declares it `#[cfg(test)]`.
+    is_test_module: bool,
 }
 
 impl Source {
@@ -65,7 +68,7 @@ impl Source {
         folder
             .components()
             .any(|part| ["tests", "benches"].iter().any(|name| part.as_os_str() == *name))
-            || self.stem().as_deref() == Some("tests")
+            || self.is_test_module
     }
 
     /// The lines before `#[cfg(test)] mod …`, or all.
@@ -80,6 +83,29 @@ impl Source {
             .take(end)
             .enumerate()
             .map(|(index, line)| (index + 1, line))
+    }
+}
+
+/// Marks the files that only `#[cfg(test)] mod name;` brings in.
+fn mark_test_modules(files: &mut [Source]) {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.is("rs")) {
+        let own = ["lib", "main", "mod"].contains(&file.stem().unwrap_or_default().as_str());
+        let folder = if own {
+            file.path.parent().map(Path::to_owned)
+        } else {
+            Some(file.path.with_extension(""))
+        };
+        let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]") {
+            let name = pair[1].strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
+            if let (Some(name), Some(folder)) = (name, &folder) {
+                found.extend([folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")]);
+            }
+        }
+    }
+    for file in files {
+        file.is_test_module = found.contains(&file.path);
     }
 }
 
@@ -112,7 +138,11 @@ fn walk(root: &Path, below: &Path, found: &mut Vec<Source>) -> Result<()> {
                 .is_some_and(|extension| TEXT.iter().any(|text| extension == *text));
             if known || below == Path::new(".ci") {
                 let text = fs::read_to_string(root.join(&path)).with_context(|| format!("`{}`", path.display()))?;
-                found.push(Source { path, text });
+                found.push(Source {
+                    path,
+                    text,
+                    is_test_module: false,
+                });
             }
         }
     }
@@ -142,6 +172,24 @@ mod tests {
             found.iter().map(|file| file.path.as_path()).collect::<Vec<_>>(),
             [Path::new("src/a.rs")]
         );
+    }
+
+    #[test]
+    fn a_module_declared_for_tests_is_one() {
+        let source = |path: &str, text: &str| Source {
+            path: path.into(),
+            text: text.into(),
+            is_test_module: false,
+        };
+        let mut files = [
+            source("crates/a/src/lib.rs", "mod b;\n#[cfg(test)]\nmod twins;\n"),
+            source("crates/a/src/b.rs", "#[cfg(test)]\nmod tests;\n"),
+            source("crates/a/src/twins.rs", ""),
+            source("crates/a/src/b/tests.rs", ""),
+            source("crates/a/src/tests.rs", ""),
+        ];
+        mark_test_modules(&mut files);
+        assert_eq!(files.map(|file| file.is_test_module), [false, false, true, true, false]);
     }
 
     #[test]

@@ -96,6 +96,7 @@ mod tests {
         Source {
             path: Path::new(path).to_owned(),
             text: text.to_owned(),
+            is_test_module: false,
         }
     }
 

@@ -91,6 +91,7 @@ mod tests {
         Source {
             path: PathBuf::from("crates/a/tests/a.rs"),
             text: text.to_owned(),
+            is_test_module: false,
         }
     }
 
