@@ -1,1 +1,1 @@
-//! End-to-end tests of the built command.
+//! End-to-end tests of the built command: see `tests/end_to_end`. This library is empty; it lets the package have tests.

@@ -1,8 +1,120 @@
-//! placeholder
+//! `finetune evaluate`: a model measured by a suite of tasks, and held against an earlier report.
+
+mod head;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use anyhow::Result;
+
+use anyhow::{Context as _, Result, bail};
+use decoder::HeadKind;
+use evaluate::{Change, Report, Suite};
+use serde_json::json;
+
+use crate::model::{Loaded, ModelArgs};
+use crate::output;
+
 /// Arguments of `evaluate`.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
-impl Args { /// x
- pub fn run(self) -> Result<ExitCode> { Ok(ExitCode::SUCCESS) } }
+#[command(
+    after_help = "A suite is a TOML file of tasks: [[task]] with name, kind (perplexity, classification, multiple_choice or\n\
+                  exact_match), data, and perhaps tolerance. With --compare the exit code is 1 if a task became worse by more\n\
+                  than its tolerance.\n\n\
+                  Example:\n  finetune evaluate --model smollm2-135m-instruct --suite suite.toml --json > before.json\n  \
+                  finetune evaluate --model smollm2-135m-instruct --adapter runs/demo --suite suite.toml --compare before.json"
+)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The tasks, a TOML file
+    #[arg(long, value_name = "FILE")]
+    suite: PathBuf,
+    /// A report that `--json` wrote earlier
+    #[arg(long, value_name = "REPORT")]
+    compare: Option<PathBuf>,
+    /// The report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Runs every task.
+    pub fn run(self) -> Result<ExitCode> {
+        let suite = Suite::load(&self.suite)?;
+        let before = self.compare.as_deref().map(read_report).transpose()?;
+        if let Some(before) = &before {
+            check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
+        }
+        let loaded = self.model.load()?;
+        let name = match &self.model.adapter {
+            Some(adapter) => format!("{} with {}", self.model.model, adapter.display()),
+            None => self.model.model.clone(),
+        };
+        let report = measure(&suite, &name, &loaded)?;
+        let changes = before.as_ref().map(|before| evaluate::compare(before, &report, &suite)).unwrap_or_default();
+        if self.json {
+            let mut value = serde_json::to_value(&report)?;
+            if before.is_some() {
+                value["changes"] = json!(changes.iter().map(as_json).collect::<Vec<_>>());
+            }
+            output::json(&value)?;
+        } else {
+            output::piece(&report.to_string())?;
+            changes.iter().try_for_each(|change| output::line(shown(change)))?;
+        }
+        let worse: Vec<&str> = changes.iter().filter(|change| change.regressed).map(|change| change.task.as_str()).collect();
+        if worse.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        bail!("worse than `{}` by more than the tolerance: {}", self.compare.unwrap_or_default().display(), worse.join(", "))
+    }
+}
+
+fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
+    if let HeadKind::Classification { labels } = loaded.model.head_kind() {
+        return head::measure(suite, name, loaded, labels);
+    }
+    let mut bar: Option<(String, indicatif::ProgressBar)> = None;
+    let report = evaluate::evaluate(suite, name, &loaded.model, &loaded.tokenizer, &mut |task, done, all| {
+        if bar.as_ref().is_none_or(|(shown, _)| shown != task) {
+            bar = Some((task.to_owned(), output::bar(all, task)));
+        }
+        if let Some((_, bar)) = &bar {
+            bar.set_position(done as u64);
+        }
+    })?;
+    if let Some((_, bar)) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(report)
+}
+
+fn read_report(path: &Path) -> Result<Report> {
+    let text = std::fs::read(path).with_context(|| format!("report `{}` cannot be read", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("`{}`: wanted a report that `finetune evaluate --json` wrote", path.display()))
+}
+
+/// A task without a counterpart would pass unseen.
+fn check_same(before: &Report, suite: &Suite, path: &Path) -> Result<()> {
+    match suite.tasks.iter().find(|task| !before.tasks.contains_key(&task.name)) {
+        None => Ok(()),
+        Some(task) => {
+            let there: Vec<&str> = before.tasks.keys().map(String::as_str).collect();
+            bail!("`{}`: wanted task `{}` of the suite, found only {}", path.display(), task.name, there.join(", "))
+        }
+    }
+}
+
+fn as_json(change: &Change) -> serde_json::Value {
+    json!({
+        "task": change.task,
+        "metric": change.metric.name(),
+        "before": change.before,
+        "after": change.after,
+        "regressed": change.regressed,
+    })
+}
+
+fn shown(change: &Change) -> String {
+    let verdict = if change.regressed { "  worse than the tolerance allows" } else { "" };
+    format!("{}  {} {:.4} -> {:.4}{verdict}", change.task, change.metric.name(), change.before, change.after)
+}

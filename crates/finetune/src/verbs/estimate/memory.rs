@@ -1,0 +1,160 @@
+//! Peak memory of a run, part by part, from shapes alone.
+//!
+//! Shapes: t tokens of the longest row, d model width, v vocabulary.
+
+use anyhow::Result;
+use checkpoint::{ModelConfig, Output};
+use regex::RegexSet;
+use serde_json::Value;
+use tensor_core::ModulePath;
+use train::GradientCheckpointing;
+
+use super::object;
+use crate::machine::Machine;
+use crate::recipe::{Recipe, Surgery};
+
+/// What the estimates need of a model.
+pub(super) struct Model {
+    pub(super) hidden: f64,
+    pub(super) intermediate: f64,
+    pub(super) layers: usize,
+    /// Numbers of the base.
+    pub(super) base: f64,
+    /// Numbers of the base's matrices, embedding and head left out: what a token is multiplied by.
+    pub(super) matrices: f64,
+    /// Numbers of the head.
+    pub(super) head: f64,
+    /// Numbers that train beside the base.
+    pub(super) added: f64,
+    /// Numbers of the base that train.
+    pub(super) unfrozen: f64,
+}
+
+impl Model {
+    /// Counts from shapes and the recipe's surgeries.
+    pub(super) fn of(config: &ModelConfig, recipe: &Recipe, labels: Option<&[String]>) -> Result<Self> {
+        let mut config = config.clone();
+        if let Some(labels) = labels {
+            config = config.with_labels(labels.to_vec());
+        }
+        let size = |shape: &[i64]| shape.iter().product::<i64>() as f64;
+        let tensors = config.tensors();
+        let is_end = |name: &str| name.starts_with("model.embed_tokens") || name.starts_with("lm_head") || name.starts_with("score");
+        let mut model = Self {
+            hidden: config.hidden_size as f64,
+            intermediate: config.intermediate_size as f64,
+            layers: config.num_hidden_layers,
+            base: tensors.iter().map(|(_, shape)| size(shape)).sum(),
+            matrices: tensors.iter().filter(|(name, shape)| shape.len() == 2 && !is_end(name)).map(|(_, shape)| size(shape)).sum(),
+            head: match (config.output, labels) {
+                (Output::LanguageModel, _) => (config.vocab_size * config.hidden_size) as f64,
+                (_, labels) => (labels.map_or(1, <[String]>::len) * config.hidden_size as usize) as f64,
+            },
+            added: 0.0,
+            unfrozen: 0.0,
+        };
+        if labels.is_some() {
+            model.unfrozen += model.head;
+        }
+        for surgery in &recipe.surgery {
+            match surgery {
+                Surgery::Lora(lora) => model.added += updates(lora, &config, &tensors)?,
+                Surgery::Full(full) => {
+                    let chosen = RegexSet::new(&full.unfrozen_parameters)?;
+                    let trains = |name: &str| chosen.is_match(name) && !(full.freeze_embeddings && name.starts_with("model.embed_tokens"));
+                    let sizes = tensors.iter().filter(|(name, _)| trains(name)).map(|(_, shape)| size(shape));
+                    model.unfrozen += sizes.sum::<f64>();
+                }
+            }
+        }
+        model.unfrozen = model.unfrozen.min(model.base);
+        Ok(model)
+    }
+
+    /// Numbers that train.
+    pub(super) fn trainable(&self) -> f64 {
+        self.added + self.unfrozen
+    }
+}
+
+fn updates(lora: &lora::LoraConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<f64> {
+    let mut paths = decoder::projection_paths(config);
+    paths.push((ModulePath::from("model.embed_tokens"), true));
+    let whole: Vec<ModulePath> = paths.iter().map(|(path, _)| path.clone()).filter(|path| lora.is_saved_whole(path)).collect();
+    let chosen = lora.modules()?.choose(paths.iter().map(|(path, output)| (path, *output)))?;
+    let shape = |path: &ModulePath| {
+        let name = format!("{path}.weight");
+        // A tied head has the embedding's shape.
+        tensors.iter().find(|(known, _)| *known == name).map_or([config.vocab_size, config.hidden_size], |(_, shape)| [shape[0], shape[1]])
+    };
+    let mut numbers = 0.0;
+    for path in chosen.iter().filter(|path| !whole.contains(path)) {
+        let (rank, _) = lora.rank_and_scale(path)?;
+        numbers += (rank * shape(path).iter().sum::<i64>()) as f64;
+    }
+    Ok(numbers + whole.iter().map(|path| shape(path).iter().product::<i64>() as f64).sum::<f64>())
+}
+
+/// Bytes by part.
+pub(super) struct Memory {
+    parts: Vec<(&'static str, f64)>,
+    layers: usize,
+    recomputed: usize,
+}
+
+/// What the process holds before it has a model: libtorch's code and pools, the tokenizer.
+const PROCESS: f64 = 0.3e9;
+/// Values that a block leaves for each token: so many model widths and feed-forward widths.
+const WIDTHS: (f64, f64) = (9.0, 4.0);
+
+/// The peak of a run whose longest row has `t` tokens.
+pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usize) -> Memory {
+    let bytes = machine.kind.elt_size_in_bytes() as f64;
+    let tokens = t as f64;
+    let block = tokens * (WIDTHS.0 * model.hidden + WIDTHS.1 * model.intermediate) * bytes;
+    let kept = match recipe.train.gradient_checkpointing {
+        GradientCheckpointing::Always => 0,
+        GradientCheckpointing::Never => model.layers,
+        GradientCheckpointing::Auto => {
+            let room = train::free_memory(machine.device).map_or(f64::INFINITY, |free| free as f64 / 2.0);
+            model.layers.min((room / block) as usize)
+        }
+    };
+    let recomputed = model.layers - kept;
+    let frozen = model.base - model.unfrozen;
+    let trainable = model.trainable();
+    let activations = kept as f64 * block + recomputed as f64 * tokens * model.hidden * bytes + if recomputed > 0 { block } else { 0.0 };
+    let logits = 256.0_f64.min(tokens) * model.head / model.hidden * 4.0 + 2.0 * tokens * model.hidden * bytes;
+    let parts = vec![
+        ("frozen weights", frozen * bytes),
+        ("trained weights (f32)", trainable * 4.0),
+        ("gradients (f32)", trainable * 4.0),
+        ("optimiser (f32, two moments)", trainable * 8.0),
+        ("weights' compute copies", if bytes < 4.0 { trainable * bytes } else { 0.0 }),
+        ("activations", activations),
+        ("loss, a chunk of logits", logits),
+        ("libtorch, tokenizer, buffers", PROCESS),
+    ];
+    Memory { parts, layers: model.layers, recomputed }
+}
+
+impl Memory {
+    /// What there is, by name, in bytes.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        self.parts.iter().copied().filter(|(_, bytes)| *bytes > 0.0)
+    }
+
+    /// All of it at once, in bytes.
+    pub(super) fn peak(&self) -> f64 {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The share of the blocks that run twice.
+    pub(super) fn recomputed_share(&self) -> f64 {
+        self.recomputed as f64 / self.layers.max(1) as f64
+    }
+
+    pub(super) fn as_json(&self) -> Value {
+        object(self.parts().chain([("peak", self.peak()), ("recomputed blocks", self.recomputed as f64)]))
+    }
+}

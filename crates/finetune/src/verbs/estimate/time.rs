@@ -1,0 +1,96 @@
+//! Time of a run: its multiplications over this machine's measured rate.
+
+use std::time::Instant;
+
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use super::memory::Model;
+use super::object;
+use crate::machine::Machine;
+use crate::output;
+use crate::recipe::Recipe;
+use crate::training::sets::Sets;
+use crate::training::steps::Steps;
+
+/// What the run is and how long it takes.
+pub(super) struct Time {
+    steps: usize,
+    tokens: f64,
+    rate: f64,
+    operations: f64,
+    /// Tokens through the model in a second.
+    pub(super) tokens_per_second: f64,
+}
+
+/// The share of the measured matrix rate that a whole step reaches; the rest goes to norms, attention and the optimiser.
+const SHARE: f64 = 0.6;
+
+pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, sets: &Sets, steps: &Steps, recomputed: f64) -> Time {
+    let per_epoch = steps.len();
+    let total = recipe.train.total_steps(per_epoch);
+    let epochs = total as f64 / per_epoch as f64;
+    let order = steps.batches().mixture().order(0);
+    let in_epoch: f64 = order.iter().map(|pick| sets.train[pick.set as usize].sample_len(pick.sample as usize) as f64).sum();
+    let learnt: f64 = {
+        let (trained, all) = sets.train.iter().fold((0.0, 0.0), |(trained, all), set| {
+            (trained + set.report().trained_tokens as f64, all + set.report().tokens as f64)
+        });
+        in_epoch * trained / f64::max(all, 1.0)
+    };
+    let tokens = in_epoch * epochs;
+    // Forward and the gradient of the inputs; that of the weights where they train; recomputed blocks forward again.
+    let trains = (model.unfrozen / model.base).min(1.0);
+    let block = 2.0 * model.matrices * (2.0 + trains + recomputed) + 6.0 * model.added;
+    let head = 2.0 * model.head * (2.0 + trains);
+    let operations = tokens * block + learnt * epochs * head;
+    let rate = rate(model, machine, steps.longest());
+    let seconds = operations / (rate * SHARE);
+    Time { steps: total, tokens, rate, operations, tokens_per_second: tokens / seconds.max(1e-9) }
+}
+
+/// Operations a second of the model's own largest product, the best of a few.
+fn rate(model: &Model, machine: Machine, tokens: usize) -> f64 {
+    let (t, d, f) = (tokens.clamp(64, 2048) as i64, model.hidden as i64, model.intermediate as i64);
+    let zeros = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, machine.device)).to_kind(machine.kind);
+    let (x, w) = (zeros([t, d]), zeros([d, f]));
+    let once = || {
+        let begun = Instant::now();
+        // Reading a number waits for the device.
+        let _ = tch::no_grad(|| x.matmul(&w)).get(0).get(0).to_kind(Kind::Float).double_value(&[]);
+        begun.elapsed().as_secs_f64()
+    };
+    once();
+    let best = (0..5).map(|_| once()).fold(f64::INFINITY, f64::min);
+    2.0 * (t * d * f) as f64 / best
+}
+
+impl Time {
+    fn seconds(&self) -> f64 {
+        self.tokens / self.tokens_per_second
+    }
+
+    pub(super) fn lines(&self) -> [(&'static str, String); 5] {
+        [
+            ("optimiser steps", self.steps.to_string()),
+            ("tokens", output::count(self.tokens)),
+            ("this machine's matrix rate", format!("{:.0} GFLOP/s", self.rate / 1e9)),
+            ("tokens a second", format!("{:.0}", self.tokens_per_second)),
+            ("all steps, without evaluations", output::seconds(self.seconds())),
+        ]
+    }
+
+    pub(super) fn as_json(&self) -> Value {
+        object(
+            [
+                ("steps", self.steps as f64),
+                ("tokens", self.tokens),
+                ("operations", self.operations),
+                ("matrix rate", self.rate),
+                ("tokens per second", self.tokens_per_second),
+                ("seconds", self.seconds()),
+            ]
+            .into_iter(),
+        )
+    }
+}

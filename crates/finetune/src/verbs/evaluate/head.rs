@@ -1,0 +1,77 @@
+//! Classification tasks on a model whose head gives classes: no answer is generated or scored.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use data::{Dataset, EncodeConfig, ReadConfig, best_fit, encode};
+use evaluate::{Kind, Report, Suite, Task, TaskReport, macro_f1};
+use tch::Tensor;
+use tensor_core::Documents;
+
+use crate::model::Loaded;
+use crate::output;
+
+/// Tokens that go through the model together.
+const ROW_TOKENS: usize = 4096;
+
+/// Every task of the suite, all of which must be classifications.
+pub(super) fn measure(suite: &Suite, name: &str, loaded: &Loaded, labels: &[String]) -> Result<Report> {
+    let mut report = Report { model: name.to_owned(), tasks: [].into() };
+    for task in &suite.tasks {
+        if task.kind != Kind::Classification {
+            bail!("task `{}`: the model has a classification head, which answers `kind = \"classification\"` only", task.name);
+        }
+        let found = classify(task, loaded, labels).with_context(|| format!("task `{}`", task.name))?;
+        report.tasks.insert(task.name.clone(), found);
+    }
+    Ok(report)
+}
+
+fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskReport> {
+    let begun = Instant::now();
+    let mut rows = Dataset::read(&task.data, &ReadConfig::default())?;
+    rows.truncate(task.max_rows.unwrap_or(usize::MAX));
+    let config = EncodeConfig { max_length: Some(task.max_length), labels: labels.to_vec(), ..EncodeConfig::default() };
+    let mut documents = Vec::with_capacity(rows.len());
+    for idx in 0..rows.len() {
+        let place = || rows.place(idx).to_string();
+        let sample = encode(rows.row(idx), &loaded.tokenizer, &config).with_context(place)?.swap_remove(0);
+        let Some(label) = sample.label else {
+            bail!("{}: wanted a row with `text` and `label`", place());
+        };
+        documents.push((sample.documents.into_iter().next().unwrap_or_default().tokens, label as usize));
+    }
+    let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
+    let mut confusion = vec![vec![0; labels.len()]; labels.len()];
+    let bar = output::bar(documents.len(), &task.name);
+    for lot in best_fit(&lengths, ROW_TOKENS) {
+        let tokens: Vec<i64> = lot.iter().flat_map(|&idx| documents[idx].0.iter().map(|&token| i64::from(token))).collect();
+        let packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
+        let logits = loaded.model.classify(&Tensor::from_slice(&tokens).to_device(loaded.model.device()), &packed);
+        let predicted = Vec::<i64>::try_from(logits.argmax(-1, false).to_device(tch::Device::Cpu))?;
+        for (&idx, predicted) in lot.iter().zip(predicted) {
+            confusion[documents[idx].1][predicted as usize] += 1;
+        }
+        bar.inc(lot.len() as u64);
+    }
+    bar.finish_and_clear();
+    let right: usize = (0..labels.len()).map(|label| confusion[label][label]).sum();
+    let share = right as f64 / documents.len() as f64;
+    Ok(TaskReport {
+        kind: task.kind,
+        rows: documents.len(),
+        seconds: begun.elapsed().as_secs_f64(),
+        accuracy: Some(share),
+        accuracy_stderr: Some((share * (1.0 - share) / documents.len() as f64).sqrt()),
+        accuracy_norm: None,
+        macro_f1: Some(macro_f1(&confusion)),
+        confusion: Some(confusion),
+        labels: Some(labels.to_vec()),
+        exact_match: None,
+        word_f1: None,
+        perplexity: None,
+        bits_per_byte: None,
+        tokens: Some(lengths.iter().sum()),
+        bytes: None,
+    })
+}

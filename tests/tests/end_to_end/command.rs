@@ -1,0 +1,154 @@
+//! The command under test, and a tiny model with rows for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// What a call left behind.
+pub(crate) struct Answer {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// Asserts that the call failed as `code`, and that the message has every part.
+    #[track_caller]
+    pub(crate) fn fails_with(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "`{part}` in: {}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+
+    /// Asserts that the call succeeded, and gives its output.
+    #[track_caller]
+    pub(crate) fn works(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Every line of stdout as JSON.
+    pub(crate) fn json_lines(&self) -> Vec<serde_json::Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
+}
+
+/// The command with one thread, so that tests side by side do not wait for each other, and a cache of its own.
+pub(crate) fn command(home: &Home) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_finetune-tested"));
+    command.env("FINETUNE_CACHE", home.path().join("cache")).env("OMP_NUM_THREADS", "1");
+    command
+}
+
+/// Runs the command and waits.
+pub(crate) fn finetune(home: &Home, args: &[&str]) -> Answer {
+    answer(command(home).args(args).output().expect("the command was built"))
+}
+
+pub(crate) fn answer(output: Output) -> Answer {
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    Answer { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A folder for one test.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The path of `name` in it, as text.
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.path().join(name).display().to_string()
+    }
+
+    /// Writes a file and returns its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder");
+        fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    }
+
+    /// A copy of the tiny model, to be spoilt.
+    pub(crate) fn model(&self) -> String {
+        let folder = self.path().join("model");
+        fs::create_dir_all(&folder).expect("a folder");
+        for entry in fs::read_dir(tiny()).expect("the tiny model is there") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
+        }
+        folder.display().to_string()
+    }
+
+    /// Rows of conversations.
+    pub(crate) fn chats(&self) -> String {
+        let rows = (0..24).map(|i| {
+            let (question, answer) = SAYINGS[i % SAYINGS.len()];
+            format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{question} {i}\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}\"}}]}}\n")
+        });
+        self.file("chats.jsonl", &rows.collect::<String>())
+    }
+
+    /// Rows of plain text.
+    pub(crate) fn texts(&self) -> String {
+        let rows = (0..24).map(|i| format!("{{\"text\": \"{} {i}\"}}\n", SAYINGS[i % SAYINGS.len()].1));
+        self.file("texts.jsonl", &rows.collect::<String>())
+    }
+
+    /// Rows with a text and a class.
+    pub(crate) fn classes(&self) -> String {
+        let rows = (0..24).map(|i| {
+            let label = ["good", "bad"][i % 2];
+            format!("{{\"text\": \"{} {label}\", \"label\": \"{label}\"}}\n", SAYINGS[i % SAYINGS.len()].0)
+        });
+        self.file("classes.jsonl", &rows.collect::<String>())
+    }
+
+    /// A recipe for the tiny model: LoRA, f32, six steps; `more` goes to the end of `[train]`.
+    pub(crate) fn recipe(&self, more: &str) -> String {
+        let text = format!(
+            "[model]\nname_or_path = {:?}\ndtype = \"f32\"\n\n[[surgery]]\nkind = \"lora\"\nr = 3\nlora_alpha = 6\n\n\
+             [objective]\nkind = \"sft\"\n\n[data]\ntrain = [{{ path = {:?} }}]\nmax_length = 96\nmax_tokens = 128\n\n[report]\nsamples = 1\nmax_new_tokens = 4\n\n\
+             [train]\noutput_dir = {:?}\nmax_steps = 6\nper_device_train_batch_size = 4\nlearning_rate = 1e-2\nlogging_steps = 1\nsave_steps = 2\nseed = 5\n{more}",
+            tiny().display().to_string(),
+            self.chats(),
+            self.at("run"),
+        );
+        self.file("recipe.toml", &text)
+    }
+}
+
+const SAYINGS: [(&str, &str); 4] = [
+    ("Who comes first?", "The early bird catches the worm."),
+    ("What is quick?", "The quick brown fox jumps over the lazy dog."),
+    ("What glitters?", "All that glitters is not gold."),
+    ("What is slow?", "Slow and steady wins the race."),
+];
+
+/// The tiny model with a tokenizer and a chat template.
+pub(crate) fn tiny() -> PathBuf {
+    root().join("crates/golden/vectors/gguf/tiny")
+}
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout is there")
+}
+
+/// The logged losses of a run, in order.
+pub(crate) fn losses(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("a run leaves metrics");
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON")["loss"].as_f64())
+        .collect()
+}

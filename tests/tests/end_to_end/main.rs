@@ -1,0 +1,10 @@
+//! The built command, as users call it: every verb, every recipe, every kind of bad input.
+
+mod bad_files;
+mod bad_recipes;
+mod command;
+mod interrupted;
+mod recipes;
+mod runs;
+mod smollm2;
+mod verbs;
