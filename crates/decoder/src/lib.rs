@@ -28,7 +28,6 @@ mod generate;
 mod head;
 mod load;
 mod norm;
-mod plain;
 mod random;
 mod sampler;
 mod save;

@@ -9,10 +9,8 @@ use tensor_core::{
     Documents, Error, Linear, Loss, ModulePath, Objective, Param, Parameters, Pass, Policy, Result, autograd,
 };
 
-use crate::plain;
-
 /// The target of a position that is not trained.
-pub const IGNORED: i64 = -100;
+pub use kernels::cross_entropy::IGNORED;
 
 /// Positions whose logits exist at once on the generic path.
 const CHUNK: i64 = 256;
@@ -107,7 +105,7 @@ pub fn language_model_loss(
 /// The summed cross-entropy in nats of `targets` (`[t]` i64) under `head` over `hidden` (`[t, d]`): a scalar f32.
 pub fn cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &Pass) -> Tensor {
     match plain_weight(head) {
-        Some(weight) => plain::linear_cross_entropy(hidden, weight.value(), targets),
+        Some(weight) => kernels::linear_cross_entropy(hidden, &weight.cast(hidden.kind()), targets),
         None => chunked_cross_entropy(hidden, head, targets, pass),
     }
 }
@@ -118,7 +116,7 @@ pub fn cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &Pa
 /// With a trained head that is not plain, the graph holds the logits of the targets' positions.
 pub fn token_log_probs(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &Pass) -> Tensor {
     if let Some(weight) = plain_weight(head) {
-        return plain::token_log_probs(hidden, weight.value(), targets);
+        return kernels::token_log_probs(hidden, &weight.cast(hidden.kind()), targets);
     }
     let wanted = targets.ge(0).nonzero().squeeze_dim(1);
     let (rows, targets_there) = (hidden.index_select(0, &wanted), targets.index_select(0, &wanted));

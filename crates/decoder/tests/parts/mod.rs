@@ -8,19 +8,19 @@ use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, Found, ModulePath, Param, Parameters, Pass, Projection, Role};
 
 /// The tiny model `families/NAME` in f32.
-pub fn load(name: &str) -> Decoder {
+pub(crate) fn load(name: &str) -> Decoder {
     load_dir(&golden::vectors_dir().join("families").join(name), Kind::Float)
 }
 
 /// The model in a folder.
-pub fn load_dir(folder: &Path, kind: Kind) -> Decoder {
+pub(crate) fn load_dir(folder: &Path, kind: Kind) -> Decoder {
     let dir = ModelDir::open(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     Decoder::load(&dir, Device::Cpu, kind).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }
 
 /// `y = x Wᵀ + x (u vᵀ)ᵀ`: a matrix and a trained update of rank one beside it, by libtorch's own autograd.
 #[derive(Debug)]
-pub struct RankOne {
+pub(crate) struct RankOne {
     base: Dense,
     u: Param,
     v: Param,
@@ -28,7 +28,7 @@ pub struct RankOne {
 
 impl RankOne {
     /// Beside a plain matrix, with an update that is not zero.
-    pub fn beside(projection: Box<dyn Projection>) -> Self {
+    pub(crate) fn beside(projection: Box<dyn Projection>) -> Self {
         let base = projection.into_dense().expect("a plain matrix");
         let size = base.weight().size();
         let row = |n: i64, step: f64| (Tensor::arange(n, (Kind::Float, Device::Cpu)) * step).sin() * 0.3;
