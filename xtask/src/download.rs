@@ -1,16 +1,16 @@
 //! One archive from a registry into the cache: by pip or npm, whole and with the pinned hash, or not at all.
 
-use crate::manifest::{Package, Registry};
+use crate::manifest::Package;
 use crate::place::Cache;
-use crate::progress::{Watch, size};
+use crate::progress::Watch;
 use crate::tools::Tools;
+use crate::transfer;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// What becomes of downloaded archives once they are unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,8 @@ impl Wheels {
     }
 }
 
-/// The archive of `package` in the cache, fetched if it is not there. A file that is there and has the hash is never fetched again.
+/// The archive of `package` in the cache, fetched if it is not there. A file that is there and has the hash is never
+/// fetched again, and one that was broken off goes on where it stopped.
 pub(crate) fn archive(package: &Package, cache: &Cache, tools: &Tools) -> Result<PathBuf> {
     let path = cache.wheels().join(&package.file);
     if path.is_file() {
@@ -43,100 +44,37 @@ pub(crate) fn archive(package: &Package, cache: &Cache, tools: &Tools) -> Result
         }
     }
     let aside = cache.wheels().join(format!("{}.partial", package.file));
-    if aside.exists() {
-        fs::remove_dir_all(&aside).with_context(|| format!("cannot remove `{}`", aside.display()))?;
-    }
-    fs::create_dir_all(&aside).with_context(|| format!("cannot make `{}`", aside.display()))?;
-    let mut command = match package.registry {
-        Registry::Pypi => pip(package, tools)?,
-        Registry::Npm => npm(package, tools, &aside)?,
-    };
-    // pip and npm write unfinished files below TMPDIR; there they can be watched, and go with the folder.
-    command.current_dir(&aside).env("TMPDIR", &aside);
-    let watch = Watch::folder(
-        &format!("fetching {} {}", package.name, package.version),
-        &aside,
-        package.bytes,
-    );
-    run(command, package)?;
+    sweep(&aside, package)?;
+    let what = format!("{} {}", package.name, package.version);
+    let watch = Watch::folder(&format!("fetching {what}"), &aside, package.bytes);
+    transfer::fetch(package, tools, &aside).with_context(|| format!("{what} could not be fetched"))?;
     let fetched = aside.join(&package.file);
     ensure!(
         fetched.is_file(),
-        "{} {}: `{}` was wanted, but the registry gave {}",
-        package.name,
-        package.version,
+        "{what}: `{}` was wanted, but the registry gave {}",
         package.file,
         listing(&aside),
     );
-    verify(&fetched, &package.sha256).with_context(|| format!("{} {}", package.name, package.version))?;
+    verify(&fetched, &package.sha256).context(what)?;
     fs::rename(&fetched, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
     fs::remove_dir_all(&aside).with_context(|| format!("cannot remove `{}`", aside.display()))?;
     watch.done();
     Ok(path)
 }
 
-fn pip(package: &Package, tools: &Tools) -> Result<Command> {
-    let mut command = tools.pip()?;
-    command.args([
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--no-deps",
-    ]);
-    // The same file whatever Python the machine has: the tags are given, not taken from the interpreter.
-    command.args([
-        "--only-binary=:all:",
-        "--python-version",
-        "3.11",
-        "--implementation",
-        "cp",
-        "--abi",
-        "cp311",
-    ]);
-    command.args([
-        "--platform",
-        package.platform.as_deref().unwrap_or("manylinux_2_28_x86_64"),
-    ]);
-    command
-        .args(["--dest", "."])
-        .arg(format!("{}=={}", package.name, package.version));
-    // A pip that can go on with a broken transfer (25.1 and later) does so; an older one ignores it.
-    command.env("PIP_RESUME_RETRIES", "10");
-    Ok(command)
-}
-
-fn npm(package: &Package, tools: &Tools, aside: &Path) -> Result<Command> {
-    let mut command = Command::new(tools.npm()?);
-    command
-        .args(["pack", "--ignore-scripts", "--silent", "--cache"])
-        .arg(aside.join("cache"));
-    command.arg(format!("{}@{}", package.name, package.version));
-    Ok(command)
-}
-
-fn run(mut command: Command, package: &Package) -> Result<()> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run `{}`", command.get_program().display()))?;
-    if output.status.success() {
-        return Ok(());
+/// Makes the folder that a transfer writes into, and leaves in it only what a transfer can go on with.
+fn sweep(aside: &Path, package: &Package) -> Result<()> {
+    let place = || format!("cannot make `{}`", aside.display());
+    fs::create_dir_all(aside).with_context(place)?;
+    for entry in fs::read_dir(aside).with_context(place)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            fs::remove_dir_all(&path).with_context(place)?;
+        } else if path != aside.join(transfer::part(package)) {
+            fs::remove_file(&path).with_context(place)?;
+        }
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-    let said = said[said.len().saturating_sub(6)..].join("\n  ");
-    let full = if said.contains("No space left") {
-        format!("\nhint: {} are needed", size(package.bytes))
-    } else {
-        String::new()
-    };
-    bail!(
-        "{} {} could not be fetched ({}):\n  {said}{full}",
-        package.name,
-        package.version,
-        output.status
-    )
+    Ok(())
 }
 
 /// Compares a file's hash with the wanted one; a file with another hash is deleted, and the error says both.
@@ -189,13 +127,14 @@ fn listing(folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Registry;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A folder with a `python3` that answers `-m pip …` by running `script` with `$DEST` empty and current.
+    /// A folder with a `python3` that answers `-m pip …` by running `script` in the transfer's folder.
     fn fake_pip(script: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("python3");
-        let text = format!("#!/bin/sh\n[ \"$3\" = --version ] && exit 0\n{script}\n");
+        let text = format!("#!/bin/sh\n[ \"$3\" = --version ] && exit 0\n[ \"$1\" = -c ] && exit 3\n{script}\n");
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         folder
@@ -207,7 +146,7 @@ mod tests {
             name: "thing".into(),
             version: "1.0".into(),
             file: "thing-1.0-py3-none-any.whl".into(),
-            bytes: 6,
+            bytes: 5,
             sha256: sha256.into(),
             platform: None,
         }

@@ -15,6 +15,7 @@ mod progress;
 mod python;
 mod tidy;
 mod tools;
+mod transfer;
 mod unpack;
 
 use clap::{Parser, Subcommand};
