@@ -3,12 +3,13 @@
 //! Everything between two steps depends on the step's number and the state alone, so that a run resumed from any
 //! checkpoint goes on as if it had never stopped.
 
+mod between;
+
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use serde_json::{Map, Value, json};
 use tch::Device;
-use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, device};
+use tensor_core::{DropoutKey, LanguageModel, Objective, Plan};
 
 use crate::metrics::Metrics;
 use crate::progress::Progress;
@@ -16,8 +17,8 @@ use crate::run_dir::{MASTERS, OPTIMIZER, STATE};
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    Batches, Best, Checkpoint, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, SaveStrategy,
-    Schedule, StepReport, TrainConfig, choose_plan, tensors, trainer_state,
+    Batches, Checkpoint, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport,
+    TrainConfig, choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.
@@ -179,27 +180,6 @@ impl<'c, 'h> Run<'c, 'h> {
         Ok(())
     }
 
-    /// Adds a step to the state and the sums.
-    fn note(&mut self, report: StepReport, norm: f64, learning_rate: f64, seconds: f64) {
-        let state = &mut self.state;
-        state.step += 1;
-        state.tokens += report.num_tokens;
-        state.total_loss += report.loss;
-        state.step_seconds += seconds;
-        let window = &mut state.window;
-        window.steps += 1;
-        window.loss += report.loss;
-        window.tokens += report.num_tokens;
-        window.seconds += seconds;
-        window.learning_rate = learning_rate;
-        window.grad_norm = norm;
-        for (name, value) in report.metrics {
-            *window.metrics.entry(name).or_default() += value;
-        }
-        let speed = report.num_tokens as f64 / seconds.max(1e-9);
-        self.progress.step(report.loss, speed, device::peak_memory(self.device));
-    }
-
     /// Refuses parameters that train in name only.
     fn check_reach(&self, number: usize) -> Result<()> {
         if number != self.first + STEPS_TO_REACH_ALL && number != self.total {
@@ -216,167 +196,6 @@ impl<'c, 'h> Run<'c, 'h> {
             of: self.optimizer.params().len(),
             names: format!("`{}`{more}", missed[..missed.len().min(3)].join("`, `")),
         })
-    }
-
-    /// Logs the means since the last entry.
-    fn log(&mut self) -> Result<()> {
-        let window = std::mem::take(&mut self.state.window);
-        let steps = window.steps as f64;
-        let mut values = Map::new();
-        values.insert("loss".into(), json!(window.loss / steps));
-        values.insert("learning_rate".into(), json!(window.learning_rate));
-        values.insert("grad_norm".into(), json!(window.grad_norm));
-        for (name, sum) in &window.metrics {
-            values.insert(name.clone(), json!(sum / steps));
-        }
-        values.insert("tokens".into(), json!(self.state.tokens));
-        values.insert(
-            "tokens_per_second".into(),
-            json!(window.tokens as f64 / window.seconds.max(1e-9)),
-        );
-        if let Some(bytes) = device::peak_memory(self.device) {
-            values.insert("peak_memory_bytes".into(), json!(bytes));
-        }
-        values.insert("seconds".into(), json!(self.state.seconds));
-        self.enter(values)
-    }
-
-    fn enter(&mut self, values: Map<String, Value>) -> Result<()> {
-        let entry = Entry {
-            step: self.state.step,
-            epoch: self.state.epoch(),
-            values,
-        };
-        self.metrics.write(self.hooks.dir, &entry)?;
-        if let Some(on_entry) = &mut self.hooks.on_entry {
-            self.progress.aside(|| on_entry(&entry));
-        }
-        self.state.history.push(entry);
-        Ok(())
-    }
-
-    fn is_evaluation_due(&self) -> bool {
-        let step = self.state.step;
-        let is_last = step == self.total;
-        match self.config.eval_strategy {
-            _ if self.hooks.evaluate.is_none() => false,
-            _ if step == 0 => self.config.eval_on_start,
-            EvalStrategy::No => false,
-            EvalStrategy::Steps => is_last || step.is_multiple_of(self.config.eval_interval()),
-            EvalStrategy::Epoch => is_last || step.is_multiple_of(self.state.num_steps_per_epoch),
-        }
-    }
-
-    fn evaluate(&mut self) -> Result<()> {
-        let step = self.state.step;
-        self.evaluated = Some(step);
-        let Some(evaluate) = &mut self.hooks.evaluate else {
-            return Ok(());
-        };
-        self.progress.say("evaluating");
-        let measured = evaluate(step).map_err(|source| Error::Evaluation { step, source })?;
-        let values: Map<String, Value> = measured
-            .into_iter()
-            .map(|(name, value)| {
-                let name = if name.starts_with("eval/") {
-                    name
-                } else {
-                    format!("eval/{name}")
-                };
-                (name, json!(value))
-            })
-            .collect();
-        self.enter(values.clone())?;
-        if step > 0 && self.config.tracks_best() && self.note_best(&values)? {
-            let keeps = self.config.load_best_model_at_end || self.config.save_strategy == SaveStrategy::Best;
-            if keeps {
-                self.save()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares an evaluation with the best; whether it is the new one.
-    fn note_best(&mut self, values: &Map<String, Value>) -> Result<bool> {
-        let metric = self.config.best_metric();
-        let Some(value) = values.get(&metric) else {
-            return Err(Error::NoMetric {
-                wanted: metric,
-                found: values
-                    .keys()
-                    .map(|name| format!("`{name}`"))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            });
-        };
-        // A metric that is no number is logged as null and never the best.
-        let value = value.as_f64().unwrap_or(f64::NAN);
-        let gain = match &self.state.best {
-            _ if value.is_nan() => f64::NEG_INFINITY,
-            None => f64::INFINITY,
-            Some(best) if self.config.more_is_better() => value - best.value,
-            Some(best) => best.value - value,
-        };
-        if gain > self.config.early_stopping_threshold {
-            self.state.evaluations_without_improvement = 0;
-        } else {
-            self.state.evaluations_without_improvement += 1;
-        }
-        let is_best = gain > 0.0;
-        if is_best {
-            self.state.best = Some(Best {
-                metric,
-                value,
-                step: self.state.step,
-            });
-        }
-        Ok(is_best)
-    }
-
-    fn patience_is_up(&self) -> bool {
-        self.config
-            .early_stopping_patience
-            .is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
-    }
-
-    fn is_save_due(&self, is_end: bool) -> bool {
-        let step = self.state.step;
-        let is_due = match self.config.save_strategy {
-            SaveStrategy::No | SaveStrategy::Best => false,
-            SaveStrategy::Steps => is_end || step.is_multiple_of(self.config.save_interval()),
-            SaveStrategy::Epoch => is_end || step.is_multiple_of(self.state.num_steps_per_epoch),
-        };
-        is_due && step > 0 && self.saved != Some(step)
-    }
-
-    fn save(&mut self) -> Result<std::path::PathBuf> {
-        let step = self.state.step;
-        let dir = self.hooks.dir;
-        if self.saved == Some(step) {
-            return Ok(dir.checkpoint_path(step));
-        }
-        self.progress.say("saving");
-        let Checkpoint { path, .. } = dir.save(step, |folder| {
-            (self.hooks.save_model)(folder)?;
-            tensors::write(&folder.join(MASTERS), &self.optimizer.masters())?;
-            tensors::write(&folder.join(OPTIMIZER), &self.optimizer.states())?;
-            let history = trainer_state::text(&self.state, self.config, dir.path(), false);
-            std::fs::write(folder.join("trainer_state.json"), history)?;
-            std::fs::write(folder.join(STATE), serde_json::to_vec_pretty(&self.state)?)?;
-            Ok(())
-        })?;
-        self.saved = Some(step);
-        if let Some(limit) = self.config.save_total_limit {
-            dir.rotate(limit, self.state.best.as_ref().map(|best| best.step))?;
-        }
-        self.write_trainer_state(false)?;
-        Ok(path)
-    }
-
-    fn write_trainer_state(&self, is_finished: bool) -> Result<()> {
-        let dir = self.hooks.dir;
-        let text = trainer_state::text(&self.state, self.config, dir.path(), is_finished);
-        dir.write_file("trainer_state.json", text.as_bytes())
     }
 
     /// Leaves the final model and the run's record.

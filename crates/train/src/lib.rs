@@ -21,6 +21,7 @@
 //! # Ok::<(), train::Error>(())
 //! ```
 
+mod checks;
 mod config;
 mod schedule;
 

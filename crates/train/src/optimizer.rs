@@ -117,13 +117,8 @@ impl Optimizer {
 
     /// Euclidean norm of all gradients together.
     pub fn gradient_norm(&self) -> f64 {
-        let gradients: Vec<Tensor> = self
-            .params
-            .iter()
-            .map(|param| param.value.grad())
-            .filter(Tensor::defined)
-            .collect();
-        crate::adamw::gradient_norm(&gradients)
+        let gradients: Vec<Tensor> = self.params.iter().map(|param| param.value.grad()).collect();
+        kernels::adamw::grad_norm(&gradients.iter().collect::<Vec<_>>())
     }
 
     /// Moves the parameters by their gradients times `gradient_scale`, then empties the gradients.

@@ -1,25 +1,45 @@
 //! Named tensors in a safetensors file and back, bit for bit.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
-use tch::{Kind, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
 
 use crate::{BoxError, Error, Result};
 
-/// Writes `tensors` to a new file at `path`. Not atomic: the caller renames.
+/// Writes `tensors` to a file at `path`, one tensor in memory at a time. Not atomic: the caller renames.
 pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), BoxError> {
-    let views: Vec<(&str, Held)> = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((name.as_str(), Held::new(name, tensor)?)))
-        .collect::<Result<_, BoxError>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
-        SafeTensorError::IoError(error) => BoxError::from(format!("`{}`: {error}", path.display())),
-        error => format!("`{}`: {error}", path.display()).into(),
-    })
+    write_all(path, tensors).map_err(|error| format!("`{}`: {error}", path.display()).into())
+}
+
+fn write_all(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), BoxError> {
+    // The format's order: wide elements first, so that each tensor is aligned; then by name.
+    let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.kind().elt_size_in_bytes()), name));
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
+    let mut end = 0;
+    for (name, tensor) in &sorted {
+        let dtype = dtype_of(tensor.kind()).ok_or_else(|| format!("`{name}`: no dtype for {:?}", tensor.kind()))?;
+        let begin = end;
+        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let entry = json!({"dtype": dtype.to_string(), "shape": tensor.size(), "data_offsets": [begin, end]});
+        header.insert(name.clone(), entry);
+    }
+    let mut text = serde_json::to_vec(&header)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(text.len() as u64).to_le_bytes())?;
+    file.write_all(&text)?;
+    for (_, tensor) in sorted {
+        let host = tensor.detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0; host.numel() * host.kind().elt_size_in_bytes()];
+        host.copy_data_u8(&mut bytes, host.numel());
+        file.write_all(&bytes)?;
+    }
+    Ok(file.flush()?)
 }
 
 /// Copies a file's tensors into `tensors`, which name what is wanted.
@@ -57,7 +77,7 @@ pub(crate) fn read_into(path: &Path, tensors: &[(String, Tensor)]) -> Result<()>
 pub(crate) fn is_whole(path: &Path) -> bool {
     use std::io::Read;
     let whole = || -> Option<bool> {
-        let mut file = std::fs::File::open(path).ok()?;
+        let mut file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
         let mut size = [0; 8];
         file.read_exact(&mut size).ok()?;
@@ -67,53 +87,13 @@ pub(crate) fn is_whole(path: &Path) -> bool {
         }
         let mut text = Vec::new();
         file.take(header).read_to_end(&mut text).ok()?;
-        let tensors: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).ok()?;
+        let tensors: Map<String, Value> = serde_json::from_slice(&text).ok()?;
         let ends = tensors
             .values()
             .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
         Some(8 + header + ends.max().unwrap_or(0) == length)
     };
     whole().unwrap_or(false)
-}
-
-/// A tensor as safetensors wants to see it: copied out when its turn comes.
-struct Held<'a> {
-    tensor: &'a Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl<'a> Held<'a> {
-    fn new(name: &str, tensor: &'a Tensor) -> Result<Self, BoxError> {
-        let dtype = dtype_of(tensor.kind())
-            .ok_or_else(|| BoxError::from(format!("`{name}`: no file holds tensors of {:?}", tensor.kind())))?;
-        Ok(Self {
-            tensor,
-            dtype,
-            shape: tensor.size().iter().map(|&size| size as usize).collect(),
-        })
-    }
-}
-
-impl View for Held<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = vec![0; self.data_len()];
-        let host = self.tensor.detach().to_device(tch::Device::Cpu).contiguous();
-        host.copy_data_u8(&mut bytes, host.numel());
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
 }
 
 const DTYPES: [(Kind, Dtype); 6] = [

@@ -36,7 +36,8 @@ struct TrainerState {
     trial_params: Option<Value>,
 }
 
-/// The file's text. `folder` is the run's, `is_finished` adds Transformers' closing entry.
+/// The file's text, for the checkpoint of this step or, if the run `is_finished`, with Transformers' closing entry.
+/// `folder` is the run's.
 pub(crate) fn text(state: &State, config: &TrainConfig, folder: &Path, is_finished: bool) -> String {
     let max_steps = config.total_steps(state.num_steps_per_epoch);
     let mut log_history: Vec<_> = state.history.iter().map(entry).collect();
@@ -46,12 +47,12 @@ pub(crate) fn text(state: &State, config: &TrainConfig, folder: &Path, is_finish
     let written = TrainerState {
         best_global_step: state.best.as_ref().map(|best| best.step),
         best_metric: state.best.as_ref().map(|best| best.value),
-        best_model_checkpoint: state
-            .best
-            .as_ref()
-            .map(|best| folder.join(format!("checkpoint-{}", best.step)))
-            .filter(|path| path.exists())
-            .map(|path| path.display().to_string()),
+        best_model_checkpoint: state.best.as_ref().and_then(|best| {
+            let path = folder.join(format!("checkpoint-{}", best.step));
+            // The one that is being saved now has not got its name yet.
+            let is_there = path.exists() || (!is_finished && best.step == state.step);
+            is_there.then(|| path.display().to_string())
+        }),
         epoch: state.epoch(),
         eval_steps: config.eval_interval(),
         global_step: state.step,

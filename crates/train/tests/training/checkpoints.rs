@@ -216,7 +216,7 @@ fn endless_run() {
     let Ok(folder) = std::env::var(KILLED_FOLDER) else {
         return;
     };
-    let config = parse("max_steps = 1000000\nsave_steps = 1\nsave_total_limit = 2\nlogging_steps = 1000");
+    let config = parse("max_steps = 1000000\nsave_steps = 1\nsave_total_limit = 2");
     run(
         &Tiny::new(),
         &Formula::new(),
@@ -268,7 +268,7 @@ fn a_killed_process_leaves_whole_checkpoints() {
         reached = last;
     }
     // The last one's tensors and state are read in full here.
-    let config = parse(&format!("max_steps = {}\nlogging_steps = 1000", reached + 1));
+    let config = parse(&format!("max_steps = {}", reached + 1));
     let report = run(
         &Tiny::new(),
         &Formula::new(),
