@@ -98,17 +98,6 @@ impl<'a, T: Scalar> Rows<'a, T> {
         }
     }
 
-    /// Contiguous rows of `width` numbers.
-    #[cfg(test)]
-    pub(crate) fn new(data: &'a [T], width: usize) -> Self {
-        Self {
-            data,
-            heads: 1,
-            width,
-            stride: width,
-        }
-    }
-
     /// `[t, h·d]` seen as `[t, heads, d]` from column `begin` on.
     pub(crate) fn columns(self, begin: usize, heads: usize, width: usize) -> Self {
         assert!(begin + heads * width <= self.heads * self.width, "columns of a row");

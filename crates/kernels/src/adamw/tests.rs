@@ -54,6 +54,18 @@ fn five_steps_are_those_of_torch() {
     });
 }
 
+fn moving([value, gradient, first, second]: &[Tensor; 4], i: usize) -> Moving<'_> {
+    let (learning_rate, weight_decay) = (1e-2 * (i + 1) as f64, 0.1 * i as f64);
+    Moving {
+        value,
+        gradient,
+        first,
+        second,
+        learning_rate,
+        weight_decay,
+    }
+}
+
 #[test]
 fn many_parameters_move_as_each_alone_in_f64() {
     let shapes: [&[i64]; 4] = [&[3, 7], &[1], &[70_001], &[0]];
@@ -66,17 +78,6 @@ fn many_parameters_move_as_each_alone_in_f64() {
             })
             .collect()
     };
-    fn moving([value, gradient, first, second]: &[Tensor; 4], i: usize) -> Moving<'_> {
-        let (learning_rate, weight_decay) = (1e-2 * (i + 1) as f64, 0.1 * i as f64);
-        Moving {
-            value,
-            gradient,
-            first,
-            second,
-            learning_rate,
-            weight_decay,
-        }
-    }
     forced::each(|set| {
         let (got, want) = (state(Kind::Float), state(Kind::Double));
         let params: Vec<_> = got.iter().enumerate().map(|(i, state)| moving(state, i)).collect();

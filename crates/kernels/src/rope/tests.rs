@@ -133,23 +133,24 @@ fn a_rotation_for_another_row_is_refused() {
     let _ = rope(&draw(&[4, 1, 4], Kind::Float, 1.0, 7), &rotation);
 }
 
-/// The numbers of Transformers 5.23's `ROPE_INIT_FUNCTIONS` (and of Llama's default), to three units of the last place:
-/// its powers are f32 powers, ours are rounded once.
+/// Against the numbers of Transformers 5.23's `ROPE_INIT_FUNCTIONS` (and of Llama's default), to three units of the last
+/// place: its powers are f32 powers, ours are rounded once.
+fn check_frequencies(got: &Frequencies, inverse: &[f32], factor: f64) {
+    assert_eq!(got.inverse.len(), inverse.len());
+    for (got, want) in got.inverse.iter().zip(inverse) {
+        assert!((got - want).abs() <= want * 3.6e-7, "{got} is not {want}");
+    }
+    assert!(
+        (got.attention_factor - factor).abs() < 1e-12,
+        "{} is not {factor}",
+        got.attention_factor
+    );
+}
+
 #[test]
-fn frequencies_are_those_of_transformers() {
-    let check = |got: Frequencies, inverse: &[f32], factor: f64| {
-        assert_eq!(got.inverse.len(), inverse.len());
-        for (got, want) in got.inverse.iter().zip(inverse) {
-            assert!((got - want).abs() <= want * 3.6e-7, "{got} is not {want}");
-        }
-        assert!(
-            (got.attention_factor - factor).abs() < 1e-12,
-            "{} is not {factor}",
-            got.attention_factor
-        );
-    };
-    check(
-        frequencies(10_000.0, 12, 1.0, &RopeScaling::Default),
+fn plain_linear_and_llama3_frequencies_are_those_of_transformers() {
+    check_frequencies(
+        &frequencies(10_000.0, 12, 1.0, &RopeScaling::Default),
         &[
             1.0,
             0.215_443_45,
@@ -160,8 +161,8 @@ fn frequencies_are_those_of_transformers() {
         ],
         1.0,
     );
-    check(
-        frequencies(10_000.0, 12, 1.0, &RopeScaling::Linear { factor: 2.5 }),
+    check_frequencies(
+        &frequencies(10_000.0, 12, 1.0, &RopeScaling::Linear { factor: 2.5 }),
         &[
             0.4,
             0.086_177_38,
@@ -178,8 +179,8 @@ fn frequencies_are_those_of_transformers() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    check(
-        frequencies(500_000.0, 24, 1.0, &llama3),
+    check_frequencies(
+        &frequencies(500_000.0, 24, 1.0, &llama3),
         &[
             1.0,
             0.335_031_63,
@@ -196,6 +197,10 @@ fn frequencies_are_those_of_transformers() {
         ],
         1.0,
     );
+}
+
+#[test]
+fn yarn_frequencies_are_those_of_transformers() {
     let yarn = |factor, original_max_position_embeddings| RopeScaling::Yarn {
         factor,
         original_max_position_embeddings,
@@ -206,8 +211,8 @@ fn frequencies_are_those_of_transformers() {
         attention_factor: None,
         truncate: true,
     };
-    check(
-        frequencies(1_000_000.0, 24, 1.0, &yarn(4.0, 32_768)),
+    check_frequencies(
+        &frequencies(1_000_000.0, 24, 1.0, &yarn(4.0, 32_768)),
         &[
             1.0,
             0.316_227_76,
@@ -234,8 +239,8 @@ fn frequencies_are_those_of_transformers() {
         attention_factor: None,
         truncate: false,
     };
-    check(
-        frequencies(10_000.0, 20, 1.0, &deepseek),
+    check_frequencies(
+        &frequencies(10_000.0, 20, 1.0, &deepseek),
         &[
             1.0,
             0.398_107_17,
@@ -260,8 +265,8 @@ fn frequencies_are_those_of_transformers() {
         attention_factor: Some(1.25),
         truncate: true,
     };
-    check(
-        frequencies(10_000.0, 40, 0.4, &given),
+    check_frequencies(
+        &frequencies(10_000.0, 40, 0.4, &given),
         &[
             1.0,
             0.276_699_27,

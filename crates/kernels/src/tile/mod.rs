@@ -14,6 +14,7 @@ pub(crate) mod pack;
 mod product;
 pub(crate) mod scratch;
 mod shared;
+pub(crate) mod softmax;
 
 use std::sync::OnceLock;
 

@@ -87,7 +87,6 @@ impl Scalar for bf16 {
     }
 }
 
-#[cold]
 #[inline(never)]
 fn padded<T: Copy + Default>(from: &[T]) -> [T; LANES] {
     let mut all = [T::default(); LANES];

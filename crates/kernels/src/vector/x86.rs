@@ -2,6 +2,7 @@
 //!
 //! The methods are inlined into [`run_avx512`] and [`run_avx2`], where the instructions are allowed.
 #![allow(unsafe_code)]
+#![expect(clippy::wildcard_imports, reason = "one name an instruction")]
 
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
@@ -147,6 +148,36 @@ impl Avx2 {
     }
 }
 
+/// # Safety
+/// Eight numbers lie there.
+#[inline(always)]
+unsafe fn widen(from: *const bf16) -> __m256 {
+    // SAFETY: called on what `Avx2` loads.
+    unsafe {
+        let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+    }
+}
+
+/// `x · 2^n`, by two powers that f32 can hold.
+#[inline(always)]
+fn scale(x: __m256, n: __m256) -> __m256 {
+    // SAFETY: called on what `Avx2` holds.
+    unsafe {
+        let n = _mm256_cvtps_epi32(n);
+        let half = _mm256_srai_epi32::<1>(n);
+        let rest = _mm256_sub_epi32(n, half);
+        _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(rest))
+    }
+}
+
+/// `2^n` for whole `n` from -126 to 127.
+#[inline(always)]
+fn power(n: __m256i) -> __m256 {
+    // SAFETY: called on what `Avx2` holds.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
+}
+
 #[inline(always)]
 fn bf16_bits(x: __m256) -> __m256i {
     // SAFETY: called on what `Avx2` holds.
@@ -180,13 +211,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
-        unsafe {
-            let widen = |at: usize| {
-                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            };
-            Self(widen(0), widen(8))
-        }
+        unsafe { Self(widen(from.as_ptr()), widen(from.as_ptr().add(8))) }
     }
     #[inline(always)]
     fn store_bf16(self, to: &mut [bf16; LANES]) {
@@ -222,17 +247,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn ldexp(self, n: Self) -> Self {
-        unsafe {
-            let scale = |x: __m256, n: __m256| {
-                let n = _mm256_cvtps_epi32(n);
-                let half = _mm256_srai_epi32::<1>(n);
-                let power = |n: __m256i| {
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
-                };
-                _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(_mm256_sub_epi32(n, half)))
-            };
-            Self(scale(self.0, n.0), scale(self.1, n.1))
-        }
+        Self(scale(self.0, n.0), scale(self.1, n.1))
     }
     #[inline(always)]
     fn sum(self) -> f32 {

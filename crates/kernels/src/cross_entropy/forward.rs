@@ -1,0 +1,319 @@
+//! One pass over the vocabulary for some tokens: `Sᵀ = W·Hᵀ`, on-line softmax, `Oᵀ += Wᵀ·Pᵀ`.
+//!
+//! Tokens lie in lanes. The weight is read where it lies; for the second product small blocks of it are transposed on
+//! the way, which many tokens share, so nothing of it is kept twice.
+#![allow(unsafe_code)]
+
+use tch::{Device, Kind, Tensor};
+use tensor_core::{blob, parallel};
+
+use super::targets::Kept;
+use super::{Found, Wanted};
+use crate::tile::pack::Rows;
+use crate::tile::scratch::{self, Need, Plain, Scratch};
+use crate::tile::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
+use crate::tile::{
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack, product,
+    whole,
+};
+
+/// Words of a step.
+const STEP: usize = 256;
+/// Tokens of a task at most: their sums, 4 bytes times d each, stay in a core's cache.
+const TOKENS: usize = 256;
+/// By how many powers of two a score may exceed what exponentials are taken relative to.
+const SLACK: f32 = 8.0;
+
+pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kept: &Kept, wanted: Wanted) -> Found {
+    log_probs_on::<T>(Unit::best(), hidden, weight, kept, wanted)
+}
+
+pub(super) fn log_probs_on<T: Number + Plain>(
+    unit: Unit,
+    hidden: &Tensor,
+    weight: &Tensor,
+    kept: &Kept,
+    wanted: Wanted,
+) -> Found {
+    let (hidden, weight) = (kept.gather(hidden), weight.contiguous());
+    let n = kept.len();
+    let d = hidden.size()[1] as usize;
+    let numbers = || Tensor::empty([n as i64], (Kind::Float, Device::Cpu));
+    let found = Found {
+        log_probs: numbers(),
+        lse: numbers(),
+        entropies: wanted.entropies.then(numbers),
+        direction: wanted.direction.then(|| Tensor::empty([n as i64, d as i64], (T::KIND, Device::Cpu))),
+    };
+    // libtorch gives no memory to empty tensors.
+    if n == 0 {
+        return found;
+    }
+    let threads = parallel::num_threads();
+    let tasks = n.div_ceil(TOKENS).next_multiple_of(threads);
+    let tokens = whole(n.div_ceil(tasks));
+    let targets = blob::slice::<i64>(&kept.targets);
+    let head = Head {
+        hidden: Matrix::new(blob::slice::<T>(&hidden), d),
+        weight: Matrix::new(blob::slice::<T>(&weight), d),
+        targets,
+        tokens,
+        log_probs: Shared::new(blob::slice_mut(&found.log_probs)),
+        lse: Shared::new(blob::slice_mut(&found.lse)),
+        entropies: found.entropies.as_ref().map(|x| Shared::new(blob::slice_mut(x))),
+        direction: found.direction.as_ref().map(|x| Shared::new(blob::slice_mut::<T>(x))),
+    };
+    balance(n.div_ceil(tokens), |mine| dispatch(unit, Run(&head, mine)));
+    found
+}
+
+/// Rows `[len, width]`, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a, T> {
+    pub(super) data: &'a [T],
+    pub(super) width: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    pub(super) fn new(data: &'a [T], width: usize) -> Self {
+        Self { data, width }
+    }
+
+    #[inline(always)]
+    pub(super) fn part(self, rows: std::ops::Range<usize>) -> Self {
+        Self::new(&self.data[rows.start * self.width..rows.end * self.width], self.width)
+    }
+}
+
+impl<T> Rows<T> for Matrix<'_, T>
+where
+    T: Copy,
+{
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.data.len() / self.width
+    }
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.width
+    }
+    #[inline(always)]
+    fn row(&self, i: usize) -> &[T] {
+        &self.data[i * self.width..][..self.width]
+    }
+}
+
+/// Some words' rows as a left operand: where they lie, or copied to `padded` where they are no whole blocks.
+#[inline(always)]
+pub(super) fn words<'a, T: Number>(words: Matrix<'a, T>, padded: &'a mut [T]) -> Left<'a, T> {
+    if words.width.is_multiple_of(BLOCK) && words.len().is_multiple_of(BLOCK) {
+        return Left::rows(words.data, words.width);
+    }
+    pack::left(words, padded);
+    Left::rows(padded, whole(words.width))
+}
+
+struct Head<'a, T> {
+    hidden: Matrix<'a, T>,
+    weight: Matrix<'a, T>,
+    targets: &'a [i64],
+    /// Of a task.
+    tokens: usize,
+    log_probs: Shared<'a, f32>,
+    lse: Shared<'a, f32>,
+    entropies: Option<Shared<'a, f32>>,
+    direction: Option<Shared<'a, T>>,
+}
+
+struct Run<'a, T>(&'a Head<'a, T>, &'a mut dyn Iterator<Item = usize>);
+
+impl<T: Number + Plain> TileKernel for Run<'_, T> {
+    #[inline(always)]
+    fn run<L: TileLanes>(self, tiles: &Tiles) {
+        let Self(head, mine) = self;
+        let width = whole(head.weight.width);
+        scratch::with(Memory::<T>::need(head.tokens, width), |mut scratch| {
+            let mut memory = Memory::new(&mut scratch, head.tokens, width);
+            for task in mine {
+                let first = task * head.tokens;
+                head.task::<L>(tiles, first..head.targets.len().min(first + head.tokens), &mut memory);
+            }
+        });
+    }
+}
+
+/// A thread's scratch memory.
+struct Memory<'a, T> {
+    /// The tokens transposed: panels `width` deep.
+    hidden: &'a mut [T],
+    /// Words that are no whole blocks, `[STEP, width]`.
+    padded: &'a mut [T],
+    /// 32 columns of the words, transposed: `[STEP / 32, 32, 32]`.
+    columns: &'a mut [T],
+    /// Panels `STEP` deep.
+    probabilities: &'a mut [T],
+    /// `[STEP, 32]`.
+    scores: &'a mut [f32],
+    /// The output transposed, `[width, tokens]`.
+    sums: &'a mut [f32],
+    lanes: Lanes<'a>,
+}
+
+/// One number a token.
+struct Lanes<'a> {
+    /// What exponentials are taken relative to.
+    base: &'a mut [f32],
+    /// Sum of exponentials.
+    sum: &'a mut [f32],
+    /// The target's score.
+    chosen: &'a mut [f32],
+    /// Sum of exponentials times scores.
+    mean: &'a mut [f32],
+}
+
+impl<'a, T: Plain> Memory<'a, T> {
+    fn need(tokens: usize, width: usize) -> Need {
+        Need::default()
+            .and::<T>(tokens * width)
+            .and::<T>(STEP * width)
+            .and::<T>(STEP * BLOCK)
+            .and::<T>(STEP * tokens)
+            .and::<f32>(STEP * BLOCK)
+            .and::<f32>(tokens * width)
+            .and::<f32>(tokens)
+            .and::<f32>(tokens)
+            .and::<f32>(tokens)
+            .and::<f32>(tokens)
+    }
+
+    fn new(scratch: &mut Scratch<'a>, tokens: usize, width: usize) -> Self {
+        Self {
+            hidden: scratch.take(tokens * width),
+            padded: scratch.take(STEP * width),
+            columns: scratch.take(STEP * BLOCK),
+            probabilities: scratch.take(STEP * tokens),
+            scores: scratch.take(STEP * BLOCK),
+            sums: scratch.take(tokens * width),
+            lanes: Lanes {
+                base: scratch.take(tokens),
+                sum: scratch.take(tokens),
+                chosen: scratch.take(tokens),
+                mean: scratch.take(tokens),
+            },
+        }
+    }
+}
+
+impl<T: Number + Plain> Head<'_, T> {
+    #[inline(always)]
+    fn task<L: TileLanes>(&self, tiles: &Tiles, tokens: std::ops::Range<usize>, memory: &mut Memory<T>) {
+        let (vocabulary, width, stride) = (self.weight.len(), whole(self.weight.width), whole(tokens.len()));
+        pack::right_transposed::<L, T>(self.hidden.part(tokens.clone()), memory.hidden);
+        memory.lanes.base.fill(LOWEST);
+        memory.lanes.sum.fill(0.0);
+        memory.lanes.mean.fill(0.0);
+        let targets = &self.targets[tokens.clone()];
+        for start in (0..vocabulary).step_by(STEP) {
+            let range = start..vocabulary.min(start + STEP);
+            let rows = self.weight.part(range.clone());
+            for lane in (0..stride).step_by(BLOCK) {
+                let left = words(rows, memory.padded);
+                let right = Right::panels(&*memory.hidden, width).from_column(lane);
+                let sides = [whole(range.len()), BLOCK, width];
+                product::<L, T>(tiles, sides, left, right, (&mut *memory.scores, BLOCK), false);
+                memory.scores[range.len() * BLOCK..whole(range.len()) * BLOCK].fill(f32::NEG_INFINITY);
+                for (i, &target) in targets.iter().enumerate().skip(lane).take(BLOCK) {
+                    if range.contains(&(target as usize)) {
+                        memory.lanes.chosen[i] = memory.scores[(target as usize - start) * BLOCK + i - lane];
+                    }
+                }
+                self.softmax::<L>(whole(range.len()), lane, stride, start == 0, memory);
+            }
+            if self.direction.is_none() {
+                continue;
+            }
+            for column in (0..width).step_by(BLOCK) {
+                pack::left_transposed::<L, T>(rows, column, BLOCK, memory.columns);
+                let left = Left::blocks(&*memory.columns, BLOCK);
+                let right = Right::panels(&*memory.probabilities, STEP);
+                let sides = [BLOCK, stride, whole(range.len())];
+                let sums = &mut memory.sums[column * stride..];
+                product::<L, T>(tiles, sides, left, right, (sums, stride), start > 0);
+            }
+        }
+        self.write::<L>(tokens, stride, memory);
+    }
+
+    /// Takes a step's scores of 32 tokens into their sums, and leaves their exponentials.
+    #[inline(always)]
+    fn softmax<L: TileLanes>(&self, len: usize, lane: usize, stride: usize, is_first: bool, memory: &mut Memory<T>) {
+        let scores = &memory.scores[..len * BLOCK];
+        let scale = L::splat(std::f32::consts::LOG2_E);
+        let before: [L; 2] = halves(&memory.lanes.base[lane..]);
+        let mut sum: [L; 2] = halves(&memory.lanes.sum[lane..]);
+        let mut mean: [L; 2] = halves(&memory.lanes.mean[lane..]);
+        let largest = maximum(scores, before);
+        let within = |i: usize| largest[i].at_most(before[i] + L::splat(SLACK)).same(largest[i]);
+        let mut base = before;
+        if !(within(0) && within(1)) {
+            base = largest;
+            let factor = [0, 1].map(|i| exp2((before[i] - base[i]) * scale));
+            sum = [sum[0] * factor[0], sum[1] * factor[1]];
+            mean = [mean[0] * factor[0], mean[1] * factor[1]];
+            if !is_first && self.direction.is_some() {
+                rescale(&mut memory.sums[lane..], stride, factor);
+            }
+        }
+        let shift = [base[0] * scale, base[1] * scale];
+        let panels = &mut memory.probabilities[lane * STEP..][..BLOCK * STEP];
+        sum = exponentials(scores, scale, shift, sum, panels);
+        if self.entropies.is_some() {
+            for row in scores.chunks_exact(BLOCK) {
+                let score: [L; 2] = halves(row);
+                for i in 0..2 {
+                    // Words of padding score minus infinity, and weigh nothing.
+                    let weight = exp2(score[i].mul_add(scale, L::splat(0.0) - shift[i]));
+                    mean[i] = score[i].at_least(L::splat(LOWEST)).mul_add(weight, mean[i]);
+                }
+            }
+        }
+        store_halves(base, &mut memory.lanes.base[lane..]);
+        store_halves(sum, &mut memory.lanes.sum[lane..]);
+        store_halves(mean, &mut memory.lanes.mean[lane..]);
+    }
+
+    /// Writes what was found about some tokens.
+    #[inline(always)]
+    fn write<L: TileLanes>(&self, tokens: std::ops::Range<usize>, stride: usize, memory: &Memory<T>) {
+        let (lanes, n, d) = (&memory.lanes, tokens.len(), self.weight.width);
+        // SAFETY: no other task has these tokens.
+        let part = |all: &Shared<'_, f32>| unsafe { &mut *std::ptr::from_mut(all.part(tokens.start, n)) };
+        let (log_probs, lse) = (part(&self.log_probs), part(&self.lse));
+        for i in 0..n {
+            lse[i] = lanes.base[i] + lanes.sum[i].ln();
+            log_probs[i] = lanes.chosen[i] - lse[i];
+        }
+        if let Some(entropies) = &self.entropies {
+            for (i, entropy) in part(entropies).iter_mut().enumerate() {
+                *entropy = lse[i] - lanes.mean[i] / lanes.sum[i];
+            }
+        }
+        let Some(direction) = &self.direction else {
+            return;
+        };
+        for first in (0..n).step_by(LANES) {
+            let factor = L::splat(-1.0) / f32::bits(&lanes.sum[first..]);
+            for at in (0..d).step_by(LANES) {
+                let columns: [L; LANES] =
+                    std::array::from_fn(|i| f32::bits::<L>(&memory.sums[(at + i) * stride + first..]) * factor);
+                for (i, mean) in L::transpose(columns).into_iter().enumerate().take(n - first) {
+                    let token = tokens.start + first + i;
+                    let chosen = self.weight.row(self.targets[token] as usize);
+                    // SAFETY: no other task has this token.
+                    let to = unsafe { direction.part(token * d, d) };
+                    T::write(to, at, T::read::<L>(chosen, at) + mean);
+                }
+            }
+        }
+    }
+}
