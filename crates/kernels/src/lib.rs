@@ -42,13 +42,13 @@ pub mod vector;
 
 pub mod reference;
 mod rows;
-#[cfg(test)]
-mod twins;
 #[allow(dead_code)]
 mod tile;
+#[cfg(test)]
+mod twins;
 
-pub use cross_entropy::{linear_cross_entropy, token_log_probs, token_log_probs_and_entropies};
 pub use attention::{SequenceKv, attend_past, attention};
+pub use cross_entropy::{linear_cross_entropy, token_log_probs, token_log_probs_and_entropies};
 pub use rms_norm::{Gain, add_rms_norm, rms_norm};
 pub use rope::{RopeTable, Rotation, rope, rope_qkv};
 pub use swiglu::{Activation, gated, gated_packed, geglu_tanh, swiglu};

@@ -13,8 +13,8 @@ use super::work::{Geometry, HeadRows, RowBlock, Sequence, Task, View, sequences,
 use crate::tile::scratch::{self, Need, Plain, Scratch};
 use crate::tile::softmax::halves;
 use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack, pack::Rows,
-    product, whole,
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
+    pack::Rows, product, whole,
 };
 use crate::vector::Scalar;
 
@@ -61,7 +61,9 @@ pub(super) fn gradients_on<T: Number + Plain>(
         sequences: &sequences,
         tasks: &tasks,
         partial: &partial,
-        results: results.each_ref().map(|result| Shared::new(blob::slice_mut::<T>(result))),
+        results: results
+            .each_ref()
+            .map(|result| Shared::new(blob::slice_mut::<T>(result))),
         sums: Shared::new(&mut sums),
     };
     balance(tasks.len(), |mine| dispatch(unit, Run(&backward, mine)));
@@ -117,7 +119,12 @@ impl<T: Number + Plain> TileKernel for Run<'_, T> {
     fn run<L: TileLanes>(self, tiles: &Tiles) {
         let Self(backward, mine) = self;
         let width = whole(backward.geometry.head_dim);
-        let longest = backward.tasks.iter().map(|task| whole(task.keys.len())).max().unwrap_or(0);
+        let longest = backward
+            .tasks
+            .iter()
+            .map(|task| whole(task.keys.len()))
+            .max()
+            .unwrap_or(0);
         scratch::with(Memory::<T>::need(longest, width), |mut scratch| {
             let mut memory = Memory::new(&mut scratch, longest, width);
             for index in mine {
@@ -155,7 +162,10 @@ impl<'a, T: Plain> Memory<'a, T> {
             need = need.and::<T>(ROWS * width);
         }
         for _ in 0..2 {
-            need = need.and::<f32>(STEP * BLOCK).and::<f32>(longest * width).and::<f32>(ROWS);
+            need = need
+                .and::<f32>(STEP * BLOCK)
+                .and::<f32>(longest * width)
+                .and::<f32>(ROWS);
         }
         need.and::<f32>(ROWS * width)
     }
@@ -250,12 +260,26 @@ impl<T: Number + Plain> Backward<'_, T> {
             for (sums, left, right) in [(0, ds, q), (1, p, gradient)] {
                 let sums = &mut memory.sums[sums][at..];
                 let sides = [keys.len(), width, depth];
-                product::<L, T>(tiles, sides, Left::rows(left, ROWS), Right::panels(right, depth), (sums, width), true);
+                product::<L, T>(
+                    tiles,
+                    sides,
+                    Left::rows(left, ROWS),
+                    Right::panels(right, depth),
+                    (sums, width),
+                    true,
+                );
             }
             let sides = [width, depth, keys.len()];
             let left = Left::blocks(&memory.keys[2][at..], width);
             let right = Right::panels(ds_panels, STEP);
-            product::<L, T>(tiles, sides, left, right, (memory.query_sums, ROWS), start != all.keys.start);
+            product::<L, T>(
+                tiles,
+                sides,
+                left,
+                right,
+                (memory.query_sums, ROWS),
+                start != all.keys.start,
+            );
         }
     }
 
@@ -304,7 +328,12 @@ impl<T: Number + Plain> Backward<'_, T> {
     /// Writes dK and dV, or hands them to [`merge`].
     #[inline(always)]
     fn write_keys<L: TileLanes>(&self, index: usize, memory: &Memory<T>) {
-        let Geometry { head_dim, kv_heads, scale, .. } = self.geometry;
+        let Geometry {
+            head_dim,
+            kv_heads,
+            scale,
+            ..
+        } = self.geometry;
         let (task, width) = (&self.tasks[index], whole(head_dim));
         let sequence = &self.sequences[task.sequence];
         for (i, factor) in [(0, scale as f32), (1, 1.0)] {
@@ -375,7 +404,11 @@ fn differentiate<L: TileLanes, T: Number, const MASKED: bool>(
                 T::store_rows(values[0], values[1], &mut before[even + lane..], &mut after[lane..]);
             }
             let panel = (row / LANES + half) * STEP * LANES;
-            T::store_pairs(ds[half][0], ds[half][1], &mut ds_panels[panel + (to + key) * LANES..][..2 * LANES]);
+            T::store_pairs(
+                ds[half][0],
+                ds[half][1],
+                &mut ds_panels[panel + (to + key) * LANES..][..2 * LANES],
+            );
         }
     }
 }
@@ -408,11 +441,21 @@ fn deltas<L: TileLanes, T: Number>(out: HeadRows<T>, gradient: HeadRows<T>, to: 
 
 /// Sums what the tasks that share keys found, in their order.
 fn merge<T: Number>(backward: &Backward<T>) {
-    let Geometry { head_dim, kv_heads, scale, .. } = backward.geometry;
+    let Geometry {
+        head_dim,
+        kv_heads,
+        scale,
+        ..
+    } = backward.geometry;
     let groups = &backward.partial.groups;
     parallel::for_each_range(groups.len(), 1, |range| {
         for group in &groups[range] {
-            let task = |&index: &usize| (&backward.tasks[index], backward.partial.places[index].expect("shares keys"));
+            let task = |&index: &usize| {
+                (
+                    &backward.tasks[index],
+                    backward.partial.places[index].expect("shares keys"),
+                )
+            };
             let first = task(&group[0]).0;
             let sequence = &backward.sequences[first.sequence];
             let mut sum = vec![0.0f32; head_dim];
@@ -428,7 +471,9 @@ fn merge<T: Number>(backward: &Backward<T>) {
                     let at = ((sequence.keys.start + key) * kv_heads + first.kv_head) * head_dim;
                     // SAFETY: each group has its own keys and head.
                     let to = unsafe { backward.results[1 + i].part(at, head_dim) };
-                    to.iter_mut().zip(&sum).for_each(|(to, sum)| *to = T::from_f32(sum * factor));
+                    to.iter_mut()
+                        .zip(&sum)
+                        .for_each(|(to, sum)| *to = T::from_f32(sum * factor));
                 }
             }
         }

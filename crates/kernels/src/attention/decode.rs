@@ -44,9 +44,16 @@ pub fn attend_past(
     window: Option<usize>,
 ) -> Tensor {
     assert_eq!(sequences.len(), documents.len(), "one sequence a document");
-    assert_eq!(queries.size()[0] as usize, documents.num_tokens(), "as many tokens as the documents have");
+    assert_eq!(
+        queries.size()[0] as usize,
+        documents.num_tokens(),
+        "as many tokens as the documents have"
+    );
     for (sequence, range) in sequences.iter().zip(documents.ranges()) {
-        assert!(sequence.keys.size()[0] as usize >= range.len(), "the sequence holds its new tokens");
+        assert!(
+            sequence.keys.size()[0] as usize >= range.len(),
+            "the sequence holds its new tokens"
+        );
     }
     let Some(first) = sequences.first() else {
         return queries.zeros_like();
@@ -54,9 +61,14 @@ pub fn attend_past(
     let geometry = Geometry::of(queries, first.keys, first.values, scale, window);
     for sequence in sequences {
         let other = Geometry::of(queries, sequence.keys, sequence.values, scale, window);
-        assert_eq!(other.kv_heads, geometry.kv_heads, "as many key/value heads in every sequence");
+        assert_eq!(
+            other.kv_heads, geometry.kv_heads,
+            "as many key/value heads in every sequence"
+        );
     }
-    let fits = sequences.iter().all(|s| fused_kind([queries, s.keys, s.values], scale).is_some());
+    let fits = sequences
+        .iter()
+        .all(|s| fused_kind([queries, s.keys, s.values], scale).is_some());
     tch::no_grad(|| match queries.kind() {
         Kind::Float if fits => fused::<f32>(Unit::best(), queries, sequences, documents, geometry),
         Kind::BFloat16 if fits => fused::<bf16>(Unit::best(), queries, sequences, documents, geometry),
@@ -127,12 +139,26 @@ impl<T: Number + Plain> TileKernel for Few<'_, T> {
     #[inline(always)]
     fn run<L: TileLanes>(self, _: &Tiles) {
         let width = self.geometry.head_dim.next_multiple_of(LANES);
-        let need = Need::default().and::<f32>(FEW * width).and::<f32>(FEW * width).and::<f32>(FEW * STEP);
+        let need = Need::default()
+            .and::<f32>(FEW * width)
+            .and::<f32>(FEW * width)
+            .and::<f32>(FEW * STEP);
         scratch::with(need, |mut scratch| {
-            let mut memory = [scratch.take(FEW * width), scratch.take(FEW * width), scratch.take(FEW * STEP)];
+            let mut memory = [
+                scratch.take(FEW * width),
+                scratch.take(FEW * width),
+                scratch.take(FEW * STEP),
+            ];
             for task in self.tasks {
                 let (sequence, kv_head) = (task / self.geometry.kv_heads, task % self.geometry.kv_heads);
-                few_rows::<L, T>(self.geometry, &self.sequences[sequence], kv_head, self.q, &self.out, &mut memory);
+                few_rows::<L, T>(
+                    self.geometry,
+                    &self.sequences[sequence],
+                    kv_head,
+                    self.q,
+                    &self.out,
+                    &mut memory,
+                );
             }
         });
     }
@@ -160,7 +186,10 @@ fn few_rows<L: TileLanes, T: Number>(
     }
     sums[..rows.len() * width].fill(0.0);
     let mut softmax = [(LOWEST, 0.0f32); FEW];
-    let (k, v) = (sequence.k.rows(sequence.keys.clone(), kv_head, 1), sequence.v.rows(sequence.keys.clone(), kv_head, 1));
+    let (k, v) = (
+        sequence.k.rows(sequence.keys.clone(), kv_head, 1),
+        sequence.v.rows(sequence.keys.clone(), kv_head, 1),
+    );
     for start in (geometry.first_key(position(0))..sequence.keys.len()).step_by(STEP) {
         let keys = start..sequence.keys.len().min(start + STEP);
         for key in keys.clone() {

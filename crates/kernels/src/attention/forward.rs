@@ -10,8 +10,8 @@ use super::work::{Geometry, RowBlock, Sequence, Task, View, sequences, tasks};
 use crate::tile::scratch::{self, Need, Plain, Scratch};
 use crate::tile::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
 use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack, product,
-    whole,
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
+    product, whole,
 };
 use crate::vector::Lanes;
 
@@ -168,10 +168,17 @@ fn attend_task<L: TileLanes, T: Number + Plain>(
                 (token * geometry.kv_heads * group + head) * head_dim
             };
             let inverse = L::splat(1.0) / sum;
-            write_transposed::<L, T>(&memory.sums[half * LANES..], BLOCK, inverse, head_dim, rows.len(), |i| {
-                // SAFETY: no other task has this row.
-                unsafe { outputs.out.part(place(rows.start + i), head_dim) }
-            });
+            write_transposed::<L, T>(
+                &memory.sums[half * LANES..],
+                BLOCK,
+                inverse,
+                head_dim,
+                rows.len(),
+                |i| {
+                    // SAFETY: no other task has this row.
+                    unsafe { outputs.out.part(place(rows.start + i), head_dim) }
+                },
+            );
             if let Some(lse) = &outputs.lse {
                 let (largest, sum) = (values(largest), values(sum));
                 let at = (task.kv_head * geometry.num_tokens + first_token) * group + rows.start;
@@ -226,7 +233,14 @@ fn attend_rows<L: TileLanes, T: Number + Plain>(
 
         let values = Left::blocks(&memory.values[at * width..], width);
         let probabilities = Right::panels(memory.probabilities, STEP);
-        product::<L, T>(tiles, [width, BLOCK, len], values, probabilities, (memory.sums, BLOCK), !is_first);
+        product::<L, T>(
+            tiles,
+            [width, BLOCK, len],
+            values,
+            probabilities,
+            (memory.sums, BLOCK),
+            !is_first,
+        );
     }
     [(largest[0], sum[0]), (largest[1], sum[1])]
 }

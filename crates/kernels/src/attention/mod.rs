@@ -42,7 +42,11 @@ pub fn attention(
     window: Option<usize>,
 ) -> Tensor {
     let geometry = Geometry::of(q, k, v, scale, window);
-    assert_eq!(geometry.num_tokens, documents.num_tokens(), "as many tokens as the documents have");
+    assert_eq!(
+        geometry.num_tokens,
+        documents.num_tokens(),
+        "as many tokens as the documents have"
+    );
     assert_eq!(k.size()[0], q.size()[0], "a key for every query");
     match fused_kind([q, k, v], scale) {
         Some(Kind::Float) => fused::<f32>(q, k, v, documents, geometry),
@@ -58,7 +62,9 @@ fn fused_kind(inputs: [&Tensor; 3], scale: f64) -> Option<Kind> {
     let fits = scale > 0.0
         && inputs[0].numel() > 0
         && matches!(kind, Kind::Float | Kind::BFloat16)
-        && inputs.iter().all(|input| input.device() == Device::Cpu && input.kind() == kind);
+        && inputs
+            .iter()
+            .all(|input| input.device() == Device::Cpu && input.kind() == kind);
     fits.then_some(kind)
 }
 

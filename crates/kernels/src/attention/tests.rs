@@ -73,7 +73,10 @@ fn check(case: &Case, kind: Kind, tolerance: f64) {
         assert_eq!(got.size(), want.size());
         let far = distance(got, want);
         let Case { lengths, heads, window } = case;
-        assert!(far < tolerance, "{kind:?} {lengths:?} {heads:?} {window:?}: {name} is {far:.1e} off");
+        assert!(
+            far < tolerance,
+            "{kind:?} {lengths:?} {heads:?} {window:?}: {name} is {far:.1e} off"
+        );
     }
 }
 
@@ -186,7 +189,10 @@ fn a_nan_stays_in_its_document() {
         let _ = k.i((7, 0, 3)).fill_(f64::NAN);
         let [q, _, v] = inputs;
         let [out, dq, dk, _] = run(attention, &case, &[q, k, v], &gradient);
-        assert!(out.i(39).isnan().all().int64_value(&[]) == 1, "queries behind a NaN are NaN");
+        assert!(
+            out.i(39).isnan().all().int64_value(&[]) == 1,
+            "queries behind a NaN are NaN"
+        );
         assert!(out.narrow(0, 40, 50).isnan().any().int64_value(&[]) == 0);
         assert!(dq.narrow(0, 40, 50).isnan().any().int64_value(&[]) == 0);
         assert!(dk.i(7).isnan().any().int64_value(&[]) == 1);
@@ -206,7 +212,14 @@ fn no_graph_is_kept_without_gradients() {
 
 #[test]
 fn cached_keys_give_what_the_whole_row_gives() {
-    for (new, window) in [(1, None), (2, Some(7)), (40, None), (1, Some(3)), (130, Some(20)), (5, Some(1))] {
+    for (new, window) in [
+        (1, None),
+        (2, Some(7)),
+        (40, None),
+        (1, Some(3)),
+        (130, Some(20)),
+        (5, Some(1)),
+    ] {
         for (kind, tolerance) in [(Kind::Float, F32), (Kind::BFloat16, BF16)] {
             let case = Case {
                 lengths: &[130, 300],
@@ -220,8 +233,7 @@ fn cached_keys_give_what_the_whole_row_gives() {
             let ends = [130, 430];
             let last = |x: &Tensor| Tensor::cat(&ends.map(|end| x.narrow(0, end - new, new)), 0);
             let parts = [(0, 130), (130, 300)].map(|(start, len)| [&k, &v].map(|x| x.narrow(0, start, len)));
-            let sequences: Vec<SequenceKv> =
-                parts.iter().map(|[keys, values]| SequenceKv { keys, values }).collect();
+            let sequences: Vec<SequenceKv> = parts.iter().map(|[keys, values]| SequenceKv { keys, values }).collect();
             let n = new as usize;
             let documents = Documents::continuing(&[n, n], &[130 - n, 300 - n]);
             let got = attend_past(&last(&q), &sequences, &documents, 0.2, window);

@@ -75,11 +75,19 @@ impl<'a, T: Number> View<'a, T> {
         let size = tensor.size();
         let stride = tensor.stride();
         let together = (size[2] <= 1 || stride[2] == 1) && (size[1] <= 1 || stride[1] == size[2]) && stride[0] >= 0;
-        let tensor = if together { tensor } else { &*copy.insert(tensor.contiguous()) };
+        let tensor = if together {
+            tensor
+        } else {
+            &*copy.insert(tensor.contiguous())
+        };
         assert_eq!(tensor.kind(), T::KIND, "one dtype for all of attention");
         let stride = if size[0] <= 1 { 0 } else { tensor.stride()[0] as usize };
         let row = (size[1] * size[2]) as usize;
-        let len = if size[0] == 0 { 0 } else { (size[0] as usize - 1) * stride + row };
+        let len = if size[0] == 0 {
+            0
+        } else {
+            (size[0] as usize - 1) * stride + row
+        };
         // SAFETY: the elements that strides and sizes say lie in the tensor's memory, which `tensor` keeps alive.
         let data = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), len) };
         Self {

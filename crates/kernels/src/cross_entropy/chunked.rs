@@ -15,7 +15,9 @@ pub(super) fn log_probs(hidden: &Tensor, weight: &Tensor, kept: &Kept, wanted: W
     let empty = || Tensor::empty([n], (wide, hidden.device()));
     let (log_probs, lse) = (empty(), empty());
     let entropies = wanted.entropies.then(empty);
-    let direction = wanted.direction.then(|| Tensor::empty([n, d], (hidden.kind(), hidden.device())));
+    let direction = wanted
+        .direction
+        .then(|| Tensor::empty([n, d], (hidden.kind(), hidden.device())));
     for (start, len) in chunks(n) {
         let (rows, targets) = (hidden.narrow(0, start, len), kept.targets.narrow(0, start, len));
         let logits = rows.matmul(&weight.tr()).to_kind(wide);
@@ -68,9 +70,15 @@ pub(super) fn weight_gradient(
 }
 
 fn chunks(n: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..n).step_by(ROWS as usize).map(move |start| (start, ROWS.min(n - start)))
+    (0..n)
+        .step_by(ROWS as usize)
+        .map(move |start| (start, ROWS.min(n - start)))
 }
 
 fn wide(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+    if kind == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    }
 }

@@ -13,8 +13,8 @@ use crate::tile::pack::Rows;
 use crate::tile::scratch::{self, Need, Plain, Scratch};
 use crate::tile::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
 use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack, product,
-    whole,
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
+    product, whole,
 };
 
 /// Words of a step.
@@ -43,7 +43,9 @@ pub(super) fn log_probs_on<T: Number + Plain>(
         log_probs: numbers(),
         lse: numbers(),
         entropies: wanted.entropies.then(numbers),
-        direction: wanted.direction.then(|| Tensor::empty([n as i64, d as i64], (T::KIND, Device::Cpu))),
+        direction: wanted
+            .direction
+            .then(|| Tensor::empty([n as i64, d as i64], (T::KIND, Device::Cpu))),
     };
     // libtorch gives no memory to empty tensors.
     if n == 0 {

@@ -74,7 +74,11 @@ fn compute(hidden: &Tensor, weight: &Tensor, targets: &Tensor, entropies: bool) 
     let (vocabulary, width) = weight.size2().expect("the weight is [vocabulary, width]");
     assert_eq!(d, width, "the head is as wide as the hidden state");
     assert_eq!(targets.size(), [t], "a target for every token");
-    let fits = |kind| [hidden, weight].iter().all(|x| x.device() == Device::Cpu && x.kind() == kind);
+    let fits = |kind| {
+        [hidden, weight]
+            .iter()
+            .all(|x| x.device() == Device::Cpu && x.kind() == kind)
+    };
     let ways: Ways = if fits(Kind::Float) {
         Ways::fused::<f32>()
     } else if fits(Kind::BFloat16) {

@@ -12,7 +12,11 @@ pub fn linear_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &Tensor) 
 /// The plain twin of [`super::token_log_probs`], in f32 or wider.
 pub fn token_log_probs(hidden: &Tensor, weight: &Tensor, targets: &Tensor) -> Tensor {
     let ignored = targets.eq(IGNORED);
-    let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let wide = if hidden.kind() == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    };
     let all = hidden.matmul(&weight.tr()).to_kind(wide).log_softmax(-1, None::<Kind>);
     let targets = targets.masked_fill(&ignored, 0).unsqueeze(1);
     all.gather(1, &targets, false).squeeze_dim(1).masked_fill(&ignored, 0.0)
@@ -20,7 +24,11 @@ pub fn token_log_probs(hidden: &Tensor, weight: &Tensor, targets: &Tensor) -> Te
 
 /// The plain twin of [`super::token_log_probs_and_entropies`]: the entropies alone.
 pub fn entropies(hidden: &Tensor, weight: &Tensor, targets: &Tensor) -> Tensor {
-    let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let wide = if hidden.kind() == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    };
     let all = hidden.matmul(&weight.tr()).to_kind(wide).log_softmax(-1, None::<Kind>);
     let entropies = -(all.exp() * all).sum_dim_intlist(-1, false, None::<Kind>);
     entropies.masked_fill(&targets.eq(IGNORED), 0.0)

@@ -125,7 +125,14 @@ fn all<T: Number + Plain>(unit: Unit, case: &Case) -> Option<[Tensor; 4]> {
     let found = forward::log_probs_on::<T>(unit, hidden, weight, &kept, wanted);
     let gradient = kept.gather(gradient);
     let of_weight = weight::gradient_on::<T>(unit, hidden, weight, &kept, &found.lse, &gradient);
-    (kept.len() > 0).then(|| [found.log_probs, found.entropies.unwrap(), found.direction.unwrap(), of_weight])
+    (kept.len() > 0).then(|| {
+        [
+            found.log_probs,
+            found.entropies.unwrap(),
+            found.direction.unwrap(),
+            of_weight,
+        ]
+    })
 }
 
 #[test]
@@ -188,7 +195,10 @@ fn equal_logits_give_the_logarithm_of_the_vocabulary() {
 fn scores_far_apart_neither_overflow_nor_vanish() {
     for kind in [Kind::Float, Kind::BFloat16] {
         // Scores rise along the vocabulary to 3200, so the base of the exponentials moves again and again.
-        let weight = Tensor::arange(1000, (Kind::Float, Device::Cpu)).unsqueeze(1).expand([1000, 32], false) / 1000.0;
+        let weight = Tensor::arange(1000, (Kind::Float, Device::Cpu))
+            .unsqueeze(1)
+            .expand([1000, 32], false)
+            / 1000.0;
         let (hidden, weight) = (Tensor::full([40, 32], 100.0, (kind, Device::Cpu)), weight.to_kind(kind));
         let targets = Tensor::full([40], 990, (Kind::Int64, Device::Cpu));
         let case = Case {

@@ -14,8 +14,8 @@ use crate::tile::pack::Rows;
 use crate::tile::scratch::{self, Need, Plain, Scratch};
 use crate::tile::softmax::halves;
 use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack, product,
-    whole,
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
+    product, whole,
 };
 
 /// Words of a task.
@@ -69,8 +69,11 @@ pub(super) fn gradient_on<T: Number + Plain>(
     for (to, lse) in log2_sums.iter_mut().zip(blob::slice::<f32>(lse)) {
         *to = lse * std::f32::consts::LOG2_E;
     }
-    let mut by_target: Vec<(usize, usize)> =
-        blob::slice::<i64>(&kept.targets).iter().enumerate().map(|(token, &target)| (target as usize, token)).collect();
+    let mut by_target: Vec<(usize, usize)> = blob::slice::<i64>(&kept.targets)
+        .iter()
+        .enumerate()
+        .map(|(token, &target)| (target as usize, token))
+        .collect();
     by_target.sort_unstable();
     let head = Head {
         weight: Matrix::new(blob::slice::<T>(&weight), d),
@@ -82,7 +85,9 @@ pub(super) fn gradient_on<T: Number + Plain>(
         by_target: &by_target,
         out: Shared::new(blob::slice_mut::<T>(&out)),
     };
-    balance((vocabulary as usize).div_ceil(WORDS), |mine| dispatch(unit, Run(&head, mine)));
+    balance((vocabulary as usize).div_ceil(WORDS), |mine| {
+        dispatch(unit, Run(&head, mine))
+    });
     out
 }
 

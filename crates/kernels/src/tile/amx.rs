@@ -80,9 +80,7 @@ pub(crate) fn permitted() -> bool {
     let features = __cpuid_count(7, 0).edx;
     let (has_bf16, has_tile) = (features >> 22 & 1 == 1, features >> 24 & 1 == 1);
     // SAFETY: a query of the kernel that changes this process's permissions only.
-    has_bf16
-        && has_tile
-        && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+    has_bf16 && has_tile && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
 }
 
 /// Whether the processor has bf16 tiles and the system lets this process use them.

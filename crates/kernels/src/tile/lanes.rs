@@ -195,8 +195,8 @@ mod x86 {
             unsafe {
                 let rounded: __m512i = transmute(_mm512_cvtne2ps_pbh(odd.0, even.0));
                 let order = _mm512_set_epi16(
-                    31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18,
-                    2, 17, 1, 16, 0,
+                    31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
+                    18, 2, 17, 1, 16, 0,
                 );
                 _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, rounded));
             }
@@ -214,7 +214,11 @@ mod x86 {
             unsafe {
                 let a = _mm512_set1_epi32(transmute::<[bf16; 2], i32>(a));
                 let b = _mm512_loadu_si512(b.as_ptr().cast());
-                Self(_mm512_dpbf16_ps(self.0, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)))
+                Self(_mm512_dpbf16_ps(
+                    self.0,
+                    transmute::<__m512i, __m512bh>(a),
+                    transmute::<__m512i, __m512bh>(b),
+                ))
             }
         }
     }

@@ -115,4 +115,3 @@ impl Number for bf16 {
         (tiles.unit() == Unit::Amx).then_some((a, b))
     }
 }
-

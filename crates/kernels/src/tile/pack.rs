@@ -57,7 +57,11 @@ pub(crate) fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first
                 for (i, woven) in woven.iter_mut().enumerate() {
                     let row = block * BLOCK + part + i * T::DEPTH;
                     let even = read(rows, row, first + column);
-                    let odd = if T::DEPTH == 2 { read(rows, row + 1, first + column) } else { even };
+                    let odd = if T::DEPTH == 2 {
+                        read(rows, row + 1, first + column)
+                    } else {
+                        even
+                    };
                     *woven = T::weave([&even, &odd]);
                 }
                 for (i, bits) in L::transpose(woven).into_iter().enumerate() {
@@ -75,7 +79,11 @@ pub(crate) fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
         for (i, to) in to.chunks_exact_mut(T::PER_VECTOR).enumerate() {
             let even = read(rows, i * T::DEPTH, panel * LANES);
-            let odd = if T::DEPTH == 2 { read(rows, i * T::DEPTH + 1, panel * LANES) } else { even };
+            let odd = if T::DEPTH == 2 {
+                read(rows, i * T::DEPTH + 1, panel * LANES)
+            } else {
+                even
+            };
             T::store_bits(T::weave::<L>([&even, &odd]), to);
         }
     }

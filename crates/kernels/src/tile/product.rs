@@ -76,9 +76,18 @@ pub(crate) fn product<L: TileLanes, T: Number>(
         assert!(accumulate || m == 0 || n == 0, "an empty sum is not written");
         return;
     }
-    assert!(m % BLOCK == 0 && n % BLOCK == 0 && k % BLOCK == 0, "a product of {m} × {n} × {k} is not whole blocks");
-    assert!(a.data.len() >= (m - 1) * a.row + (k / BLOCK - 1) * a.step + BLOCK, "a short left operand");
-    assert!(b.data.len() >= (n / LANES - 1) * b.depth * LANES + k * LANES, "a short right operand");
+    assert!(
+        m % BLOCK == 0 && n % BLOCK == 0 && k % BLOCK == 0,
+        "a product of {m} × {n} × {k} is not whole blocks"
+    );
+    assert!(
+        a.data.len() >= (m - 1) * a.row + (k / BLOCK - 1) * a.step + BLOCK,
+        "a short left operand"
+    );
+    assert!(
+        b.data.len() >= (n / LANES - 1) * b.depth * LANES + k * LANES,
+        "a short right operand"
+    );
     assert!(c.len() >= (m - 1) * c_row + n, "a short result");
     let panel = b.depth * LANES;
     for column in (0..n).step_by(BLOCK) {
@@ -105,7 +114,14 @@ pub(crate) fn product<L: TileLanes, T: Number>(
                 }
                 for eight in (0..BLOCK).step_by(8) {
                     let left = left.add(eight * a.row);
-                    eight_rows::<L, T>(left, (a.row, a.step), right, k, (out.add(eight * c_row), c_row), accumulate);
+                    eight_rows::<L, T>(
+                        left,
+                        (a.row, a.step),
+                        right,
+                        k,
+                        (out.add(eight * c_row), c_row),
+                        accumulate,
+                    );
                 }
             }
         }

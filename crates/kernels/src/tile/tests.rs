@@ -110,7 +110,10 @@ fn check<T: Number + scratch::Plain>(way: Way, [m, n, k]: [usize; 3]) {
                 let got = f64::from(c[i * whole(n) + j]);
                 // Operands are exact; k sums of numbers below k in f32.
                 let tolerance = k as f64 * k as f64 * f64::from(f32::EPSILON) / 8.0;
-                assert!((got - want).abs() <= tolerance, "{unit:?} {way:?} [{i}, {j}]: {got}, not {want}");
+                assert!(
+                    (got - want).abs() <= tolerance,
+                    "{unit:?} {way:?} [{i}, {j}]: {got}, not {want}"
+                );
             }
         }
     }
@@ -143,9 +146,29 @@ fn powers_of_two_are_good_to_three_units_in_the_last_place() {
         dispatch(unit, Powers(&x, &mut y));
         for (&x, &y) in x.iter().zip(&y) {
             let want = f64::from(x).exp2();
-            assert!((f64::from(y) / want - 1.0).abs() < 3.0 * f64::from(f32::EPSILON), "{unit:?}: 2^{x} = {y}");
+            assert!(
+                (f64::from(y) / want - 1.0).abs() < 3.0 * f64::from(f32::EPSILON),
+                "{unit:?}: 2^{x} = {y}"
+            );
         }
-        let ends = [f32::NEG_INFINITY, -1e30, -150.0, 0.0, f32::NAN, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let ends = [
+            f32::NEG_INFINITY,
+            -1e30,
+            -150.0,
+            0.0,
+            f32::NAN,
+            1.0,
+            2.0,
+            3.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        ];
         let mut y = [0.0; 16];
         dispatch(unit, Powers(&ends, &mut y));
         assert_eq!(y[..4], [0.0, 0.0, 0.0, 1.0]);
