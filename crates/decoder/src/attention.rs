@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kernels::RopeTable;
 use tch::Tensor;
-use tensor_core::{Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Sublayer};
+use tensor_core::{Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Sublayer, project};
 
 use crate::norm::RmsNorm;
 
@@ -85,9 +85,8 @@ impl Sublayer for Attention {
         let p = &self.projections;
         let t = x.size()[0];
         let heads = |y: Tensor, count: usize| y.view([t, count as i64, head_dim as i64]);
-        let mut q = heads(p.q_proj.forward(x, pass), num_heads);
-        let mut k = heads(p.k_proj.forward(x, pass), num_kv_heads);
-        let v = heads(p.v_proj.forward(x, pass), num_kv_heads);
+        let [q, k, v] = project(x, [&p.q_proj, &p.k_proj, &p.v_proj], pass);
+        let (mut q, mut k, v) = (heads(q, num_heads), heads(k, num_kv_heads), heads(v, num_kv_heads));
         if let Some((q_norm, k_norm)) = &self.query_key_norms {
             (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
         }

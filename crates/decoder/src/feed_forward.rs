@@ -1,10 +1,10 @@
-//! The gated feed-forward: `down(act(gate(x)) · up(x))`, with SiLU (SwiGLU) or GELU's tanh form (GeGLU).
+//! The gated feed-forward: `down(act(gate(x)) · up(x))`, with `SiLU` (SwiGLU) or GELU's tanh form (`GeGLU`).
 //!
 //! Source: Shazeer 2020, arXiv:2002.05202. Shapes: t tokens, d model width, f inner width.
 
 use kernels::Activation;
 use tch::Tensor;
-use tensor_core::{Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Sublayer};
+use tensor_core::{Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Sublayer, project};
 
 /// A gated feed-forward: the second sublayer of a block.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl SwiGlu {
 
 impl Sublayer for SwiGlu {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let (gate, up) = (self.gate_proj.forward(x, pass), self.up_proj.forward(x, pass));
+        let [gate, up] = project(x, [&self.gate_proj, &self.up_proj], pass);
         let inner = kernels::gated(self.activation, &gate, &up);
         drop((gate, up));
         self.down_proj.forward(&inner, pass)

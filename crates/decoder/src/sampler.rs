@@ -70,9 +70,6 @@ impl Sampler {
     /// `logits`: `[v]`; `previous`: the sequence so far, prompt included.
     pub fn choose(&self, logits: &[f32], previous: &[u32], stream: u64, place: u64) -> u32 {
         if self.temperature == 0.0 {
-            if self.repetition_penalty == 1.0 {
-                return likeliest(logits);
-            }
             let mut logits = logits.to_vec();
             self.penalise(&mut logits, previous);
             return likeliest(&logits);
@@ -127,9 +124,6 @@ impl Sampler {
     }
 
     fn penalise(&self, logits: &mut [f32], previous: &[u32]) {
-        if self.repetition_penalty == 1.0 {
-            return;
-        }
         let penalty = self.repetition_penalty as f32;
         let mut seen: Vec<u32> = previous.to_vec();
         seen.sort_unstable();

@@ -54,8 +54,8 @@ fn greedy_tokens_equal_transformers() {
         let model = load(&row.model);
         let mut heard = Vec::new();
         let answers = model
-            .generate(&[row.prompt.clone()], &options(row.sampler, 20), &mut |idx, token| {
-                heard.push((idx, token))
+            .generate(std::slice::from_ref(&row.prompt), &options(row.sampler, 20), &mut |idx, token| {
+                heard.push((idx, token));
             })
             .expect("generated");
         assert_eq!(answers[0].tokens, row.tokens, "{} {:?}", row.model, row.prompt);
@@ -152,7 +152,7 @@ fn log_probs_are_the_models_own() {
         ..Sampler::default()
     };
     let answer = &model
-        .generate(&[prompt.clone()], &options(sampler, 9), &mut |_, _| ())
+        .generate(std::slice::from_ref(&prompt), &options(sampler, 9), &mut |_, _| ())
         .expect("generated")[0];
     let whole: Vec<u32> = prompt.iter().chain(&answer.tokens).copied().collect();
     let scored = model
@@ -173,7 +173,7 @@ fn a_sequence_ends_with_its_stop_token_or_at_the_last_position() {
         ..options(row.sampler, 20)
     };
     let answer = &model
-        .generate(&[row.prompt.clone()], &stopping, &mut |_, _| ())
+        .generate(std::slice::from_ref(&row.prompt), &stopping, &mut |_, _| ())
         .expect("generated")[0];
     assert_eq!(
         (answer.tokens.as_slice(), answer.stopped),

@@ -3,9 +3,8 @@
 //! `ΔW = s · B A`, never formed while training. Forward `s · (x Aᵀ) Bᵀ`; backward with `v = s · dy B`:
 //! `dB = s · dyᵀ (x Aᵀ)`, `dA = vᵀ x`, `dx = v A`. Shapes: t tokens, r rank; A `[r, in]`, B `[out, r]`.
 
-use tch::{Kind, Tensor};
-use tensor_core::packed::{self, LowRankTerm, Term};
-use tensor_core::{FrozenMap, ModulePath, Param, Role, autograd};
+use tch::Tensor;
+use tensor_core::{ModulePath, Param, Role, Update, autograd, packed};
 
 /// Factors A and B in f32, with the scale of their product.
 #[derive(Debug)]
@@ -57,26 +56,13 @@ impl LowRank {
         tch::no_grad(|| self.b.value().matmul(self.a.value()) * self.scale)
     }
 
-    /// `base(x) + s · (x Aᵀ) Bᵀ` as one function with its own backward pass; the frozen base is in no graph.
-    pub(crate) fn over_frozen(&self, base: &dyn FrozenMap, x: &Tensor) -> Tensor {
-        let (a, b, scale) = (compute(&self.a, x), compute(&self.b, x), self.scale);
-        let (y, su) = tch::no_grad(|| apply(base, x, &a, &b, scale, Direction::Forward));
-        let inputs = [x, self.a.value(), self.b.value()];
-        if !autograd::wants(&inputs) {
-            return y;
+    /// As the seam's fused function reads it.
+    pub(crate) fn as_update(&self) -> Update<'_> {
+        Update {
+            a: &self.a,
+            b: &self.b,
+            scale: self.scale,
         }
-        let (base, saved, wants_dx) = (base.share(), x.shallow_clone(), x.requires_grad());
-        autograd::attach(&inputs, y, move |dy| {
-            let Some(dy) = dy else { return vec![None, None, None] };
-            let (dx, v) = if wants_dx {
-                let (dx, v) = apply(&*base, &dy, &b.tr(), &a.tr(), scale, Direction::Backward);
-                (Some(dx), v)
-            } else {
-                (None, dy.matmul(&b) * scale)
-            };
-            let (da, db) = factor_gradients(&dy, &saved, &su, &v);
-            vec![dx, Some(da), Some(db)]
-        })
     }
 
     /// `s · (x Aᵀ) Bᵀ` alone: over a base that trains or is itself wrapped, or on dropped-out inputs.
@@ -94,7 +80,7 @@ impl LowRank {
         autograd::attach(&inputs, y, move |dy| {
             let Some(dy) = dy else { return vec![None, None, None] };
             let v = dy.matmul(&b) * scale;
-            let (da, db) = factor_gradients(&dy, &saved, &su, &v);
+            let (da, db) = (packed::outer(&v, &saved), packed::outer(&su, &dy).tr().contiguous());
             vec![wants_dx.then(|| v.matmul(&a)), Some(da), Some(db)]
         })
     }
@@ -117,47 +103,4 @@ impl LowRank {
 
 fn compute(factor: &Param, x: &Tensor) -> Tensor {
     tch::no_grad(|| factor.cast(x.kind()).detach())
-}
-
-/// Which way a frozen map is applied.
-#[derive(Clone, Copy)]
-enum Direction {
-    Forward,
-    Backward,
-}
-
-/// `base(x) + s (x Pᵀ) Qᵀ` and `s x Pᵀ`: one product where the base is packed. P `[r, k]`, Q `[n, r]`.
-fn apply(
-    base: &dyn FrozenMap,
-    x: &Tensor,
-    p: &Tensor,
-    q: &Tensor,
-    scale: f64,
-    direction: Direction,
-) -> (Tensor, Tensor) {
-    if let Some(packed) = base.packed().filter(|_| x.kind() == Kind::BFloat16) {
-        let matrix = match direction {
-            Direction::Forward => packed.forward(),
-            Direction::Backward => packed.transposed(),
-        };
-        let low_rank = Some(LowRankTerm {
-            inner: p,
-            outer: q,
-            scale,
-        });
-        let (y, mut inner) = packed::product(&[Term { x, matrix, low_rank }], None);
-        let inner = inner.pop().flatten().expect("the one term has a low-rank part");
-        return (y, inner);
-    }
-    let inner = x.matmul(&p.tr()) * scale;
-    let mut y = match direction {
-        Direction::Forward => base.apply(x),
-        Direction::Backward => base.apply_transposed(x, None),
-    };
-    (y.addmm_(&inner, &q.tr()), inner)
-}
-
-/// Both factors' gradients in f32; `su = s · x Aᵀ`, `v = s · dy B`.
-fn factor_gradients(dy: &Tensor, x: &Tensor, su: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
-    (packed::outer(v, x), packed::outer(su, dy).tr().contiguous())
 }

@@ -1,7 +1,7 @@
 //! A projection with a low-rank update beside it.
 
 use tch::{Kind, Tensor};
-use tensor_core::{Dense, Found, ModulePath, Param, Parameters, Pass, Projection};
+use tensor_core::{Dense, DropoutKey, Found, ModulePath, Param, Parameters, Parts, Pass, Projection, over_frozen};
 
 use crate::LowRank;
 
@@ -30,21 +30,24 @@ impl Lora {
     pub fn low_rank(&self) -> &LowRank {
         &self.low_rank
     }
+
+    fn dropout_key(&self, pass: &Pass) -> Option<DropoutKey> {
+        pass.dropout(self.site).filter(|_| self.dropout > 0.0)
+    }
 }
 
 impl Projection for Lora {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        if !pass.adapters_on() {
-            return self.base.forward(x, pass);
+        if let Some(parts) = self.parts(pass) {
+            return over_frozen(x, &[parts]).pop().expect("one output");
         }
-        let key = pass.dropout(self.site).filter(|_| self.dropout > 0.0);
-        match (key, self.base.as_frozen()) {
-            (None, Some(base)) => self.low_rank.over_frozen(base, x),
-            (None, None) => self.base.forward(x, pass) + self.low_rank.branch(x),
-            (Some(key), _) => {
-                let dropped = kernels::dropout::dropout(x, self.dropout, key);
-                self.base.forward(x, pass) + self.low_rank.branch(&dropped)
-            }
+        let y = self.base.forward(x, pass);
+        if !pass.adapters_on() {
+            return y;
+        }
+        match self.dropout_key(pass) {
+            Some(key) => y + self.low_rank.branch(&kernels::dropout::dropout(x, self.dropout, key)),
+            None => y + self.low_rank.branch(x),
         }
     }
 
@@ -64,6 +67,15 @@ impl Projection for Lora {
 
     fn into_dense(self: Box<Self>) -> Result<Dense, Found> {
         Err(Found("a LoRA adapter"))
+    }
+
+    fn parts(&self, pass: &Pass) -> Option<Parts<'_>> {
+        let base = self.base.parts(pass).filter(|parts| parts.update.is_none())?;
+        if !pass.adapters_on() {
+            return Some(base);
+        }
+        let update = Some(self.low_rank.as_update());
+        self.dropout_key(pass).is_none().then_some(Parts { update, ..base })
     }
 }
 

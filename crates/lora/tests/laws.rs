@@ -9,7 +9,10 @@ use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Project
 const OUT: i64 = 11;
 const IN: i64 = 6;
 
+/// The same numbers for the same seed: libtorch's generator is the whole process's, so drawing is one at a time.
 fn random(seed: i64, shape: [i64; 2]) -> Tensor {
+    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _drawing = DRAWING.lock();
     tch::manual_seed(seed);
     Tensor::randn(shape, (Kind::Float, Device::Cpu))
 }
@@ -76,7 +79,7 @@ fn dropout_touches_the_update_only_and_repeats_with_its_key() {
     let low_rank = LowRank::new(&random(2, [3, IN]), &random(3, [OUT, 3]), 1.0);
     let lora = Lora::new(frozen(), low_rank, 0.5, ModulePath::from("a.b").site());
     let documents = Documents::new(&[64]);
-    let x = random(4, [64, IN]);
+    let x = random(4, [64, IN]) * 0.1;
     let train = |key| lora.forward(&x, &Pass::train(&documents, DropoutKey(key)));
     assert!(train(1).equal(&train(1)), "the same key draws the same mask");
     assert!(!train(1).equal(&train(2)), "another key draws another mask");
@@ -88,7 +91,7 @@ fn dropout_touches_the_update_only_and_repeats_with_its_key() {
         1e-5,
         1e-5,
     );
-    // Over many keys the mean is the undropped value: deviation of one draw about 2, of 400 draws 0.1.
+    // Over many keys the mean is the undropped value: one draw deviates by at most about 3, so 400 by 0.15.
     let mean = (0..400).map(train).reduce(|a, b| a + b).unwrap() / 400.0;
     assert_close("dropout keeps the mean", &mean, &evaluated, 0.0, 0.9);
 }

@@ -6,14 +6,15 @@ use std::sync::OnceLock;
 
 use tch::{Kind, Tensor};
 
-use crate::packed::{self, PackedWeight, Term};
-use crate::{Found, FrozenMap, ModulePath, Param, Parameters, Pass, Projection, autograd};
+use crate::packed::{self, PackedMatrix, Term};
+use crate::{Found, FrozenMap, ModulePath, Param, Parameters, Parts, Pass, Projection, Way, autograd, over_frozen};
 
 /// A matrix `[out, in]` as the checkpoint holds it.
 #[derive(Debug)]
 pub struct Dense {
     weight: Param,
-    packed: OnceLock<Option<PackedWeight>>,
+    forward: OnceLock<Option<PackedMatrix>>,
+    transposed: OnceLock<Option<PackedMatrix>>,
 }
 
 impl Dense {
@@ -21,7 +22,8 @@ impl Dense {
     pub fn new(weight: Param) -> Self {
         Self {
             weight,
-            packed: OnceLock::new(),
+            forward: OnceLock::new(),
+            transposed: OnceLock::new(),
         }
     }
 
@@ -34,70 +36,61 @@ impl Dense {
     pub fn into_param(self) -> Param {
         self.weight
     }
+
+    fn applied(&self, x: &Tensor, way: Way, onto: Option<&Tensor>) -> Option<Tensor> {
+        let matrix = self.packed(way).filter(|_| x.kind() == Kind::BFloat16)?;
+        Some(
+            packed::product(
+                &[Term {
+                    x,
+                    matrix,
+                    low_rank: None,
+                }],
+                onto,
+            )
+            .0,
+        )
+    }
 }
 
 impl FrozenMap for Dense {
     fn share(&self) -> Box<dyn FrozenMap + Send> {
-        let packed = OnceLock::from(self.packed().cloned());
         Box::new(Self {
             weight: self.weight.share(),
-            packed,
+            forward: self.forward.clone(),
+            transposed: self.transposed.clone(),
         })
     }
 
     fn apply(&self, x: &Tensor) -> Tensor {
-        match self.packed().filter(|_| x.kind() == Kind::BFloat16) {
-            Some(packed) => {
-                packed::product(
-                    &[Term {
-                        x,
-                        matrix: packed.forward(),
-                        low_rank: None,
-                    }],
-                    None,
-                )
-                .0
-            }
-            None => x.matmul(&self.weight.value().tr()),
-        }
+        self.applied(x, Way::Forward, None)
+            .unwrap_or_else(|| x.matmul(&self.weight.value().tr()))
     }
 
     fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor {
-        match (self.packed().filter(|_| y.kind() == Kind::BFloat16), onto) {
-            (Some(packed), onto) => {
-                packed::product(
-                    &[Term {
-                        x: y,
-                        matrix: packed.transposed(),
-                        low_rank: None,
-                    }],
-                    onto.as_ref(),
-                )
-                .0
-            }
-            (None, Some(onto)) => onto.addmm(y, self.weight.value()),
-            (None, None) => y.matmul(self.weight.value()),
-        }
+        self.applied(y, Way::Transposed, onto.as_ref())
+            .unwrap_or_else(|| match onto {
+                Some(onto) => onto.addmm(y, self.weight.value()),
+                None => y.matmul(self.weight.value()),
+            })
     }
 
-    fn packed(&self) -> Option<&PackedWeight> {
-        self.packed
-            .get_or_init(|| PackedWeight::pack(self.weight.value()))
-            .as_ref()
+    fn packed(&self, way: Way) -> Option<&PackedMatrix> {
+        let weight = self.weight.value();
+        match way {
+            Way::Forward => self.forward.get_or_init(|| PackedMatrix::of(weight)),
+            Way::Transposed => self.transposed.get_or_init(|| PackedMatrix::of(&weight.tr())),
+        }
+        .as_ref()
     }
 }
 
 impl Projection for Dense {
-    fn forward(&self, x: &Tensor, _pass: &Pass) -> Tensor {
-        if self.weight.is_trainable() {
-            return trained(x, &self.weight);
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        match self.parts(pass) {
+            Some(parts) => over_frozen(x, &[parts]).pop().expect("one output"),
+            None => trained(x, &self.weight),
         }
-        let y = tch::no_grad(|| self.apply(x));
-        if !autograd::wants(&[x]) {
-            return y;
-        }
-        let again = self.share();
-        autograd::attach(&[x], y, move |dy| vec![dy.map(|dy| again.apply_transposed(&dy, None))])
     }
 
     fn weight(&self) -> Tensor {
@@ -112,8 +105,11 @@ impl Projection for Dense {
         Ok(*self)
     }
 
-    fn as_frozen(&self) -> Option<&dyn FrozenMap> {
-        (!self.weight.is_trainable()).then_some(self)
+    fn parts(&self, _pass: &Pass) -> Option<Parts<'_>> {
+        (!self.weight.is_trainable()).then_some(Parts {
+            frozen: self,
+            update: None,
+        })
     }
 }
 

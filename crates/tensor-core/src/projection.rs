@@ -8,8 +8,8 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use crate::packed::PackedWeight;
-use crate::{Dense, Error, Found, ModulePath, Param, Parameters, Pass, Result};
+use crate::packed::PackedMatrix;
+use crate::{Dense, Error, Found, ModulePath, Param, Parameters, Parts, Pass, Result, Way};
 
 /// A linear map `y = x Wᵀ`, however `W` is held. Shapes: t tokens, in and out widths.
 pub trait Projection: Parameters + Debug + Send {
@@ -25,9 +25,10 @@ pub trait Projection: Parameters + Debug + Send {
     /// The matrix itself, only if nothing wraps or packs it; otherwise what was found.
     fn into_dense(self: Box<Self>) -> Result<Dense, Found>;
 
-    /// This map as one that does not train and needs no graph, if it is one: what lets a wrapper write its own
-    /// backward pass and never save the weight.
-    fn as_frozen(&self) -> Option<&dyn FrozenMap> {
+    /// This map in this pass as a frozen map with at most one low-rank update, if it is that: several projections of
+    /// one input are then one function ([`crate::project`]), which never saves a frozen weight.
+    fn parts(&self, pass: &Pass) -> Option<Parts<'_>> {
+        let _ = pass;
         None
     }
 }
@@ -44,7 +45,8 @@ pub trait FrozenMap {
     fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor;
 
     /// The weight packed for this machine's matrix unit, if it is: products of several terms then run as one.
-    fn packed(&self) -> Option<&PackedWeight> {
+    fn packed(&self, way: Way) -> Option<&PackedMatrix> {
+        let _ = way;
         None
     }
 }

@@ -18,37 +18,15 @@ pub use matrix::PackedMatrix;
 pub use outer::outer;
 pub use product::{LowRankTerm, Term, product};
 
-/// A weight `[out, in]` packed for `x Wᵀ` and for `y W`.
-#[derive(Clone, Debug)]
-pub struct PackedWeight {
-    forward: PackedMatrix,
-    transposed: PackedMatrix,
-}
-
-impl PackedWeight {
-    /// Packs a bf16 CPU weight on a machine with matrix units; none where nothing would be gained, or where a side is
-    /// no multiple of 32.
-    pub fn pack(weight: &Tensor) -> Option<Self> {
-        if weight.device() != Device::Cpu || weight.kind() != Kind::BFloat16 || !tiles::available() {
+impl PackedMatrix {
+    /// Packs a bf16 CPU matrix `[n, k]` on a machine with matrix units; none where nothing would be gained, or where a
+    /// side is no multiple of 32.
+    pub fn of(matrix: &Tensor) -> Option<Self> {
+        if matrix.device() != Device::Cpu || matrix.kind() != Kind::BFloat16 || !tiles::available() {
             return None;
         }
-        let (out, input) = weight.size2().ok()?;
-        if out % 32 != 0 || input % 32 != 0 {
-            return None;
-        }
-        let forward = PackedMatrix::pack(&weight.contiguous());
-        let transposed = PackedMatrix::pack(&weight.tr().contiguous());
-        Some(Self { forward, transposed })
-    }
-
-    /// W, for `x Wᵀ`.
-    pub fn forward(&self) -> &PackedMatrix {
-        &self.forward
-    }
-
-    /// Wᵀ, for `y W`.
-    pub fn transposed(&self) -> &PackedMatrix {
-        &self.transposed
+        let (n, k) = matrix.size2().ok()?;
+        (n % 32 == 0 && k % 32 == 0).then(|| Self::pack(&matrix.contiguous()))
     }
 }
 
@@ -76,7 +54,7 @@ mod tests {
     fn packed_products_equal_plain_ones() {
         for (out, input) in [(32, 64), (96, 32), (576, 192), (64, 1536)] {
             let weight = random(1, [out, input]);
-            let Some(packed) = PackedWeight::pack(&weight) else {
+            let (Some(forward), Some(transposed)) = (PackedMatrix::of(&weight), PackedMatrix::of(&weight.tr())) else {
                 return;
             };
             for rows in [1, 7, 31, 32, 33, 130, 517] {
@@ -86,13 +64,13 @@ mod tests {
                     matrix,
                     low_rank: None,
                 };
-                let forward = product(&[term(&x, packed.forward())], None);
+                let forward = product(&[term(&x, &forward)], None);
                 check(
                     &forward.0,
                     &x.matmul(&weight.tr()),
                     &format!("{rows} x {input} -> {out}"),
                 );
-                let back = product(&[term(&y, packed.transposed())], Some(&x));
+                let back = product(&[term(&y, &transposed)], Some(&x));
                 check(
                     &back.0,
                     &(y.matmul(&weight) + &x),
@@ -105,7 +83,7 @@ mod tests {
     #[test]
     fn terms_and_low_rank_parts_are_summed() {
         let (w1, w2) = (random(1, [64, 96]), random(2, [64, 32]));
-        let (Some(p1), Some(p2)) = (PackedWeight::pack(&w1), PackedWeight::pack(&w2)) else {
+        let (Some(p1), Some(p2)) = (PackedMatrix::of(&w1), PackedMatrix::of(&w2)) else {
             return;
         };
         for (rows, rank) in [(1, 1), (45, 8), (64, 16), (70, 17), (300, 40)] {
@@ -119,12 +97,12 @@ mod tests {
             let terms = [
                 Term {
                     x: &x1,
-                    matrix: p1.forward(),
+                    matrix: &p1,
                     low_rank: Some(low_rank),
                 },
                 Term {
                     x: &x2,
-                    matrix: p2.forward(),
+                    matrix: &p2,
                     low_rank: None,
                 },
             ];
@@ -161,17 +139,17 @@ mod tests {
     #[test]
     fn packing_loses_nothing() {
         let weight = random(7, [96, 64]);
-        let Some(packed) = PackedWeight::pack(&weight) else {
+        let (Some(forward), Some(transposed)) = (PackedMatrix::of(&weight), PackedMatrix::of(&weight.tr())) else {
             return;
         };
-        assert!(packed.forward().unpack().equal(&weight));
-        assert!(packed.transposed().unpack().equal(&weight.tr()));
+        assert!(forward.unpack().equal(&weight));
+        assert!(transposed.unpack().equal(&weight.tr()));
     }
 
     #[test]
     fn rows_of_a_wider_buffer_are_read_in_place() {
         let weight = random(1, [32, 64]);
-        let Some(packed) = PackedWeight::pack(&weight) else {
+        let (Some(forward), Some(_)) = (PackedMatrix::of(&weight), PackedMatrix::of(&weight.tr())) else {
             return;
         };
         let wide = random(2, [40, 160]);
@@ -179,7 +157,7 @@ mod tests {
         let (y, _) = product(
             &[Term {
                 x: &x,
-                matrix: packed.forward(),
+                matrix: &forward,
                 low_rank: None,
             }],
             None,
