@@ -90,29 +90,28 @@ impl InstructionSet {
     }
 }
 
-/// One instruction set for all threads, while a test compares them.
+/// One instruction set for the calling thread, while a test compares them.
 #[cfg(test)]
 pub(crate) mod forced {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Mutex, PoisonError};
+    use std::cell::Cell;
 
     use super::InstructionSet;
 
-    static ALONE: Mutex<()> = Mutex::new(());
-    static SET: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-    pub(super) fn set() -> Option<InstructionSet> {
-        InstructionSet::available().get(SET.load(Ordering::SeqCst)).copied()
+    thread_local! {
+        static SET: Cell<Option<InstructionSet>> = const { Cell::new(None) };
     }
 
-    /// Runs `body` with each instruction set in turn; what other tests compute meanwhile stays within their tolerances.
+    pub(super) fn set() -> Option<InstructionSet> {
+        SET.get()
+    }
+
+    /// Runs `body` with each instruction set in turn; libtorch's other threads keep to the best.
     pub(crate) fn each(body: impl Fn(InstructionSet)) {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        for (idx, &set) in InstructionSet::available().iter().enumerate() {
-            SET.store(idx, Ordering::SeqCst);
+        for &set in InstructionSet::available() {
+            SET.set(Some(set));
             body(set);
         }
-        SET.store(usize::MAX, Ordering::SeqCst);
+        SET.set(None);
     }
 }
 
