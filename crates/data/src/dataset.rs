@@ -156,9 +156,9 @@ impl Dataset {
         let mut held = empty(Vec::new());
         for (i, row) in self.rows.into_iter().enumerate() {
             if chosen.contains(&(i as u32)) {
-                held.rows.push(row)
+                held.rows.push(row);
             } else {
-                learn.rows.push(row)
+                learn.rows.push(row);
             }
         }
         learn.derive(&format!("split {count} {seed} learn"));

@@ -1,6 +1,9 @@
 //! From a row's JSON object to its normal form, shape by shape.
 
-use serde_json::{Map, Value, json};
+mod preference;
+mod share_gpt;
+
+use serde_json::{Map, Value};
 
 use crate::message::brief;
 use crate::{Chat, Exchange, Label, Message, Problem, Prompt, Row, Shape};
@@ -22,29 +25,11 @@ pub(crate) fn normalise(row: Map<String, Value>, shape: Shape) -> Result<Row, Pr
             Ok(Row::Chat(chat))
         }
         Shape::ShareGpt => {
-            let messages = with_system(&row, share_gpt(&row["conversations"], "conversations")?)?;
+            let messages = with_system(&row, share_gpt::turns(&row["conversations"], "conversations")?)?;
             Ok(Row::Chat(Chat {
                 messages,
                 ..setting(&row)?
             }))
-        }
-        Shape::ShareGptPreference => {
-            let messages = with_system(&row, share_gpt(&row["conversations"], "conversations")?)?;
-            let prompt = Chat {
-                messages,
-                ..setting(&row)?
-            };
-            let reply = |key: &str| -> Result<Exchange, Problem> {
-                let reply = share_gpt(&Value::Array(vec![row[key].clone()]), key)?;
-                Ok(Exchange::Turns {
-                    prompt: prompt.clone(),
-                    reply,
-                })
-            };
-            Ok(Row::Preference {
-                chosen: reply("chosen")?,
-                rejected: reply("rejected")?,
-            })
         }
         Shape::Alpaca => {
             let reply = vec![Message::new("assistant", &string(&row, "output")?)];
@@ -52,20 +37,6 @@ pub(crate) fn normalise(row: Map<String, Value>, shape: Shape) -> Result<Row, Pr
                 prompt: alpaca(&row)?,
                 reply,
             }))
-        }
-        Shape::AlpacaPreference => {
-            let prompt = alpaca(&row)?;
-            let reply = |key: &str| -> Result<Exchange, Problem> {
-                let reply = vec![Message::new("assistant", &string(&row, key)?)];
-                Ok(Exchange::Turns {
-                    prompt: prompt.clone(),
-                    reply,
-                })
-            };
-            Ok(Row::Preference {
-                chosen: reply("chosen")?,
-                rejected: reply("rejected")?,
-            })
         }
         Shape::PromptCompletion => Ok(Row::Prompted(exchange(&row, "prompt", "completion")?)),
         Shape::Unpaired => {
@@ -86,35 +57,11 @@ pub(crate) fn normalise(row: Map<String, Value>, shape: Shape) -> Result<Row, Pr
             extra.shift_remove("prompt");
             Ok(Row::PromptOnly { prompt, extra })
         }
-        // A text prompt beside whole conversations is the same prompt said twice.
-        Shape::Preference if row["prompt"].is_string() && row["chosen"].is_array() => implicit(&row),
-        Shape::Preference => Ok(Row::Preference {
-            chosen: exchange(&row, "prompt", "chosen")?,
-            rejected: exchange(&row, "prompt", "rejected")?,
-        }),
-        Shape::ImplicitPreference => implicit(&row),
-        Shape::OpenAiPreference => {
-            let Some(input) = row["input"].as_object() else {
-                return Err(wrong("input", "an object with `messages`", &row["input"]));
-            };
-            let Some(messages) = input.get("messages") else {
-                return Err(wrong("input", "an object with `messages`", &row["input"]));
-            };
-            let prompt = Chat {
-                messages: turns(messages, "input.messages")?,
-                ..setting(input)?
-            };
-            let reply = |key: &str| -> Result<Exchange, Problem> {
-                Ok(Exchange::Turns {
-                    prompt: prompt.clone(),
-                    reply: turns(&row[key], key)?,
-                })
-            };
-            Ok(Row::Preference {
-                chosen: reply("preferred_output")?,
-                rejected: reply("non_preferred_output")?,
-            })
-        }
+        Shape::ShareGptPreference
+        | Shape::AlpacaPreference
+        | Shape::Preference
+        | Shape::ImplicitPreference
+        | Shape::OpenAiPreference => preference::normalise(&row, shape),
         Shape::Eval => {
             let ideal = match &row["ideal"] {
                 Value::Array(several) => several.first().cloned().unwrap_or(Value::Null),
@@ -160,56 +107,6 @@ fn exchange(row: &Map<String, Value>, prompt_key: &str, reply_key: &str) -> Resu
     }
 }
 
-/// Splits the common beginning off two whole texts or conversations.
-fn implicit(row: &Map<String, Value>) -> Result<Row, Problem> {
-    match (parsed(&row["chosen"]), parsed(&row["rejected"])) {
-        (Value::String(chosen), Value::String(rejected)) => {
-            let mut common = chosen
-                .char_indices()
-                .zip(rejected.chars())
-                .find(|((_, a), b)| a != b)
-                .map_or(chosen.len().min(rejected.len()), |((at, _), _)| at);
-            // A space before the first differing word belongs to that word.
-            if chosen[..common].ends_with(' ') {
-                common -= 1;
-            }
-            let part = |whole: &str| Exchange::Text {
-                prompt: chosen[..common].to_owned(),
-                reply: whole[common..].to_owned(),
-            };
-            Ok(Row::Preference {
-                chosen: part(&chosen),
-                rejected: part(&rejected),
-            })
-        }
-        (chosen @ Value::Array(_), rejected) => {
-            let chosen = turns(&chosen, "chosen")?;
-            let rejected = turns(&rejected, "rejected")?;
-            let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-            if common == 0 || common == chosen.len() || common == rejected.len() {
-                return Err(wrong(
-                    "rejected",
-                    "turns that begin as `chosen` does and end differently",
-                    &row["rejected"],
-                ));
-            }
-            let prompt = Chat {
-                messages: chosen[..common].to_vec(),
-                ..setting(row)?
-            };
-            let part = |whole: &[Message]| Exchange::Turns {
-                prompt: prompt.clone(),
-                reply: whole[common..].to_vec(),
-            };
-            Ok(Row::Preference {
-                chosen: part(&chosen),
-                rejected: part(&rejected),
-            })
-        }
-        (other, _) => Err(wrong("chosen", "a string or a list of messages", &other)),
-    }
-}
-
 fn turns(value: &Value, key: &str) -> Result<Vec<Message>, Problem> {
     let items = list(value, key, "a list of messages")?;
     items
@@ -217,61 +114,6 @@ fn turns(value: &Value, key: &str) -> Result<Vec<Message>, Problem> {
         .enumerate()
         .map(|(i, item)| Message::from_json(item, &format!("{key}[{i}]")))
         .collect()
-}
-
-fn share_gpt(value: &Value, key: &str) -> Result<Vec<Message>, Problem> {
-    let items = list(value, key, "a list of {from, value}")?;
-    let turn = |(i, item): (usize, &Value)| {
-        let key = format!("{key}[{i}]");
-        let field = |name: &str| item.get(name).and_then(Value::as_str);
-        let (Some(from), Some(text)) = (field("from"), field("value")) else {
-            return Err(wrong(&key, "an object {from, value} of strings", item));
-        };
-        let role = match from {
-            "human" | "user" => "user",
-            "gpt" | "assistant" | "model" | "chatgpt" | "bot" => "assistant",
-            "system" => "system",
-            "observation" | "tool" | "function_response" => "tool",
-            "function_call" => return function_call(&key, text),
-            _ => {
-                return Err(Problem::UnknownRole {
-                    key: format!("{key}.from"),
-                    role: from.to_owned(),
-                    accepted: "human, user, gpt, assistant, model, chatgpt, bot, system, observation, tool, function_response, function_call",
-                });
-            }
-        };
-        let mut message = Message::new(role, text);
-        for name in ["weight", "train"] {
-            if let Some(value) = item.get(name) {
-                message.set(name, value.clone());
-            }
-        }
-        Message::from_json(&Value::Object(message.fields().clone()), &key)
-    };
-    items.iter().enumerate().map(turn).collect()
-}
-
-/// One call or a list of calls, each `{name, arguments}`.
-fn function_call(key: &str, text: &str) -> Result<Message, Problem> {
-    let calls = match serde_json::from_str(text) {
-        Ok(Value::Array(calls)) => calls,
-        Ok(call @ Value::Object(_)) => vec![call],
-        _ => {
-            return Err(wrong(
-                key,
-                "a function call {name, arguments} in JSON",
-                &Value::from(text),
-            ));
-        }
-    };
-    let calls: Vec<Value> = calls
-        .into_iter()
-        .map(|call| json!({"type": "function", "function": call}))
-        .collect();
-    let mut message = Message::new("assistant", "");
-    message.set("tool_calls", Value::Array(calls));
-    Ok(message)
 }
 
 fn with_system(row: &Map<String, Value>, mut messages: Vec<Message>) -> Result<Vec<Message>, Problem> {

@@ -1,8 +1,8 @@
 //! A small random generator whose numbers stay the same for ever, so that a seed names an order of rows.
 //!
-//! Source: SplitMix64 (Steele, Lea and Flood 2014) with Lemire's multiplication (arXiv:1805.10941) for the range.
+//! Source: `SplitMix64` (Steele, Lea and Flood 2014) with Lemire's multiplication (arXiv:1805.10941) for the range.
 
-/// SplitMix64, seeded by a seed and a stream number such as the epoch.
+/// `SplitMix64`, seeded by a seed and a stream number such as the epoch.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Unit;
-use crate::{Error, Shape};
+use crate::{Error, Place, Shape};
 
 /// How a data file is to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,4 +78,25 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], config: &ReadConfig) -> Result<Ra
         }
     }
     Ok(raw)
+}
+
+/// The text of a file without its byte-order mark.
+fn utf8<'b>(path: &Path, bytes: &'b [u8]) -> Result<&'b str, Error> {
+    let bytes = without_mark(bytes);
+    str::from_utf8(bytes).map_err(|error| {
+        let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        not_utf8(Place::line(path, valid.matches('\n').count() + 1), error)
+    })
+}
+
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
+}
+
+fn not_utf8(at: Place, error: std::str::Utf8Error) -> Error {
+    Error::Malformed {
+        at,
+        wanted: "UTF-8 text",
+        found: format!("invalid UTF-8 after {} bytes", error.valid_up_to()),
+    }
 }

@@ -6,6 +6,7 @@ use crate::{Chat, Message};
 
 /// A row in its normal form.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a file's rows are all of one variant")]
 pub enum Row {
     /// Plain text, to be continued.
     Text(String),
@@ -45,6 +46,7 @@ pub enum Row {
 
 /// A prompt and its reply, both texts or both turns.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a file's rows are all of one variant")]
 pub enum Exchange {
     /// Plain texts; the reply follows the prompt without anything between.
     Text {
@@ -64,6 +66,7 @@ pub enum Exchange {
 
 /// A prompt alone.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a file's rows are all of one variant")]
 pub enum Prompt {
     /// Plain text.
     Text(String),
@@ -86,7 +89,12 @@ impl Row {
     /// A conversation's input is everything before its last assistant turn; a plain text is its own input.
     pub fn input(&self) -> String {
         match self {
-            Self::Text(text) | Self::Labelled { text, .. } => text.clone(),
+            Self::Text(text)
+            | Self::Labelled { text, .. }
+            | Self::PromptOnly {
+                prompt: Prompt::Text(text),
+                ..
+            } => text.clone(),
             Self::Chat(chat) => {
                 let last = chat.messages.iter().rposition(|message| message.role() == "assistant");
                 said(&chat.messages[..last.unwrap_or(chat.messages.len())])
@@ -94,10 +102,6 @@ impl Row {
             Self::Prompted(exchange) | Self::Preference { chosen: exchange, .. } | Self::Unpaired { exchange, .. } => {
                 exchange.input()
             }
-            Self::PromptOnly {
-                prompt: Prompt::Text(text),
-                ..
-            } => text.clone(),
             Self::PromptOnly {
                 prompt: Prompt::Turns(chat),
                 ..
@@ -134,8 +138,9 @@ impl Exchange {
 }
 
 fn said(messages: &[Message]) -> String {
-    messages
-        .iter()
-        .map(|message| format!("{}\n{}\n", message.role(), message.text()))
-        .collect()
+    let mut all = String::new();
+    for message in messages {
+        all.extend([message.role(), "\n", message.text().as_str(), "\n"]);
+    }
+    all
 }

@@ -1,7 +1,7 @@
 //! Chat templates: a conversation in, one string out, byte for byte as Transformers renders it.
 //!
 //! Source: `apply_chat_template` of Transformers 5.23. Deviations: strings cannot be formatted with `%`
-//! beyond what MiniJinja knows, and functions cannot be passed as tools (JSON schemas can).
+//! beyond what `MiniJinja` knows, and functions cannot be passed as tools (JSON schemas can).
 
 mod find;
 mod generation;
@@ -64,7 +64,7 @@ impl ChatTemplate {
         Self::with_clock(name, source, move || now)
     }
 
-    /// The bundled ChatML template, for models that have none.
+    /// The bundled `ChatML` template, for models that have none.
     pub fn chatml() -> Result<Self, Error> {
         Self::new("chatml", CHATML)
     }

@@ -2,6 +2,7 @@
 
 mod cache;
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
@@ -46,7 +47,7 @@ pub struct Report {
     pub trained_tokens: usize,
 }
 
-/// Where each sample's documents begin; as many bytes a document as fit a line of cache.
+/// Where each sample's documents begin, and each document's tokens.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Index {
     /// First document of each sample, and the number of documents.
@@ -125,7 +126,7 @@ impl TokenSet {
     pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Self {
         let mut set = Self::empty();
         for (row, sample) in samples.into_iter().enumerate() {
-            set.push(row, sample);
+            set.push(row, &sample);
         }
         set.report.rows = set.len();
         set
@@ -212,7 +213,7 @@ impl TokenSet {
                 Ok(samples) => {
                     for sample in samples {
                         set.note_ending(&sample, tokenizer);
-                        set.push(row, sample);
+                        set.push(row, &sample);
                     }
                     continue;
                 }
@@ -257,7 +258,7 @@ impl TokenSet {
         }
     }
 
-    fn push(&mut self, row: usize, sample: Sample) {
+    fn push(&mut self, row: usize, sample: &Sample) {
         let Store::Memory { tokens, trained } = &mut self.store else {
             unreachable!("only a set in memory grows");
         };
@@ -291,11 +292,9 @@ fn cache_name(data: [u8; 32], tokenizer: &Tokenizer, config: &EncodeConfig) -> S
     hasher.update(data);
     tokenizer.fingerprint(&mut hasher);
     hasher.update(format!("{config:?}"));
-    let hex: String = hasher
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{hex}.tokens")
+    let mut name = String::new();
+    for byte in hasher.finalize().iter().take(16) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name + ".tokens"
 }

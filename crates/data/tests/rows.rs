@@ -17,21 +17,23 @@ fn refused(line: &str) -> String {
 }
 
 /// Role and text of each turn.
-fn turns(messages: &[data::Message]) -> Vec<(String, String)> {
+type Said = Vec<(String, String)>;
+
+fn turns(messages: &[data::Message]) -> Said {
     messages
         .iter()
         .map(|message| (message.role().to_owned(), message.text()))
         .collect()
 }
 
-fn said(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+fn said(pairs: &[(&str, &str)]) -> Said {
     pairs
         .iter()
         .map(|(role, text)| ((*role).to_owned(), (*text).to_owned()))
         .collect()
 }
 
-fn exchange(row: Row) -> (Vec<(String, String)>, Vec<(String, String)>) {
+fn exchange(row: Row) -> (Said, Said) {
     match row {
         Row::Prompted(Exchange::Turns { prompt, reply }) => (turns(&prompt.messages), turns(&reply)),
         other => panic!("{other:?}"),

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Raw;
+use super::{Raw, without_mark};
 use crate::error::Unit;
 use crate::{Error, Place};
 
 pub(super) fn table(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Raw, Error> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let bytes = without_mark(bytes);
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(bytes);
     let header = reader.headers().map_err(|error| failed(path, &error))?.clone();
     let mut rows = Vec::new();

@@ -5,14 +5,14 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::Raw;
+use super::{Raw, not_utf8, utf8, without_mark};
 use crate::error::Unit;
 use crate::message::brief;
 use crate::{Error, Place};
 
 /// One object a line; empty lines are left out.
 pub(super) fn lines(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let bytes = without_mark(bytes);
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     let rows: Vec<Option<(usize, Map<String, Value>)>> = lines
         .par_iter()
@@ -46,15 +46,7 @@ pub(super) fn lines(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
 
 /// A whole document; one that begins with a complete object on its first line and goes on is read as JSON lines.
 pub(super) fn document(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let text = str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
-        not_utf8(Place::line(path, line), error)
-    })?;
+    let text = utf8(path, bytes)?;
     let found = match serde_json::from_str(text) {
         Ok(Value::Array(items)) => items,
         Ok(Value::Object(mut object)) => match object.shift_remove("data") {
@@ -99,14 +91,6 @@ pub(super) fn document(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
         unit: Unit::Row,
         rows: rows.collect::<Result<_, _>>()?,
     })
-}
-
-pub(super) fn not_utf8(at: Place, error: std::str::Utf8Error) -> Error {
-    Error::Malformed {
-        at,
-        wanted: "UTF-8 text",
-        found: format!("invalid UTF-8 after {} bytes", error.valid_up_to()),
-    }
 }
 
 /// The parser's message without its own idea of the line.

@@ -4,19 +4,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Raw, SampleBy, json};
+use super::{Raw, SampleBy, utf8};
+use crate::Error;
 use crate::error::Unit;
-use crate::{Error, Place};
 
 pub(super) fn samples(path: &Path, bytes: &[u8], by: SampleBy) -> Result<Raw, Error> {
-    let text = str::from_utf8(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)).map_err(|error| {
-        let line = bytes[..error.valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
-        json::not_utf8(Place::line(path, line), error)
-    })?;
+    let text = utf8(path, bytes)?;
     let mut rows = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (i, line) in text.lines().enumerate() {

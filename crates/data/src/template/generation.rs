@@ -1,4 +1,4 @@
-//! The `{% generation %}` tag, which MiniJinja lacks: rewritten to a `with` block, which has a scope of its own too.
+//! The `{% generation %}` tag, which `MiniJinja` lacks: rewritten to a `with` block, which has a scope of its own too.
 //!
 //! Rendered for training, the block's output also goes through a filter that puts it between two Unicode
 //! noncharacters, which are cut out again.
@@ -30,7 +30,7 @@ pub(super) fn has_tags(source: &str) -> bool {
     TAG.is_match(source)
 }
 
-/// The source with blocks that MiniJinja knows in the tags' place.
+/// The source with blocks that `MiniJinja` knows in the tags' place.
 pub(super) fn rewrite(source: &str, tags: Tags) -> String {
     TAG.replace_all(source, |found: &regex::Captures<'_>| {
         let (left, right) = (&found[1], &found[3]);

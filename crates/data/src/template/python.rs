@@ -1,4 +1,4 @@
-//! What chat templates expect of Python and Jinja and MiniJinja does differently: values' printing, methods, tests.
+//! What chat templates expect of Python and Jinja and `MiniJinja` does differently: values' printing, methods, tests.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.set_formatter(|out: &mut Output, _: &mut State, value: &Value| {
         out.write_str(&to_str(value)).map_err(Error::from)
     });
-    env.add_filter("tojson", |value: Value, kwargs: Kwargs| json::tojson(&value, kwargs));
+    env.add_filter("tojson", |value: Value, kwargs: Kwargs| json::tojson(&value, &kwargs));
     env.add_filter("string", |value: Value| to_str(&value));
     env.add_test("iterable", |value: Value| {
         value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())

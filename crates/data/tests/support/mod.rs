@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data::{ChatTemplate, Dataset, ReadConfig, SpecialTokens, Tokenizer};
 
-/// The tokenizer that `vectors/make.py` trained, with ChatML's special tokens.
+/// The tokenizer that `vectors/make.py` trained, with `ChatML`'s special tokens.
 pub(crate) fn tokenizer() -> Tokenizer {
     let inner = tokenizers::Tokenizer::from_bytes(include_bytes!("../vectors/tokenizer.json")).unwrap();
     let special = SpecialTokens::new([
