@@ -54,9 +54,13 @@ fn greedy_tokens_equal_transformers() {
         let model = load(&row.model);
         let mut heard = Vec::new();
         let answers = model
-            .generate(std::slice::from_ref(&row.prompt), &options(row.sampler, 20), &mut |idx, token| {
-                heard.push((idx, token));
-            })
+            .generate(
+                std::slice::from_ref(&row.prompt),
+                &options(row.sampler, 20),
+                &mut |idx, token| {
+                    heard.push((idx, token));
+                },
+            )
             .expect("generated");
         assert_eq!(answers[0].tokens, row.tokens, "{} {:?}", row.model, row.prompt);
         assert_eq!(answers[0].stopped, Stop::Length);
