@@ -24,6 +24,7 @@ mod gguf;
 mod map;
 mod model_dir;
 mod peft;
+mod python_json;
 mod safetensors;
 mod staged;
 mod store;

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use super::{ModelConfig, Output};
+use crate::python_json;
 
 /// The generation of Transformers whose words a `config.json` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl ModelConfig {
 
     /// The `config.json` as text.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(&self.raw).expect("JSON values print");
+        let mut text = python_json::to_string(&self.raw);
         text.push('\n');
         text
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::{Gguf, MetadataValue, splits};
-use crate::{Error, Result, TokenizerFiles};
+use crate::{Error, Result, TokenizerFiles, python_json};
 
 /// `tokenizer.ggml.token_type`: a token with a function, never made by merging.
 const CONTROL: i64 = 3;
@@ -70,8 +70,7 @@ pub(crate) fn tokenizer_files(file: &Gguf) -> Result<(TokenizerFiles, Vec<i64>)>
     config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
     let mut files = TokenizerFiles::default();
     files.insert("tokenizer.json", serde_json::to_vec(&json).expect("JSON values print"));
-    let config = serde_json::to_vec_pretty(&config).expect("JSON values print");
-    files.insert("tokenizer_config.json", config);
+    files.insert("tokenizer_config.json", python_json::to_string(&config).into_bytes());
     if let Some(template) = file.text("tokenizer.chat_template") {
         files.insert("chat_template.jinja", template.as_bytes().to_vec());
     }

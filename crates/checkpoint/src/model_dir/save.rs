@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use crate::config::ModelConfig;
 use crate::safetensors::size_in_bytes;
 use crate::staged::{StagedDir, write_file};
-use crate::{BoxError, Error, Result, TensorInfo, TokenizerFiles, write_safetensors};
+use crate::{BoxError, Error, Result, TensorInfo, TokenizerFiles, python_json, write_safetensors};
 
 /// What happens to a model that lies in the folder already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub fn save_model(
     };
     write_file(&staged.path().join("config.json"), config.to_json().as_bytes())?;
     if let Some(generation) = options.generation_config {
-        let mut text = serde_json::to_string_pretty(generation).expect("JSON values print");
+        let mut text = python_json::to_string(generation);
         text.push('\n');
         write_file(&staged.path().join("generation_config.json"), text.as_bytes())?;
     }
@@ -172,7 +172,7 @@ fn write_index(folder: &Path, tensors: &[TensorInfo], mut weight_map: Map<String
         "metadata": {"total_parameters": parameters, "total_size": size},
         "weight_map": weight_map,
     });
-    let mut text = serde_json::to_string_pretty(&index).expect("JSON values print");
+    let mut text = python_json::to_string(&index);
     text.push('\n');
     write_file(&folder.join("model.safetensors.index.json"), text.as_bytes())
 }

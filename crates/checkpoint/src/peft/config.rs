@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// Module names, or one regular expression.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,18 +242,7 @@ impl PeftConfig {
     pub fn to_json(&self) -> String {
         let mut value = serde_json::to_value(self).expect("a configuration is JSON");
         value.sort_all_objects();
-        let text = serde_json::to_string_pretty(&value).expect("JSON values print");
-        let mut ascii = String::with_capacity(text.len());
-        for letter in text.chars() {
-            if letter.is_ascii() {
-                ascii.push(letter);
-            } else {
-                for unit in letter.encode_utf16(&mut [0; 2]) {
-                    ascii.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-        ascii
+        python_json::to_string(&value)
     }
 }
 
