@@ -32,22 +32,37 @@ impl Conversion<'_> {
         let mut infos = Vec::new();
         for (name, shape) in config.tensors() {
             let stored = self.stored(&name);
-            let kind = if dir.contains(stored) { dir.info(stored)?.kind } else { Kind::Float };
-            infos.push(TensorInfo { name, shape, kind: self.dtype.unwrap_or(kind) });
+            let kind = if dir.contains(stored) {
+                dir.info(stored)?.kind
+            } else {
+                Kind::Float
+            };
+            infos.push(TensorInfo {
+                name,
+                shape,
+                kind: self.dtype.unwrap_or(kind),
+            });
         }
         let placement = self.adapter.map(Adapter::placement).transpose()?;
         let bar = output::bar(infos.len(), "tensors");
         let make = |info: &TensorInfo| -> Result<Tensor> {
             bar.inc(1);
             let stored = self.stored(&info.name);
-            let base = if dir.contains(stored) { dir.tensor(stored)? } else { Tensor::zeros(&info.shape, (Kind::Float, Device::Cpu)) };
+            let base = if dir.contains(stored) {
+                dir.tensor(stored)?
+            } else {
+                Tensor::zeros(&info.shape, (Kind::Float, Device::Cpu))
+            };
             let made = match &placement {
                 None => base,
                 Some(placement) => merged(placement, &info.name, &base.to_device(self.device))?,
             };
             Ok(made.to_device(Device::Cpu).to_kind(info.kind).contiguous())
         };
-        let options = SaveOptions { dtype: self.dtype, ..self.source.options(self.existing) };
+        let options = SaveOptions {
+            dtype: self.dtype,
+            ..self.source.options(self.existing)
+        };
         let tensor = |info: &TensorInfo| make(info).map_err(|error| format!("{error:#}").into());
         // What finds no place is refused before anything is written.
         if let Some(adapter) = self.adapter {
@@ -74,7 +89,11 @@ impl Conversion<'_> {
     /// The stored tensor that `name` is made of.
     fn stored<'n>(&self, name: &'n str) -> &'n str {
         let tied = self.source.dir().config().tie_word_embeddings;
-        if tied && name == "lm_head.weight" { "model.embed_tokens.weight" } else { name }
+        if tied && name == "lm_head.weight" {
+            "model.embed_tokens.weight"
+        } else {
+            name
+        }
     }
 }
 
@@ -93,12 +112,20 @@ fn check(adapter: &Adapter, infos: &[TensorInfo]) -> Result<()> {
 fn merged(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<Tensor> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
-        let table = placement.table(&at, Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))))?;
+        let table = placement.table(
+            &at,
+            Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))),
+        )?;
         return Ok(table.merge().into_param().value().detach());
     }
     if name.ends_with(".weight") && base.dim() == 2 {
         let dense = Dense::new(Param::frozen(base.shallow_clone(), Role::Base));
-        return Ok(placement.projection(&at, Box::new(dense))?.merge().into_param().value().detach());
+        return Ok(placement
+            .projection(&at, Box::new(dense))?
+            .merge()
+            .into_param()
+            .value()
+            .detach());
     }
     let param = placement.param(&ModulePath::from(name), Param::frozen(base.shallow_clone(), Role::Norm))?;
     Ok(param.value().detach())
@@ -108,7 +135,10 @@ fn merged(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<Tens
 fn wrapped(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<()> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
-        placement.table(&at, Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))))?;
+        placement.table(
+            &at,
+            Box::new(Table::new(Param::frozen(base.shallow_clone(), Role::Embedding))),
+        )?;
     } else if name.ends_with(".weight") && base.dim() == 2 {
         let dense: Box<dyn Projection> = Box::new(Dense::new(Param::frozen(base.shallow_clone(), Role::Base)));
         placement.projection(&at, dense)?;

@@ -50,7 +50,9 @@ mod tests {
     #[test]
     fn hints_come_last_and_nothing_is_said_twice() {
         let inner = anyhow::anyhow!("`a.jsonl` line 3: no such key\n  hint: rename it");
-        let error = inner.context("`a.jsonl` line 3: no such key\n  hint: rename it").context("the data cannot be read");
+        let error = inner
+            .context("`a.jsonl` line 3: no such key\n  hint: rename it")
+            .context("the data cannot be read");
         let wanted = "error: the data cannot be read\ncause: `a.jsonl` line 3: no such key\nhint: rename it\n";
         assert_eq!(text(&error), wanted);
     }

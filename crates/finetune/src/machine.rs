@@ -50,12 +50,18 @@ impl MachineArgs {
     /// These flags, and where they say nothing, a recipe's word.
     #[must_use]
     pub fn or(self, dtype: Dtype, device: &str) -> Self {
-        Self { dtype: self.dtype.or(Some(dtype)), device: self.device.or_else(|| Some(device.to_owned())), ..self }
+        Self {
+            dtype: self.dtype.or(Some(dtype)),
+            device: self.device.or_else(|| Some(device.to_owned())),
+            ..self
+        }
     }
 
     /// The dtype of a model that is written: none, which keeps each tensor's own, unless one was asked for.
     pub fn written(&self, on: Device) -> Option<Kind> {
-        self.dtype.filter(|dtype| *dtype != Dtype::Auto).map(|dtype| dtype.kind(on))
+        self.dtype
+            .filter(|dtype| *dtype != Dtype::Auto)
+            .map(|dtype| dtype.kind(on))
     }
 
     /// Sets the threads and chooses: once, before the first operation.
@@ -67,7 +73,10 @@ impl MachineArgs {
         };
         parallel::set_num_threads(threads)?;
         let device = device::parse(self.device.as_deref().unwrap_or("auto"))?;
-        Ok(Machine { device, kind: self.dtype.unwrap_or_default().kind(device) })
+        Ok(Machine {
+            device,
+            kind: self.dtype.unwrap_or_default().kind(device),
+        })
     }
 }
 
@@ -101,5 +110,9 @@ pub fn physical_cores() -> usize {
             cores.insert((package.clone(), value(line)));
         }
     }
-    if cores.is_empty() { allowed } else { allowed.min(cores.len()) }
+    if cores.is_empty() {
+        allowed
+    } else {
+        allowed.min(cores.len())
+    }
 }

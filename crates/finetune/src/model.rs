@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use checkpoint::{Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, write_file, write_safetensors};
+use checkpoint::{
+    Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, write_file, write_safetensors,
+};
 use data::{ChatTemplate, SpecialTokens, Tokenizer};
 use decoder::{Decoder, HeadKind};
 use lora::{LoraConfig, Placement};
@@ -54,7 +56,11 @@ impl ModelArgs {
             }
             None => model,
         };
-        Ok(Loaded { model, tokenizer, source })
+        Ok(Loaded {
+            model,
+            tokenizer,
+            source,
+        })
     }
 }
 
@@ -69,7 +75,10 @@ impl Source {
     /// Finds the model that `name` means.
     pub fn open(name: &str) -> Result<Self> {
         let path = checkpoint::resolve(name)?;
-        Ok(Self { name: name.to_owned(), dir: ModelDir::open(&path)? })
+        Ok(Self {
+            name: name.to_owned(),
+            dir: ModelDir::open(&path)?,
+        })
     }
 
     /// The name it was given.
@@ -84,12 +93,17 @@ impl Source {
 
     /// Its tokenizer; `template` is `chatml` or a Jinja file that takes the place of its own.
     pub fn tokenizer(&self, template: Option<&str>) -> Result<Tokenizer> {
-        let tokenizer = if self.dir.is_gguf() { self.tokenizer_of_gguf()? } else { Tokenizer::from_dir(self.dir.path())? };
+        let tokenizer = if self.dir.is_gguf() {
+            self.tokenizer_of_gguf()?
+        } else {
+            Tokenizer::from_dir(self.dir.path())?
+        };
         Ok(match template {
             None => tokenizer,
             Some("chatml") => tokenizer.with_template(ChatTemplate::chatml()?),
             Some(file) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?;
+                let text =
+                    std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?;
                 tokenizer.with_template(ChatTemplate::new(file, &text)?)
             }
         })
@@ -103,12 +117,21 @@ impl Source {
             .with_context(place)?;
         let config = files.tokenizer_config()?;
         // A token is a string, or an object with its string as `content`.
-        let named = config.iter().filter(|(name, _)| name.ends_with("_token")).filter_map(|(name, value)| {
-            let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
-            Some((name.as_str(), token))
-        });
+        let named = config
+            .iter()
+            .filter(|(name, _)| name.ends_with("_token"))
+            .filter_map(|(name, value)| {
+                let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
+                Some((name.as_str(), token))
+            });
         let mut special = SpecialTokens::new(named);
-        special.more_eos_ids = self.dir.config().eos_token_ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        special.more_eos_ids = self
+            .dir
+            .config()
+            .eos_token_ids
+            .iter()
+            .filter_map(|&id| u32::try_from(id).ok())
+            .collect();
         special.add_bos = config.get("add_bos_token").and_then(Value::as_bool);
         let template = files.chat_template()?;
         Ok(Tokenizer::from_parts(inner, special, template.as_deref())?)
@@ -134,13 +157,25 @@ impl Source {
         let tensors = model.named_tensors()?;
         let infos: Vec<TensorInfo> = tensors
             .iter()
-            .map(|(name, tensor)| TensorInfo { name: name.clone(), shape: tensor.size(), kind: tensor.kind() })
+            .map(|(name, tensor)| TensorInfo {
+                name: name.clone(),
+                shape: tensor.size(),
+                kind: tensor.kind(),
+            })
             .collect();
         let of = |info: &TensorInfo| {
             let found = tensors.iter().find(|(name, _)| *name == info.name);
-            found.map(|(_, tensor)| tensor.to_device(tch::Device::Cpu)).ok_or_else(|| format!("no tensor `{}`", info.name).into())
+            found
+                .map(|(_, tensor)| tensor.to_device(tch::Device::Cpu))
+                .ok_or_else(|| format!("no tensor `{}`", info.name).into())
         };
-        checkpoint::save_model(folder, &model.saved_config(), &infos, of, &self.options(Existing::Replace))?;
+        checkpoint::save_model(
+            folder,
+            &model.saved_config(),
+            &infos,
+            of,
+            &self.options(Existing::Replace),
+        )?;
         Ok(())
     }
 
@@ -170,8 +205,16 @@ impl Adapter {
         let object: Map<String, Value> = serde_json::from_slice(&text)?;
         let config = lora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
         let weights = Safetensors::open(&path.join("adapter_model.safetensors"))?;
-        let tensors = weights.names().map(|name| Ok((name.to_owned(), weights.tensor(name)?))).collect::<Result<_>>()?;
-        Ok(Self { path: path.to_owned(), config, file, tensors })
+        let tensors = weights
+            .names()
+            .map(|name| Ok((name.to_owned(), weights.tensor(name)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            file,
+            tensors,
+        })
     }
 
     /// The folder.
@@ -209,14 +252,23 @@ impl Adapter {
             return Ok(Some((0..count).map(|label| format!("LABEL_{label}")).collect()));
         }
         let place = || format!("`{}`", path.display());
-        let labels: Vec<String> = serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
-        anyhow::ensure!(labels.len() == count, "{}: wanted {count} labels, found {}", place(), labels.len());
+        let labels: Vec<String> =
+            serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
+        anyhow::ensure!(
+            labels.len() == count,
+            "{}: wanted {count} labels, found {}",
+            place(),
+            labels.len()
+        );
         Ok(Some(labels))
     }
 
     /// Its way into a model.
     pub fn placement(&self) -> Result<Placement> {
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
         Ok(Placement::new(self.config.clone(), tensors)?)
     }
 
@@ -244,11 +296,17 @@ pub fn save_adapter(folder: &Path, config: Map<String, Value>, tensors: &[(Strin
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     let infos: Vec<TensorInfo> = sorted
         .iter()
-        .map(|(name, tensor)| TensorInfo { name: name.clone(), shape: tensor.size(), kind: tensor.kind() })
+        .map(|(name, tensor)| TensorInfo {
+            name: name.clone(),
+            shape: tensor.size(),
+            kind: tensor.kind(),
+        })
         .collect();
     write_safetensors(&folder.join("adapter_model.safetensors"), &infos, |info| {
         let found = sorted.iter().find(|(name, _)| *name == info.name);
-        found.map(|(_, tensor)| tensor.shallow_clone()).ok_or_else(|| format!("no tensor `{}`", info.name).into())
+        found
+            .map(|(_, tensor)| tensor.shallow_clone())
+            .ok_or_else(|| format!("no tensor `{}`", info.name).into())
     })?;
     write_file(&folder.join("adapter_config.json"), config.to_json().as_bytes())?;
     Ok(())

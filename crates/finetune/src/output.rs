@@ -44,8 +44,11 @@ pub fn bar(total: usize, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total as u64).with_style(style).with_message(what.to_owned())
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_message(what.to_owned())
 }
 
 /// Bytes for people: `1.50 GB`.
@@ -57,7 +60,11 @@ pub fn bytes(bytes: f64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.2} {}", units[unit]) }
+    if unit == 0 {
+        format!("{value:.0} B")
+    } else {
+        format!("{value:.2} {}", units[unit])
+    }
 }
 
 /// A time for people: `1 h 02 min`, `3 min 05 s`, `4.2 s`.
@@ -86,8 +93,14 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!((bytes(999.0), bytes(1_500_000_000.0)), ("999 B".into(), "1.50 GB".into()));
-        assert_eq!((seconds(4.2), seconds(185.0), seconds(3725.0)), ("4.2 s".into(), "3 min 05 s".into(), "1 h 02 min".into()));
+        assert_eq!(
+            (bytes(999.0), bytes(1_500_000_000.0)),
+            ("999 B".into(), "1.50 GB".into())
+        );
+        assert_eq!(
+            (seconds(4.2), seconds(185.0), seconds(3725.0)),
+            ("4.2 s".into(), "3 min 05 s".into(), "1 h 02 min".into())
+        );
         assert_eq!((count(134_515_008.0), count(12.0)), ("134.5 M".into(), "12".into()));
     }
 }

@@ -31,7 +31,11 @@ pub fn of_text(text: &str, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
     } else {
         tokenizer.encode_prompt(text)?
     };
-    Ok(Asked { text: text.to_owned(), tokens, reference: None })
+    Ok(Asked {
+        text: text.to_owned(),
+        tokens,
+        reference: None,
+    })
 }
 
 /// A conversation so far, as the tokens that the assistant's next turn follows.
@@ -42,28 +46,47 @@ pub fn turns(chat: &Chat, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 /// The prompt of a data row, and its answer where it has one.
 pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
     let input = row.input();
-    let asked = |text: String, tokens, reference| Ok(Asked { text, tokens, reference });
+    let asked = |text: String, tokens, reference| {
+        Ok(Asked {
+            text,
+            tokens,
+            reference,
+        })
+    };
     match row {
         Row::Text(text) | Row::Labelled { text, .. } => of_text(text, form, tokenizer),
         Row::Chat(chat) => {
             let Some(last) = chat.messages.iter().rposition(|message| message.role() == "assistant") else {
                 return asked(last_said(&chat.messages), turns(chat, tokenizer)?, None);
             };
-            let before = Chat { messages: chat.messages[..last].to_vec(), ..chat.clone() };
-            asked(last_said(&before.messages), turns(&before, tokenizer)?, Some(chat.messages[last].text()))
+            let before = Chat {
+                messages: chat.messages[..last].to_vec(),
+                ..chat.clone()
+            };
+            asked(
+                last_said(&before.messages),
+                turns(&before, tokenizer)?,
+                Some(chat.messages[last].text()),
+            )
         }
-        Row::Prompted(exchange)
-        | Row::Unpaired { exchange, .. }
-        | Row::Preference { chosen: exchange, .. } => match exchange {
-            Exchange::Text { prompt, reply } => asked(input, tokenizer.encode_prompt(prompt)?, Some(reply.clone())),
-            Exchange::Turns { prompt, .. } => {
-                asked(last_said(&prompt.messages), turns(prompt, tokenizer)?, Some(exchange.reply_text()))
+        Row::Prompted(exchange) | Row::Unpaired { exchange, .. } | Row::Preference { chosen: exchange, .. } => {
+            match exchange {
+                Exchange::Text { prompt, reply } => asked(input, tokenizer.encode_prompt(prompt)?, Some(reply.clone())),
+                Exchange::Turns { prompt, .. } => asked(
+                    last_said(&prompt.messages),
+                    turns(prompt, tokenizer)?,
+                    Some(exchange.reply_text()),
+                ),
             }
-        },
-        Row::PromptOnly { prompt: Prompt::Text(text), .. } => of_text(text, form, tokenizer),
-        Row::PromptOnly { prompt: Prompt::Turns(chat), .. } => {
-            asked(last_said(&chat.messages), turns(chat, tokenizer)?, None)
         }
+        Row::PromptOnly {
+            prompt: Prompt::Text(text),
+            ..
+        } => of_text(text, form, tokenizer),
+        Row::PromptOnly {
+            prompt: Prompt::Turns(chat),
+            ..
+        } => asked(last_said(&chat.messages), turns(chat, tokenizer)?, None),
     }
 }
 
@@ -77,9 +100,17 @@ pub fn whole_text(row: &Row, tokenizer: &Tokenizer) -> Result<String> {
             (Exchange::Text { prompt, reply }, None) => Ok(format!("{prompt}{reply}")),
             (Exchange::Turns { .. }, None) => bail!("a conversation without turns"),
         },
-        Row::PromptOnly { prompt: Prompt::Text(text), .. } => Ok(text.clone()),
-        Row::PromptOnly { prompt: Prompt::Turns(chat), .. } => render(chat, Ending::GenerationPrompt, tokenizer),
-        Row::Preference { .. } => bail!("wanted a row with one text, found a preference\nhint: score its two replies as rows of their own"),
+        Row::PromptOnly {
+            prompt: Prompt::Text(text),
+            ..
+        } => Ok(text.clone()),
+        Row::PromptOnly {
+            prompt: Prompt::Turns(chat),
+            ..
+        } => render(chat, Ending::GenerationPrompt, tokenizer),
+        Row::Preference { .. } => {
+            bail!("wanted a row with one text, found a preference\nhint: score its two replies as rows of their own")
+        }
     }
 }
 

@@ -116,13 +116,20 @@ pub struct ReportConfig {
 
 impl Default for SftConfig {
     fn default() -> Self {
-        Self { assistant_only_loss: true, completion_only_loss: true }
+        Self {
+            assistant_only_loss: true,
+            completion_only_loss: true,
+        }
     }
 }
 
 impl Default for ReportConfig {
     fn default() -> Self {
-        Self { samples: 3, prompts: Vec::new(), max_new_tokens: 64 }
+        Self {
+            samples: 3,
+            prompts: Vec::new(),
+            max_new_tokens: 64,
+        }
     }
 }
 
@@ -137,16 +144,28 @@ impl Recipe {
     fn from_document(document: &Document) -> Result<Self> {
         if let Some(key) = document.keys().find(|key| !SECTIONS.contains(key)) {
             let wanted = listing(SECTIONS.into_iter());
-            return Err(document.error(key, &format!("no such section; wanted one of {wanted}"), nearest(key, SECTIONS.into_iter())));
+            return Err(document.error(
+                key,
+                &format!("no such section; wanted one of {wanted}"),
+                nearest(key, SECTIONS.into_iter()),
+            ));
         }
         let Some(mut model) = document.section::<ModelConfig>("model", None)? else {
-            bail!("`{}`: `[model]` is missing\nhint: add `[model]` with `name_or_path = \"…\"`", document.path().display());
+            bail!(
+                "`{}`: `[model]` is missing\nhint: add `[model]` with `name_or_path = \"…\"`",
+                document.path().display()
+            );
         };
         let Some(mut data) = document.section::<DataConfig>("data", None)? else {
-            bail!("`{}`: `[data]` is missing\nhint: add `[data]` with `train = [{{ path = \"…\" }}]`", document.path().display());
+            bail!(
+                "`{}`: `[data]` is missing\nhint: add `[data]` with `train = [{{ path = \"…\" }}]`",
+                document.path().display()
+            );
         };
         let mut train: TrainConfig = document.section("train", None)?.unwrap_or_default();
-        train.validate().map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
+        train
+            .validate()
+            .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
         let objective = match document.kind("objective", &["sft", "classify"])? {
             "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
             _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
@@ -155,7 +174,9 @@ impl Recipe {
             None => None,
             Some(_) => {
                 document.kind("head", &["classification"])?;
-                Some(HeadConfig::Classification(document.section("head", Some("kind"))?.unwrap_or_default()))
+                Some(HeadConfig::Classification(
+                    document.section("head", Some("kind"))?.unwrap_or_default(),
+                ))
             }
         };
         let surgery = surgery::read(document, train.seed)?;
@@ -165,7 +186,15 @@ impl Recipe {
         data.resolve(document, &places)?;
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
         let report = document.section("report", None)?.unwrap_or_default();
-        let recipe = Self { model, surgery, head, objective, data, train, report };
+        let recipe = Self {
+            model,
+            surgery,
+            head,
+            objective,
+            data,
+            train,
+            report,
+        };
         recipe.check(document)?;
         Ok(recipe)
     }
@@ -183,7 +212,9 @@ impl Recipe {
 
     /// The names of the classes, if the recipe lists them.
     pub fn labels(&self) -> Option<Vec<String>> {
-        let Some(HeadConfig::Classification(head)) = &self.head else { return None };
+        let Some(HeadConfig::Classification(head)) = &self.head else {
+            return None;
+        };
         match head.num_labels {
             _ if !head.labels.is_empty() => Some(head.labels.clone()),
             Some(count) => Some((0..count).map(|label| label.to_string()).collect()),
@@ -193,7 +224,10 @@ impl Recipe {
 
     /// As TOML, with every default.
     pub fn to_toml(&self) -> Result<String> {
-        Ok(format!("# The recipe of this run, with every default: it reproduces the run.\n\n{}", toml::to_string_pretty(self)?))
+        Ok(format!(
+            "# The recipe of this run, with every default: it reproduces the run.\n\n{}",
+            toml::to_string_pretty(self)?
+        ))
     }
 
     /// Where the run is written.
@@ -248,7 +282,9 @@ output_dir = "out"
         std::fs::write(&path, TEXT).unwrap();
         let recipe = Recipe::read(&path, &[]).unwrap();
         assert!(Path::new(&recipe.data.train[0].path).is_absolute());
-        let Surgery::Lora(lora) = &recipe.surgery[0] else { panic!("{:?}", recipe.surgery) };
+        let Surgery::Lora(lora) = &recipe.surgery[0] else {
+            panic!("{:?}", recipe.surgery)
+        };
         assert_eq!((lora.r, lora.seed), (4, 7));
         let again = folder.path().join("again.toml");
         std::fs::write(&again, recipe.to_toml().unwrap()).unwrap();
@@ -258,12 +294,20 @@ output_dir = "out"
     #[test]
     fn what_cannot_be_is_refused_by_name() {
         let cases: [(&str, &[&str], &[&str]); 9] = [
-            ("[trian]\n", &[], &["`trian`", "no such section", "did you mean `train`?"]),
+            (
+                "[trian]\n",
+                &[],
+                &["`trian`", "no such section", "did you mean `train`?"],
+            ),
             ("", &["surgery.0.rr=3"], &["`surgery.0.rr`", "did you mean `r`?"]),
             ("", &["surgery.0.kind=lra"], &["did you mean `lora`?"]),
             ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`"]),
             ("", &["train.learning_rate=-1"], &["`train.learning_rate`", "above 0"]),
-            ("", &["data.train.0.path=nowhere.jsonl"], &["`nowhere.jsonl`", "no such file"]),
+            (
+                "",
+                &["data.train.0.path=nowhere.jsonl"],
+                &["`nowhere.jsonl`", "no such file"],
+            ),
             ("[head]\nkind = \"classification\"\n", &[], &["`head`", "classify"]),
             ("", &["model.dtype=f16"], &["`model.dtype`", "found `f16`"]),
             ("", &["data.max_length=\"x\""], &["`data.max_length`", "wanted"]),
@@ -278,8 +322,14 @@ output_dir = "out"
 
     #[test]
     fn a_recipe_without_surgery_is_told_what_to_add() {
-        let text = TEXT.replace("[[surgery]]\nkind = \"lora\"\nr = 4\ntarget_modules = [\"q_proj\"]\n", "");
+        let text = TEXT.replace(
+            "[[surgery]]\nkind = \"lora\"\nr = 4\ntarget_modules = [\"q_proj\"]\n",
+            "",
+        );
         let error = read(&text, &[]).unwrap_err().to_string();
-        assert!(error.contains("kind = \"lora\"") && error.contains("kind = \"full\""), "{error}");
+        assert!(
+            error.contains("kind = \"lora\"") && error.contains("kind = \"full\""),
+            "{error}"
+        );
     }
 }

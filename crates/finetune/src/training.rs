@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
-use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
 use decoder::HeadKind;
+use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
 use tensor_core::{Objective, num_params};
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
@@ -62,10 +62,21 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         output::count(all as f64),
         output::count(trainable as f64),
         operated.what,
-        if machine.kind == tch::Kind::BFloat16 { "bf16" } else { "f32" },
+        if machine.kind == tch::Kind::BFloat16 {
+            "bf16"
+        } else {
+            "f32"
+        },
         recipe.model.device,
     ));
-    let run = Run { recipe: &recipe, source: &source, tokenizer: &tokenizer, sets: &sets, operated: &operated, dir: &dir };
+    let run = Run {
+        recipe: &recipe,
+        source: &source,
+        tokenizer: &tokenizer,
+        sets: &sets,
+        operated: &operated,
+        dir: &dir,
+    };
     match recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
@@ -90,14 +101,21 @@ impl Run<'_> {
         let before = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
         let evaluation = Evaluation::new(self.sets, recipe, model.device())?;
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
-        let save = |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
+        let save =
+            |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
         let mut listen = |entry: &Entry| announce(entry);
         let stop = stop_flag()?;
         let mut hooks = Hooks::new(self.dir, &save).with_listener(&mut listen).with_stop(&stop);
         if !self.sets.eval.is_empty() {
             hooks = hooks.with_evaluation(&mut evaluate);
         }
-        let report = train::fit(model as &dyn tensor_core::LanguageModel, objective, &batches, &recipe.train, hooks)?;
+        let report = train::fit(
+            model as &dyn tensor_core::LanguageModel,
+            objective,
+            &batches,
+            &recipe.train,
+            hooks,
+        )?;
         if !matches!(report.outcome, Outcome::Interrupted { .. }) {
             let after = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
             let story = samples::story(recipe, self.operated, &report, samples::pair(asked, before, after));
@@ -112,7 +130,10 @@ fn announce(entry: &Entry) {
     let number = |name: &str| entry.number(name);
     if let (Some(loss), Some(rate)) = (number("loss"), number("learning_rate")) {
         let speed = number("tokens_per_second").unwrap_or(0.0);
-        output::note(format!("step {:>5}  epoch {:.2}  loss {loss:.4}  learning rate {rate:.2e}  {speed:.0} tokens/s", entry.step, entry.epoch));
+        output::note(format!(
+            "step {:>5}  epoch {:.2}  loss {loss:.4}  learning rate {rate:.2e}  {speed:.0} tokens/s",
+            entry.step, entry.epoch
+        ));
         return;
     }
     let measured: Vec<String> = entry

@@ -8,7 +8,11 @@ use super::command::{Home, finetune, root, tiny};
 /// Asks the model for a word and expects a failure that says all of this.
 #[track_caller]
 fn check(home: &Home, model: &str, parts: &[&str]) {
-    finetune(home, &["generate", "--model", model, "--prompt", "a", "--max-new-tokens", "1"]).fails_with(1, parts);
+    finetune(
+        home,
+        &["generate", "--model", model, "--prompt", "a", "--max-new-tokens", "1"],
+    )
+    .fails_with(1, parts);
 }
 
 fn spoil(path: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
@@ -59,7 +63,10 @@ fn a_shape_that_does_not_fit_the_configuration_is_refused() {
     let home = Home::new();
     let model = home.model();
     spoil(&format!("{model}/config.json"), |bytes| {
-        String::from_utf8(bytes).unwrap().replace("\"intermediate_size\": 56", "\"intermediate_size\": 64").into_bytes()
+        String::from_utf8(bytes)
+            .unwrap()
+            .replace("\"intermediate_size\": 56", "\"intermediate_size\": 64")
+            .into_bytes()
     });
     check(&home, &model, &["gate_proj", "[64, 32]", "[56, 32]"]);
 }
@@ -102,7 +109,11 @@ fn what_is_no_adapter_is_refused() {
     let (model, empty) = (tiny().display().to_string(), home.at(""));
     let args = ["generate", "--model", &model, "--adapter", &empty, "--prompt", "a"];
     finetune(&home, &args).fails_with(1, &["adapter_config.json"]);
-    finetune(&home, &["generate", "--model", &empty, "--adapter", &empty, "--prompt", "a"]).fails_with(1, &["adapter_config.json"]);
+    finetune(
+        &home,
+        &["generate", "--model", &empty, "--adapter", &empty, "--prompt", "a"],
+    )
+    .fails_with(1, &["adapter_config.json"]);
 }
 
 #[test]
@@ -111,6 +122,10 @@ fn a_model_that_is_there_is_not_replaced() {
     let model = home.model();
     let before = fs::read(format!("{model}/model.safetensors")).unwrap();
     let source = tiny().display().to_string();
-    finetune(&home, &["export", "--model", &source, "--format", "hf", "--output", &model]).fails_with(1, &["already", "model"]);
+    finetune(
+        &home,
+        &["export", "--model", &source, "--format", "hf", "--output", &model],
+    )
+    .fails_with(1, &["already", "model"]);
     assert_eq!(fs::read(format!("{model}/model.safetensors")).unwrap(), before);
 }

@@ -33,14 +33,19 @@ impl Answer {
 
     /// Every line of stdout as JSON.
     pub(crate) fn json_lines(&self) -> Vec<serde_json::Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
     }
 }
 
 /// The command with one thread, so that tests side by side do not wait for each other, and a cache of its own.
 pub(crate) fn command(home: &Home) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_finetune-tested"));
-    command.env("FINETUNE_CACHE", home.path().join("cache")).env("OMP_NUM_THREADS", "1");
+    command
+        .env("FINETUNE_CACHE", home.path().join("cache"))
+        .env("OMP_NUM_THREADS", "1");
     command
 }
 
@@ -51,7 +56,11 @@ pub(crate) fn finetune(home: &Home, args: &[&str]) -> Answer {
 
 pub(crate) fn answer(output: Output) -> Answer {
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
-    Answer { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Answer {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// A folder for one test.
@@ -109,7 +118,10 @@ impl Home {
     pub(crate) fn classes(&self) -> String {
         let rows = (0..24).map(|i| {
             let label = ["good", "bad"][i % 2];
-            format!("{{\"text\": \"{} {label}\", \"label\": \"{label}\"}}\n", SAYINGS[i % SAYINGS.len()].0)
+            format!(
+                "{{\"text\": \"{} {label}\", \"label\": \"{label}\"}}\n",
+                SAYINGS[i % SAYINGS.len()].0
+            )
         });
         self.file("classes.jsonl", &rows.collect::<String>())
     }
@@ -142,7 +154,10 @@ pub(crate) fn tiny() -> PathBuf {
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout is there")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .expect("the checkout is there")
 }
 
 /// The logged losses of a run, in order.

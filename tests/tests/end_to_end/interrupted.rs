@@ -11,12 +11,19 @@ use super::command::{Home, answer, command, finetune, losses};
 /// Every whole checkpoint of a run.
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(run).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-")).collect()
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-"))
+        .collect()
 }
 
 fn start(home: &Home, recipe: &str, more: &[&str]) -> Child {
     let mut command = command(home);
-    command.args(["train", recipe]).args(more).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(["train", recipe])
+        .args(more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     command.spawn().expect("the command was built")
 }
 
@@ -24,7 +31,14 @@ fn start(home: &Home, recipe: &str, more: &[&str]) -> Child {
 fn a_run_that_is_killed_again_and_again_ends_as_if_it_never_was() {
     let home = Home::new();
     let recipe = home.recipe("num_train_epochs = 1\n");
-    let settings = ["--set", "train.max_steps=24", "--set", "train.save_steps=1", "--set", "train.report_to=[]"];
+    let settings = [
+        "--set",
+        "train.max_steps=24",
+        "--set",
+        "train.save_steps=1",
+        "--set",
+        "train.report_to=[]",
+    ];
     let whole = home.at("whole");
     let mut args = vec!["train", recipe.as_str()];
     args.extend(settings);
@@ -55,8 +69,15 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_never_was() {
     args.extend(settings);
     args.push("--resume");
     finetune(&home, &args).works();
-    for name in ["adapter_model.safetensors", "checkpoint-24/optimizer.safetensors", "checkpoint-24/masters.safetensors"] {
-        assert!(fs::read(run.join(name)).unwrap() == fs::read(Path::new(&whole).join(name)).unwrap(), "{name} differs");
+    for name in [
+        "adapter_model.safetensors",
+        "checkpoint-24/optimizer.safetensors",
+        "checkpoint-24/masters.safetensors",
+    ] {
+        assert!(
+            fs::read(run.join(name)).unwrap() == fs::read(Path::new(&whole).join(name)).unwrap(),
+            "{name} differs"
+        );
     }
     assert_eq!(losses(&run), losses(Path::new(&whole)));
 }
@@ -74,12 +95,20 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
         sleep(Duration::from_millis(20));
     }
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let found = answer(child.wait_with_output().unwrap());
     found.fails_with(1, &["interrupted after step", "--resume"]);
     let saved = checkpoints(&run);
     assert_eq!(saved.len(), 1, "{saved:?}");
-    let step: usize = saved[0].file_name().unwrap().to_string_lossy()["checkpoint-".len()..].parse().unwrap();
+    let step: usize = saved[0].file_name().unwrap().to_string_lossy()["checkpoint-".len()..]
+        .parse()
+        .unwrap();
     let last = format!("train.max_steps={}", step + 2);
     finetune(&home, &["train", &recipe, "--resume", "--set", &last]).works();
     assert!(run.join("adapter_model.safetensors").is_file());
@@ -94,16 +123,34 @@ fn a_full_disk_is_said_plainly_and_loses_nothing() {
     // A small file system of our own, where this user may make one.
     let script = "mount -t tmpfs -o size=220k none \"$1\" && shift && \"$@\"";
     let mut shell = std::process::Command::new("unshare");
-    shell.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&disk);
+    shell
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(&disk);
     let can_mount = shell.arg("true").output().is_ok_and(|output| output.status.success());
     if !can_mount {
         eprintln!("skipped: no file system can be mounted here");
         return;
     }
     let mut shell = std::process::Command::new("unshare");
-    shell.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&disk);
-    shell.arg(command(&home).get_program()).args(["train", &recipe, "--set", "train.save_steps=1"]);
-    shell.args(["--set", &format!("train.output_dir={}/run", disk.display()), "--set", "train.max_steps=60"]);
+    shell
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(&disk);
+    shell
+        .arg(command(&home).get_program())
+        .args(["train", &recipe, "--set", "train.save_steps=1"]);
+    shell.args([
+        "--set",
+        &format!("train.output_dir={}/run", disk.display()),
+        "--set",
+        "train.max_steps=60",
+    ]);
     shell.env("FINETUNE_CACHE", home.path().join("cache"));
-    answer(shell.output().unwrap()).fails_with(1, &["checkpoint", "cannot be saved", "is whole, and `--resume` continues from it"]);
+    answer(shell.output().unwrap()).fails_with(
+        1,
+        &[
+            "checkpoint",
+            "cannot be saved",
+            "is whole, and `--resume` continues from it",
+        ],
+    );
 }

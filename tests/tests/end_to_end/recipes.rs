@@ -18,10 +18,17 @@ fn recorded() -> PathBuf {
 #[test]
 fn every_recipe_trains_to_its_recorded_losses() {
     let mut found = BTreeMap::new();
-    let mut paths: Vec<PathBuf> = fs::read_dir(root().join("recipes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(root().join("recipes"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     for path in paths {
-        assert!(path.extension().is_some_and(|end| end == "toml"), "{}: recipes are TOML files", path.display());
+        assert!(
+            path.extension().is_some_and(|end| end == "toml"),
+            "{}: recipes are TOML files",
+            path.display()
+        );
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         found.insert(name, train(&path));
     }
@@ -30,11 +37,19 @@ fn every_recipe_trains_to_its_recorded_losses() {
         return;
     }
     let wanted: BTreeMap<String, Vec<f64>> = serde_json::from_str(&fs::read_to_string(recorded()).unwrap()).unwrap();
-    assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "recipes");
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>(),
+        "recipes"
+    );
     for (name, found) in &found {
         assert_eq!(found.len(), wanted[name].len(), "{name}");
         for (step, (found, wanted)) in found.iter().zip(&wanted[name]).enumerate() {
-            assert!((found / wanted - 1.0).abs() < TOLERANCE, "{name} step {}: {found}, recorded {wanted}", step + 1);
+            assert!(
+                (found / wanted - 1.0).abs() < TOLERANCE,
+                "{name} step {}: {found}, recorded {wanted}",
+                step + 1
+            );
         }
         assert!(found.last() < found.first(), "{name} learns: {found:?}");
     }
@@ -63,7 +78,10 @@ fn train(path: &Path) -> Vec<f64> {
     ];
     let classifies = recipe["objective"]["kind"].as_str() == Some("classify");
     for list in ["train", "eval"] {
-        let sources = recipe["data"].get(list).and_then(|list| list.as_array()).map_or(&[][..], Vec::as_slice);
+        let sources = recipe["data"]
+            .get(list)
+            .and_then(|list| list.as_array())
+            .map_or(&[][..], Vec::as_slice);
         for (idx, source) in sources.iter().enumerate() {
             // Rows of plain text where the recipe reads plain text.
             let is_text = source["path"].as_str().is_some_and(|path| path.contains("text"));
@@ -81,6 +99,9 @@ fn train(path: &Path) -> Vec<f64> {
         args.extend(["--set", setting.as_str()]);
     }
     finetune(&home, &args).works();
-    assert!(run.join("model.safetensors").exists() || run.join("adapter_model.safetensors").exists(), "{recipe}: no model");
+    assert!(
+        run.join("model.safetensors").exists() || run.join("adapter_model.safetensors").exists(),
+        "{recipe}: no model"
+    );
     losses(&run)
 }

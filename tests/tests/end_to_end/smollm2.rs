@@ -20,7 +20,12 @@ fn its_perplexity_is_the_reference_one() {
     let text = "The Roman Empire was one of the largest empires in the ancient world. At its height it controlled most of \
                 Europe, North Africa and the Middle East, and its capital city was Rome.";
     let data = home.file("roman.jsonl", &format!("{}\n", serde_json::json!({ "text": text })));
-    let lines = finetune(&home, &["score", "--model", &model, "--data", &data, "--json", "--dtype", "f32"]).works().json_lines();
+    let lines = finetune(
+        &home,
+        &["score", "--model", &model, "--data", &data, "--json", "--dtype", "f32"],
+    )
+    .works()
+    .json_lines();
     assert_eq!(lines[0]["tokens"], 37);
     // A plain f32 forward pass over the dequantised file gives 8.2768.
     let perplexity = lines[1]["perplexity"].as_f64().unwrap();
@@ -31,6 +36,19 @@ fn its_perplexity_is_the_reference_one() {
 fn it_knows_the_capital_of_france() {
     let Some(model) = smollm2() else { return };
     let home = Home::new();
-    let args = ["generate", "--model", &model, "--prompt", "What is the capital of France?", "--max-new-tokens", "20", "--dtype", "f32"];
-    assert_eq!(finetune(&home, &args).works().stdout.trim(), "The capital of France is Paris.");
+    let args = [
+        "generate",
+        "--model",
+        &model,
+        "--prompt",
+        "What is the capital of France?",
+        "--max-new-tokens",
+        "20",
+        "--dtype",
+        "f32",
+    ];
+    assert_eq!(
+        finetune(&home, &args).works().stdout.trim(),
+        "The capital of France is Paris."
+    );
 }

@@ -92,7 +92,11 @@ impl DataConfig {
             return Err(document.error("data.train", "wanted at least one `{ path = \"…\" }`, found none", None));
         }
         if self.max_length < 2 {
-            return Err(document.error("data.max_length", &format!("wanted at least 2, found {}", self.max_length), None));
+            return Err(document.error(
+                "data.max_length",
+                &format!("wanted at least 2, found {}", self.max_length),
+                None,
+            ));
         }
         for (list, sources) in [("train", &mut self.train), ("eval", &mut self.eval)] {
             let mut names = BTreeSet::new();
@@ -148,14 +152,21 @@ impl DataConfig {
 impl Source {
     /// How the file is read.
     pub fn reading(&self) -> ReadConfig {
-        ReadConfig { shape: self.shape, columns: self.columns.clone(), sample_by: self.sample_by }
+        ReadConfig {
+            shape: self.shape,
+            columns: self.columns.clone(),
+            sample_by: self.sample_by,
+        }
     }
 }
 
 fn free_name(path: &Path, taken: &BTreeSet<String>) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let numbered = (2..).map(|number| format!("{stem}-{number}"));
-    std::iter::once(stem.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(stem)
+    std::iter::once(stem.clone())
+        .chain(numbered)
+        .find(|name| !taken.contains(name))
+        .unwrap_or(stem)
 }
 
 fn one() -> f64 {

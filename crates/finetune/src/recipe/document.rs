@@ -21,7 +21,8 @@ pub struct Document {
 impl Document {
     /// Reads `path` and applies overrides such as `train.learning_rate=1e-4` in order.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("recipe `{}` cannot be read", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("recipe `{}` cannot be read", path.display()))?;
         Self::parse(path, text, overrides)
     }
 
@@ -34,7 +35,12 @@ impl Document {
                 bail!("`{}:{line}`: not TOML: {}", path.display(), error.message().trim());
             }
         };
-        let mut document = Self { path: path.to_owned(), text, table, overridden: Vec::new() };
+        let mut document = Self {
+            path: path.to_owned(),
+            text,
+            table,
+            overridden: Vec::new(),
+        };
         for assignment in overrides {
             document.set(assignment)?;
         }
@@ -56,7 +62,11 @@ impl Document {
         match self.table.get(key) {
             None => Ok(0),
             Some(Value::Array(items)) => Ok(items.len()),
-            Some(other) => Err(self.error(key, &format!("wanted a list of tables (`[[{key}]]`), found {}", a(other)), None)),
+            Some(other) => Err(self.error(
+                key,
+                &format!("wanted a list of tables (`[[{key}]]`), found {}", a(other)),
+                None,
+            )),
         }
     }
 
@@ -76,14 +86,20 @@ impl Document {
 
     /// The table at `at` as `T`; none if it is not there. `without` is a key that the caller has read already.
     pub fn section<T: DeserializeOwned>(&self, at: &str, without: Option<&str>) -> Result<Option<T>> {
-        let Some(value) = lookup(&self.table, at) else { return Ok(None) };
+        let Some(value) = lookup(&self.table, at) else {
+            return Ok(None);
+        };
         let mut value = value.clone();
         if let (Some(key), Value::Table(table)) = (without, &mut value) {
             table.remove(key);
         }
         serde_path_to_error::deserialize(value).map(Some).map_err(|error| {
             let inner = error.path().to_string();
-            let place = if inner == "." { at.to_owned() } else { format!("{at}.{}", steps(&inner)) };
+            let place = if inner == "." {
+                at.to_owned()
+            } else {
+                format!("{at}.{}", steps(&inner))
+            };
             self.explain(&place, error.inner().message().trim())
         })
     }
@@ -96,7 +112,11 @@ impl Document {
 
     /// Where `at` stands: `file:line`, or the override that set it.
     fn place(&self, at: &str) -> String {
-        let overridden = self.overridden.iter().rev().find(|key| at == *key || at.starts_with(&format!("{key}.")));
+        let overridden = self
+            .overridden
+            .iter()
+            .rev()
+            .find(|key| at == *key || at.starts_with(&format!("{key}.")));
         match overridden {
             Some(key) => format!("`--set {key}`"),
             None => format!("`{}:{}`", self.path.display(), self.line(at)),
@@ -111,13 +131,18 @@ impl Document {
         let mut item: Option<&Spanned<DeValue>> = None;
         for step in at.split('.') {
             let next = match (here, item.map(Spanned::get_ref)) {
-                (Some(table), _) => table.iter().find(|(key, _)| key.get_ref().as_ref() == step).map(|(key, value)| {
-                    span = key.span();
-                    value
-                }),
-                (None, Some(DeValue::Array(items))) => step.parse::<usize>().ok().and_then(|i| items.get(i)).inspect(|value| {
-                    span = value.span();
-                }),
+                (Some(table), _) => table
+                    .iter()
+                    .find(|(key, _)| key.get_ref().as_ref() == step)
+                    .map(|(key, value)| {
+                        span = key.span();
+                        value
+                    }),
+                (None, Some(DeValue::Array(items))) => {
+                    step.parse::<usize>().ok().and_then(|i| items.get(i)).inspect(|value| {
+                        span = value.span();
+                    })
+                }
                 _ => None,
             };
             let Some(value) = next else { break };
@@ -131,20 +156,33 @@ impl Document {
     fn explain(&self, at: &str, message: &str) -> anyhow::Error {
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-            let (found, wanted) = quoted.split_first().map_or(("", &[][..]), |(first, rest)| (*first, rest));
+            let (found, wanted) = quoted
+                .split_first()
+                .map_or(("", &[][..]), |(first, rest)| (*first, rest));
             let near = nearest(found, wanted.iter().copied());
             let listed = listing(wanted.iter().copied());
             if message.starts_with("unknown variant") {
                 return self.error(at, &format!("wanted one of {listed}, found `{found}`"), near);
             }
-            let at = if at.rsplit('.').next() == Some(found) { at.to_owned() } else { format!("{at}.{found}") };
+            let at = if at.rsplit('.').next() == Some(found) {
+                at.to_owned()
+            } else {
+                format!("{at}.{found}")
+            };
             return self.error(&at, &format!("no such key; wanted one of {listed}"), near);
         }
         if message.starts_with("data did not match any variant") {
             let found = lookup(&self.table, at).map_or("nothing", a);
             return self.error(at, &format!("{found} cannot stand here"), None);
         }
-        self.error(at, &message.replace("invalid type: ", "found ").replace("invalid value: ", "found ").replace(", expected ", ", wanted "), None)
+        self.error(
+            at,
+            &message
+                .replace("invalid type: ", "found ")
+                .replace("invalid value: ", "found ")
+                .replace(", expected ", ", wanted "),
+            None,
+        )
     }
 
     fn set(&mut self, assignment: &str) -> Result<()> {
@@ -175,9 +213,13 @@ fn place_at(table: &mut Table, steps: &[&str], value: Value) -> Result<(), Strin
         return Ok(());
     }
     let is_index = rest[0].parse::<usize>().is_ok();
-    let next = table
-        .entry((*first).to_owned())
-        .or_insert_with(|| if is_index { Value::Array(Vec::new()) } else { Value::Table(Table::new()) });
+    let next = table.entry((*first).to_owned()).or_insert_with(|| {
+        if is_index {
+            Value::Array(Vec::new())
+        } else {
+            Value::Table(Table::new())
+        }
+    });
     place_in(next, first, rest, value)
 }
 
@@ -187,7 +229,9 @@ fn place_in(inside: &mut Value, name: &str, steps: &[&str], value: Value) -> Res
         Value::Array(items) => {
             let (first, rest) = steps.split_first().ok_or("the key is empty")?;
             let len = items.len();
-            let idx: usize = first.parse().map_err(|_| format!("`{name}` is a list: wanted a number, found `{first}`"))?;
+            let idx: usize = first
+                .parse()
+                .map_err(|_| format!("`{name}` is a list: wanted a number, found `{first}`"))?;
             if idx > len {
                 return Err(format!("`{name}` has {len} entries: wanted at most {len}, found {idx}"));
             }
@@ -219,7 +263,10 @@ fn lookup<'t>(table: &'t Table, at: &str) -> Option<&'t Value> {
 
 /// `train[0].path` as `train.0.path`.
 fn steps(path: &str) -> String {
-    path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned()
+    path.replace('[', ".")
+        .replace(']', "")
+        .trim_start_matches('.')
+        .to_owned()
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -291,12 +338,22 @@ mod tests {
     }
 
     fn train(text: &str, overrides: &[&str]) -> Result<Train> {
-        document(text, overrides)?.section("train", None).map(|train| train.expect("there is one"))
+        document(text, overrides)?
+            .section("train", None)
+            .map(|train| train.expect("there is one"))
     }
 
     #[test]
     fn overrides_reach_into_tables_and_lists() {
-        let read = train(TEXT, &["train.learning_rate=0.5", "train.rows.1.path=some/where.jsonl", "train.rows.2={path=\"c\"}"]).unwrap();
+        let read = train(
+            TEXT,
+            &[
+                "train.learning_rate=0.5",
+                "train.rows.1.path=some/where.jsonl",
+                "train.rows.2={path=\"c\"}",
+            ],
+        )
+        .unwrap();
         assert_eq!(read.learning_rate, 0.5);
         let paths: Vec<&str> = read.rows.iter().map(|row| row.path.as_str()).collect();
         assert_eq!(paths, ["a", "some/where.jsonl", "c"]);
@@ -305,13 +362,47 @@ mod tests {
     #[test]
     fn every_error_names_its_line_and_a_near_key() {
         let cases: [(String, &[&str], &[&str]); 8] = [
-            (TEXT.replace("learning_rate", "lerning_rate"), &[], &["`r.toml:3`", "`train.lerning_rate`", "no such key", "did you mean `learning_rate`?"]),
-            (TEXT.replace("\"b\"", "7"), &[], &["`r.toml:6`", "`train.rows.1.path`", "found integer `7`", "wanted a string"]),
-            (TEXT.replace("path = \"b\"", "pat = \"b\""), &[], &["`r.toml:6`", "`train.rows.1.pat`", "did you mean `path`?"]),
-            (TEXT.replace("learning_rate = 1e-3", ""), &[], &["`r.toml:2`", "missing field `learning_rate`"]),
+            (
+                TEXT.replace("learning_rate", "lerning_rate"),
+                &[],
+                &[
+                    "`r.toml:3`",
+                    "`train.lerning_rate`",
+                    "no such key",
+                    "did you mean `learning_rate`?",
+                ],
+            ),
+            (
+                TEXT.replace("\"b\"", "7"),
+                &[],
+                &[
+                    "`r.toml:6`",
+                    "`train.rows.1.path`",
+                    "found integer `7`",
+                    "wanted a string",
+                ],
+            ),
+            (
+                TEXT.replace("path = \"b\"", "pat = \"b\""),
+                &[],
+                &["`r.toml:6`", "`train.rows.1.pat`", "did you mean `path`?"],
+            ),
+            (
+                TEXT.replace("learning_rate = 1e-3", ""),
+                &[],
+                &["`r.toml:2`", "missing field `learning_rate`"],
+            ),
             (TEXT.replace("= 1e-3", "= "), &[], &["`r.toml:3`", "not TOML"]),
-            (TEXT.to_owned(), &["train.learning_rte=1"], &["`--set train.learning_rte`", "did you mean `learning_rate`?"]),
-            (TEXT.to_owned(), &["train.rows.5.path=x"], &["`--set train.rows.5.path`", "2 entries"]),
+            (
+                TEXT.to_owned(),
+                &["train.learning_rte=1"],
+                &["`--set train.learning_rte`", "did you mean `learning_rate`?"],
+            ),
+            (
+                TEXT.to_owned(),
+                &["train.rows.5.path=x"],
+                &["`--set train.rows.5.path`", "2 entries"],
+            ),
             (TEXT.to_owned(), &["train"], &["wanted `key=value`"]),
         ];
         for (text, overrides, wanted) in cases {
@@ -324,8 +415,14 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_refused_with_a_near_one() {
-        let error = document(&TEXT.replace("lora", "lara"), &[]).unwrap().kind("surgery.0", &["lora", "full"]).unwrap_err();
+        let error = document(&TEXT.replace("lora", "lara"), &[])
+            .unwrap()
+            .kind("surgery.0", &["lora", "full"])
+            .unwrap_err();
         let error = error.to_string();
-        assert!(error.contains("`r.toml:10`") && error.contains("did you mean `lora`?"), "{error}");
+        assert!(
+            error.contains("`r.toml:10`") && error.contains("did you mean `lora`?"),
+            "{error}"
+        );
     }
 }

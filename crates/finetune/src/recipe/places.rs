@@ -10,7 +10,9 @@ pub(super) struct Places {
 impl Places {
     /// For the recipe at `path`.
     pub(super) fn of(path: &Path) -> Self {
-        Self { recipe: path.parent().unwrap_or(Path::new("")).to_owned() }
+        Self {
+            recipe: path.parent().unwrap_or(Path::new("")).to_owned(),
+        }
     }
 
     /// A file or folder by name: beside the recipe, then in the working directory; absolute.
@@ -24,7 +26,11 @@ impl Places {
 
     /// A data file: as [`Self::find`], then in the local store.
     pub(super) fn data(&self, name: &str) -> Option<PathBuf> {
-        let stored = || checkpoint::cache_dir().map(|cache| cache.join("data").join(name)).filter(|path| path.is_file());
+        let stored = || {
+            checkpoint::cache_dir()
+                .map(|cache| cache.join("data").join(name))
+                .filter(|path| path.is_file())
+        };
         self.find(name).or_else(stored)
     }
 

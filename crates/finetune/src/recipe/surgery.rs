@@ -28,7 +28,10 @@ pub struct FullConfig {
 
 impl Default for FullConfig {
     fn default() -> Self {
-        Self { unfrozen_parameters: vec![".*".to_owned()], freeze_embeddings: false }
+        Self {
+            unfrozen_parameters: vec![".*".to_owned()],
+            freeze_embeddings: false,
+        }
     }
 }
 
@@ -49,9 +52,13 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
             Ok(match document.kind(&at, KINDS)? {
                 "lora" => {
                     let mut config: LoraConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    let own = document.section::<toml::Table>(&at, None)?.is_some_and(|table| table.contains_key("seed"));
+                    let own = document
+                        .section::<toml::Table>(&at, None)?
+                        .is_some_and(|table| table.contains_key("seed"));
                     config.seed = if own { config.seed } else { seed };
-                    config.modules().map_err(|error| document.error(&at, &error.to_string(), None))?;
+                    config
+                        .modules()
+                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
                     Surgery::Lora(config)
                 }
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),

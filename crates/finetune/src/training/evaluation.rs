@@ -19,12 +19,22 @@ pub struct Evaluation<'d> {
 impl<'d> Evaluation<'d> {
     /// Over the recipe's evaluation sets.
     pub fn new(sets: &'d Sets, recipe: &Recipe, device: Device) -> Result<Self> {
-        let steps = sets.eval.iter().map(|(name, set)| Ok((name.as_str(), Steps::once(set, recipe, device)?)));
-        Ok(Self { sets: steps.collect::<Result<_>>()?, has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)) })
+        let steps = sets
+            .eval
+            .iter()
+            .map(|(name, set)| Ok((name.as_str(), Steps::once(set, recipe, device)?)));
+        Ok(Self {
+            sets: steps.collect::<Result<_>>()?,
+            has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)),
+        })
     }
 
     /// `loss` over all sets together, and `NAME_loss`, `NAME_perplexity` and the objective's counts of each.
-    pub fn measure<B: ToRow>(&self, model: &dyn LanguageModel, objective: &dyn Objective<Batch = B>) -> Result<Vec<(String, f64)>> {
+    pub fn measure<B: ToRow>(
+        &self,
+        model: &dyn LanguageModel,
+        objective: &dyn Objective<Batch = B>,
+    ) -> Result<Vec<(String, f64)>> {
         let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
         let mut measured = Vec::new();
         let (mut total_loss, mut total_weight) = (0.0, 0.0);
@@ -46,7 +56,11 @@ impl<'d> Evaluation<'d> {
             if self.has_perplexity {
                 measured.push((format!("{name}_perplexity"), (loss / weight).exp()));
             }
-            measured.extend(counts.into_iter().map(|(count, value)| (format!("{name}_{count}"), value / weight)));
+            measured.extend(
+                counts
+                    .into_iter()
+                    .map(|(count, value)| (format!("{name}_{count}"), value / weight)),
+            );
             total_loss += loss;
             total_weight += weight;
         }

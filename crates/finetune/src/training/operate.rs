@@ -35,7 +35,11 @@ pub enum Kept {
 
 /// Applies the recipe's surgeries; `model` has its final head.
 pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
-    let adapters = recipe.surgery.iter().filter(|surgery| matches!(surgery, Surgery::Lora(_))).count();
+    let adapters = recipe
+        .surgery
+        .iter()
+        .filter(|surgery| matches!(surgery, Surgery::Lora(_)))
+        .count();
     if adapters > 1 || (adapters == 1 && recipe.surgery.len() > 1) {
         bail!(
             "an adapter file holds one `kind = \"lora\"` alone, found {} surgeries\n\
@@ -43,7 +47,11 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
             recipe.surgery.len()
         );
     }
-    let mut operated = Operated { model, kept: Kept::Whole, what: String::new() };
+    let mut operated = Operated {
+        model,
+        kept: Kept::Whole,
+        what: String::new(),
+    };
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         operated = match surgery {
             Surgery::Lora(config) => wrap(operated.model, config),
@@ -63,31 +71,45 @@ fn wrap(model: Decoder, config: &LoraConfig) -> Result<Operated> {
         paths.retain(|(_, is_output)| !is_output);
     }
     let wrapping = Wrapping::choose(config.clone(), &paths, &tables)?;
-    let (targets, whole): (Vec<_>, Vec<_>) = (wrapping.chosen().cloned().collect(), wrapping.whole().cloned().collect());
+    let (targets, whole): (Vec<_>, Vec<_>) = (
+        wrapping.chosen().cloned().collect(),
+        wrapping.whole().cloned().collect(),
+    );
     let model = model
         .map_projections(&mut |at, base| wrapping.projection(at, base))?
         .map_embedding(&mut |at, base| wrapping.table(at, base))?;
     let mut config = config.clone();
     if has_new_head {
         // The names that PEFT adds for sequence classification.
-        config.modules_to_save.extend(["classifier".to_owned(), "score".to_owned()]);
+        config
+            .modules_to_save
+            .extend(["classifier".to_owned(), "score".to_owned()]);
     }
     let of = paths.len();
     let mut what = format!("LoRA of rank {} on {} of {of} projections", config.r, targets.len());
     if !whole.is_empty() {
         what.push_str(&format!(", {} modules whole", whole.len()));
     }
-    Ok(Operated { model, kept: Kept::Adapter { config, targets }, what })
+    Ok(Operated {
+        model,
+        kept: Kept::Adapter { config, targets },
+        what,
+    })
 }
 
 fn unfreeze(model: Decoder, config: &FullConfig) -> Result<Operated> {
-    let patterns = RegexSet::new(&config.unfrozen_parameters).context("`unfrozen_parameters` holds no regular expression")?;
+    let patterns =
+        RegexSet::new(&config.unfrozen_parameters).context("`unfrozen_parameters` holds no regular expression")?;
     for pattern in &config.unfrozen_parameters {
         let single = regex::Regex::new(pattern)?;
         let mut met = false;
-        tensor_core::Parameters::visit(&model, &ModulePath::root(), &mut |at, _| met |= single.is_match(at.as_str()));
+        tensor_core::Parameters::visit(&model, &ModulePath::root(), &mut |at, _| {
+            met |= single.is_match(at.as_str())
+        });
         if !met {
-            bail!("`{pattern}` in `unfrozen_parameters` matches no parameter of this model\nhint: `finetune inspect MODEL` lists them");
+            bail!(
+                "`{pattern}` in `unfrozen_parameters` matches no parameter of this model\nhint: `finetune inspect MODEL` lists them"
+            );
         }
     }
     let mut count = 0;
@@ -96,5 +118,9 @@ fn unfreeze(model: Decoder, config: &FullConfig) -> Result<Operated> {
         count += usize::from(chosen);
         chosen
     })?;
-    Ok(Operated { model, kept: Kept::Whole, what: format!("full fine-tuning of {count} tensors") })
+    Ok(Operated {
+        model,
+        kept: Kept::Whole,
+        what: format!("full fine-tuning of {count} tensors"),
+    })
 }

@@ -18,8 +18,11 @@ pub fn asked(sets: &Sets, recipe: &Recipe, tokenizer: &Tokenizer, model: &Decode
     if !shown || sets.labels.is_some() || *model.head_kind() != HeadKind::LanguageModel {
         return Ok(Vec::new());
     }
-    let mut asked: Vec<Asked> =
-        wanted.prompts.iter().map(|text| prompts::of_text(text, Form::Chat, tokenizer)).collect::<Result<_>>()?;
+    let mut asked: Vec<Asked> = wanted
+        .prompts
+        .iter()
+        .map(|text| prompts::of_text(text, Form::Chat, tokenizer))
+        .collect::<Result<_>>()?;
     if wanted.samples > 0 {
         let source = recipe.data.eval.first().unwrap_or(&recipe.data.train[0]);
         let rows = Dataset::read(&source.path, &source.reading())?;
@@ -40,7 +43,10 @@ fn opening(text: &str, tokenizer: &Tokenizer) -> Result<Asked> {
     let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
     let (start, rest) = words.split_at(words.len().min(12).min(words.len().div_ceil(2)));
     let asked = prompts::of_text(start.concat().trim_end(), Form::Plain, tokenizer)?;
-    Ok(Asked { reference: Some(rest.concat().chars().take(300).collect()), ..asked })
+    Ok(Asked {
+        reference: Some(rest.concat().chars().take(300).collect()),
+        ..asked
+    })
 }
 
 /// Greedy answers.
@@ -49,9 +55,15 @@ pub fn answers(model: &Decoder, tokenizer: &Tokenizer, asked: &[Asked], max_new_
         return Ok(Vec::new());
     }
     let prompts: Vec<Vec<u32>> = asked.iter().map(|asked| asked.tokens.clone()).collect();
-    let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens,
+        ..GenerateOptions::default()
+    };
     let answers = model.generate(&prompts, &options, &mut |_, _| ())?;
-    answers.iter().map(|answer| Ok(tokenizer.decode(&answer.tokens)?)).collect()
+    answers
+        .iter()
+        .map(|answer| Ok(tokenizer.decode(&answer.tokens)?))
+        .collect()
 }
 
 /// Questions with both answers.
@@ -60,13 +72,21 @@ pub fn pair(asked: Vec<Asked>, before: Vec<String>, after: Vec<String>) -> Vec<S
     asked
         .into_iter()
         .zip(answers)
-        .map(|(asked, (before, after))| Sample { prompt: asked.text, before, after, wanted: asked.reference })
+        .map(|(asked, (before, after))| Sample {
+            prompt: asked.text,
+            before,
+            after,
+            wanted: asked.reference,
+        })
         .collect()
 }
 
 /// What `report.md` tells.
 pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec<Sample>) -> Story {
-    let mut evaluations = report.history.iter().filter(|entry| entry.values.keys().any(|name| name.starts_with("eval/")));
+    let mut evaluations = report
+        .history
+        .iter()
+        .filter(|entry| entry.values.keys().any(|name| name.starts_with("eval/")));
     let first = evaluations.next();
     let last = evaluations.next_back();
     let mut results = Vec::new();
@@ -84,7 +104,15 @@ pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec
             setting("method", operated.what.clone()),
             setting("learning rate", recipe.train.learning_rate.to_string()),
             setting("documents a step", recipe.train.documents_per_step().to_string()),
-            setting("dtype", if operated.model.kind() == tch::Kind::BFloat16 { "bf16" } else { "f32" }.to_owned()),
+            setting(
+                "dtype",
+                if operated.model.kind() == tch::Kind::BFloat16 {
+                    "bf16"
+                } else {
+                    "f32"
+                }
+                .to_owned(),
+            ),
             setting("tokens", output::count(report.num_tokens as f64)),
         ],
         results,

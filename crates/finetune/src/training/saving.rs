@@ -21,7 +21,8 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
             crate::model::save_adapter(folder, config, &lora::adapter_tensors(&operated.model))?;
             if let Some(labels) = &sets.labels {
                 let path = folder.join(LABELS);
-                std::fs::write(&path, serde_json::to_string_pretty(labels)?).with_context(|| format!("`{}`", path.display()))?;
+                std::fs::write(&path, serde_json::to_string_pretty(labels)?)
+                    .with_context(|| format!("`{}`", path.display()))?;
             }
             source.save_tokenizer(folder)
         }

@@ -28,9 +28,16 @@ impl Sets {
             (true, Some(labels)) => Some(labels),
             (true, None) => Some(labels_in_data(recipe)?),
         };
-        let encoding = recipe.data.encoding(&recipe.objective, labels.as_deref().unwrap_or_default());
+        let encoding = recipe
+            .data
+            .encoding(&recipe.objective, labels.as_deref().unwrap_or_default());
         let set = |source: &Source, limit| tokens(source, limit, tokenizer, &encoding, classifies);
-        let train = recipe.data.train.iter().map(|source| set(source, Limit::ByMixture)).collect::<Result<_>>()?;
+        let train = recipe
+            .data
+            .train
+            .iter()
+            .map(|source| set(source, Limit::ByMixture))
+            .collect::<Result<_>>()?;
         let eval = recipe
             .data
             .eval
@@ -43,7 +50,9 @@ impl Sets {
     /// Tokens of the longest sample there is.
     pub fn longest(&self) -> usize {
         let sets = self.train.iter().chain(self.eval.iter().map(|(_, set)| set));
-        sets.flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample))).max().unwrap_or(0)
+        sets.flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample)))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -56,7 +65,13 @@ enum Limit {
     Rows,
 }
 
-fn tokens(source: &Source, limit: Limit, tokenizer: &Tokenizer, encoding: &EncodeConfig, classifies: bool) -> Result<TokenSet> {
+fn tokens(
+    source: &Source,
+    limit: Limit,
+    tokenizer: &Tokenizer,
+    encoding: &EncodeConfig,
+    classifies: bool,
+) -> Result<TokenSet> {
     let cache = cache_dir();
     let cuts_rows = limit == Limit::Rows && source.max_samples.is_some();
     if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
@@ -72,7 +87,9 @@ fn tokens(source: &Source, limit: Limit, tokenizer: &Tokenizer, encoding: &Encod
         rows.truncate(most);
     }
     let bar = output::bar(rows.len(), "tokenising");
-    let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| bar.set_position(done as u64))?;
+    let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| {
+        bar.set_position(done as u64)
+    })?;
     bar.finish_and_clear();
     tell(source, set.report(), duplicates);
     checked(source, set, classifies)
@@ -116,7 +133,10 @@ fn tell(source: &Source, report: &Report, duplicates: usize) {
     part(report.dropped_empty, "dropped with nothing to learn");
     part(report.dropped_too_long, "dropped as too long");
     // A document that was cut cannot end in an end token.
-    part(report.unterminated.saturating_sub(report.truncated), "that never learn to stop (their last trained token is no end token)");
+    part(
+        report.unterminated.saturating_sub(report.truncated),
+        "that never learn to stop (their last trained token is no end token)",
+    );
     output::note(parts.join("; "));
     for dropped in &report.dropped {
         output::note(format!("  {dropped}"));
@@ -125,14 +145,20 @@ fn tell(source: &Source, report: &Report, duplicates: usize) {
 
 fn labels_in_data(recipe: &Recipe) -> Result<Vec<String>> {
     let sources = recipe.data.train.iter().chain(&recipe.data.eval);
-    let sets = sources.map(|source| Ok(Dataset::read(&source.path, &source.reading())?)).collect::<Result<Vec<_>>>()?;
+    let sets = sources
+        .map(|source| Ok(Dataset::read(&source.path, &source.reading())?))
+        .collect::<Result<Vec<_>>>()?;
     let labels = data::label_names(&sets).context("`data`")?;
     match labels.len() {
         0 => bail!(
             "`{}`: `objective.kind = \"classify\"` wants rows with `text` and `label`, found none with a label",
             recipe.data.train[0].path.display()
         ),
-        1 => bail!("`{}`: wanted at least two classes, found only `{}`", recipe.data.train[0].path.display(), labels[0]),
+        1 => bail!(
+            "`{}`: wanted at least two classes, found only `{}`",
+            recipe.data.train[0].path.display(),
+            labels[0]
+        ),
         _ => Ok(labels),
     }
 }

@@ -38,7 +38,11 @@ impl ToRow for TokenRow {
 impl ToRow for LabelledRow {
     fn of(packed: &Packed, device: Device) -> Self {
         // Sets without labels are refused when they are read.
-        let labels: Vec<i64> = packed.documents.iter().map(|document| document.label.unwrap_or_default()).collect();
+        let labels: Vec<i64> = packed
+            .documents
+            .iter()
+            .map(|document| document.label.unwrap_or_default())
+            .collect();
         Self {
             tokens: Tensor::from_slice(&packed.tokens).to_device(device),
             labels: Tensor::from_slice(&labels).to_device(device),
@@ -65,19 +69,31 @@ impl<'d> Steps<'d> {
             .train
             .iter()
             .zip(&recipe.data.train)
-            .map(|(set, source)| Part { len: set.len(), weight: source.weight, max_samples: source.max_samples })
+            .map(|(set, source)| Part {
+                len: set.len(),
+                weight: source.weight,
+                max_samples: source.max_samples,
+            })
             .collect();
         let seed = recipe.train.seed;
         let mixture = Mixture::new(&parts, recipe.data.mix_strategy, Arrange::Shuffled, seed)?;
         let config = recipe.data.batching(&recipe.train);
         let refs: Vec<&TokenSet> = sets.train.iter().collect();
-        Ok(Self { longest_row: longest_row(&refs, &config), batches: data::Batches::new(refs, mixture, config)?, device })
+        Ok(Self {
+            longest_row: longest_row(&refs, &config),
+            batches: data::Batches::new(refs, mixture, config)?,
+            device,
+        })
     }
 
     /// One set, once, in its own order.
     pub fn once(set: &'d TokenSet, recipe: &Recipe, device: Device) -> Result<Self> {
         let config = recipe.data.batching(&recipe.train);
-        Ok(Self { longest_row: longest_row(&[set], &config), batches: data::Batches::sequential(set, config)?, device })
+        Ok(Self {
+            longest_row: longest_row(&[set], &config),
+            batches: data::Batches::sequential(set, config)?,
+            device,
+        })
     }
 
     /// Optimiser steps in an epoch.
@@ -103,7 +119,13 @@ impl<'d> Steps<'d> {
     /// A step's rows as tensors.
     pub fn tensors<B: ToRow>(&self, step: usize) -> Result<Vec<Row<B>>, data::Error> {
         let rows = self.batches.step(step)?.rows;
-        Ok(rows.iter().map(|packed| Row { batch: B::of(packed, self.device), num_tokens: packed.tokens.len() }).collect())
+        Ok(rows
+            .iter()
+            .map(|packed| Row {
+                batch: B::of(packed, self.device),
+                num_tokens: packed.tokens.len(),
+            })
+            .collect())
     }
 }
 
@@ -127,7 +149,9 @@ impl<B: ToRow> train::Batches<B> for Steps<'_> {
 
 /// A row is filled up to `max_tokens` if a step has enough for it; a longer sample has a row of its own.
 fn longest_row(sets: &[&TokenSet], config: &BatchConfig) -> usize {
-    let lengths = sets.iter().flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample)));
+    let lengths = sets
+        .iter()
+        .flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample)));
     let longest = lengths.max().unwrap_or(0);
     let whole = longest * config.per_device_train_batch_size * config.gradient_accumulation_steps;
     longest.max(whole.min(config.max_tokens))

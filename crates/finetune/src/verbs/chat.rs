@@ -12,7 +12,9 @@ use crate::{output, prompts};
 
 /// Arguments of `chat`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Lines are turns; /reset forgets them, /quit or the end of input leaves.\n\nExample:\n  finetune chat --model smollm2-135m-instruct --adapter runs/demo")]
+#[command(
+    after_help = "Lines are turns; /reset forgets them, /quit or the end of input leaves.\n\nExample:\n  finetune chat --model smollm2-135m-instruct --adapter runs/demo"
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -29,11 +31,20 @@ impl Args {
         let options = self.sampling.options()?;
         let loaded = self.model.load()?;
         if loaded.tokenizer.templates().choose(false).is_none() {
-            bail!("`{}` has no chat template\nhint: `finetune generate --no-chat` continues plain text", self.model.model);
+            bail!(
+                "`{}` has no chat template\nhint: `finetune generate --no-chat` continues plain text",
+                self.model.model
+            );
         }
         let opening: Vec<Message> = self.system.iter().map(|text| Message::new("system", text)).collect();
         let mut messages = opening.clone();
-        let ask = || if std::io::stdin().is_terminal() { output::piece("> ") } else { Ok(()) };
+        let ask = || {
+            if std::io::stdin().is_terminal() {
+                output::piece("> ")
+            } else {
+                Ok(())
+            }
+        };
         ask()?;
         for line in std::io::stdin().lock().lines() {
             match line?.trim() {
@@ -58,12 +69,19 @@ fn answer(loaded: &Loaded, messages: &[Message], options: &decoder::GenerateOpti
     let mut stream = loaded.tokenizer.stream();
     let mut failed = None;
     let answers = loaded.model.generate(&[prompt], options, &mut |_, token| {
-        let shown = stream.push(token).map_err(Into::into).and_then(|text| output::piece(&text));
+        let shown = stream
+            .push(token)
+            .map_err(Into::into)
+            .and_then(|text| output::piece(&text));
         failed = failed.take().or(shown.err());
     })?;
     if let Some(error) = failed {
         return Err(error);
     }
     output::line(stream.finish()?)?;
-    Ok(answers.first().map(|answer| loaded.tokenizer.decode(&answer.tokens)).transpose()?.unwrap_or_default())
+    Ok(answers
+        .first()
+        .map(|answer| loaded.tokenizer.decode(&answer.tokens))
+        .transpose()?
+        .unwrap_or_default())
 }

@@ -70,7 +70,11 @@ pub fn matmul_rate(on: Device, kind: Kind) -> f64 {
     let once = || {
         let start = Instant::now();
         // Reading a number waits for the device.
-        let _ = tch::no_grad(|| a.matmul(&a)).get(0).get(0).to_kind(Kind::Float).double_value(&[]);
+        let _ = tch::no_grad(|| a.matmul(&a))
+            .get(0)
+            .get(0)
+            .to_kind(Kind::Float)
+            .double_value(&[]);
         start.elapsed().as_secs_f64()
     };
     once();
@@ -79,7 +83,9 @@ pub fn matmul_rate(on: Device, kind: Kind) -> f64 {
 }
 
 fn libtorch() -> String {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return "linked".into() };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+        return "linked".into();
+    };
     let path = maps.split_whitespace().find(|word| word.ends_with("libtorch_cpu.so"));
     path.unwrap_or("linked statically").to_owned()
 }
@@ -87,19 +93,38 @@ fn libtorch() -> String {
 fn cpu_line(key: &str) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-    line.split_once(':').map_or("unknown", |(_, value)| value.trim()).to_owned()
+    line.split_once(':')
+        .map_or("unknown", |(_, value)| value.trim())
+        .to_owned()
 }
 
 fn features() -> Vec<String> {
-    let wanted = ["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"];
+    let wanted = [
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_bf16",
+        "avx512_vnni",
+        "amx_bf16",
+        "amx_int8",
+    ];
     let flags = cpu_line("flags");
-    flags.split_whitespace().filter(|flag| wanted.contains(flag)).map(str::to_owned).collect()
+    flags
+        .split_whitespace()
+        .filter(|flag| wanted.contains(flag))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn models() -> Vec<String> {
     let entries = checkpoint::cache_dir().and_then(|cache| std::fs::read_dir(cache.join("models")).ok());
-    let mut names: Vec<String> =
-        entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| !name.starts_with('.')).collect();
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
     names.sort();
     names
 }

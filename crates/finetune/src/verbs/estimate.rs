@@ -51,17 +51,31 @@ impl Args {
         let time = time::estimate(&model, &recipe, machine, &sets, &steps, memory.recomputed_share());
         let past = past::read(recipe.output_dir());
         if self.json {
-            output::json(&json!({ "memory": memory.as_json(), "time": time.as_json(), "run": past.as_ref().map(past::Past::as_json) }))?;
+            output::json(
+                &json!({ "memory": memory.as_json(), "time": time.as_json(), "run": past.as_ref().map(past::Past::as_json) }),
+            )?;
             return Ok(ExitCode::SUCCESS);
         }
         output::line("memory")?;
         for (name, bytes) in memory.parts() {
             output::line(format!("  {name:<32} {:>10}", output::bytes(bytes)))?;
         }
-        output::line(format!("  {:<32} {:>10}", "peak, all together", output::bytes(memory.peak())))?;
+        output::line(format!(
+            "  {:<32} {:>10}",
+            "peak, all together",
+            output::bytes(memory.peak())
+        ))?;
         if let Some(free) = train::free_memory(machine.device) {
-            let verdict = if memory.peak() < free as f64 { "it fits" } else { "it does not fit" };
-            output::line(format!("  {:<32} {:>10}  {verdict}", "free now", output::bytes(free as f64)))?;
+            let verdict = if memory.peak() < free as f64 {
+                "it fits"
+            } else {
+                "it does not fit"
+            };
+            output::line(format!(
+                "  {:<32} {:>10}  {verdict}",
+                "free now",
+                output::bytes(free as f64)
+            ))?;
         }
         output::line("time")?;
         for (name, value) in time.lines() {
@@ -71,10 +85,19 @@ impl Args {
             output::line(format!("the run in `{}`", recipe.output_dir().display()))?;
             let off = |estimated: f64, found: f64| format!("{:+.0} %", 100.0 * (estimated / found - 1.0));
             if let Some(peak) = past.peak {
-                output::line(format!("  {:<32} {:>10}  the estimate is off by {}", "peak memory", output::bytes(peak), off(memory.peak(), peak)))?;
+                output::line(format!(
+                    "  {:<32} {:>10}  the estimate is off by {}",
+                    "peak memory",
+                    output::bytes(peak),
+                    off(memory.peak(), peak)
+                ))?;
             }
             let speed = past.tokens_per_second;
-            output::line(format!("  {:<32} {speed:>10.0}  the estimate is off by {}", "tokens a second", off(time.tokens_per_second, speed)))?;
+            output::line(format!(
+                "  {:<32} {speed:>10.0}  the estimate is off by {}",
+                "tokens a second",
+                off(time.tokens_per_second, speed)
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -82,5 +105,9 @@ impl Args {
 
 /// Numbers by name.
 fn object<'n>(numbers: impl Iterator<Item = (&'n str, f64)>) -> Value {
-    Value::Object(numbers.map(|(name, number)| (name.replace(' ', "_"), json!(number))).collect())
+    Value::Object(
+        numbers
+            .map(|(name, number)| (name.replace(' ', "_"), json!(number)))
+            .collect(),
+    )
 }

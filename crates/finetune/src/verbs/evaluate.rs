@@ -50,7 +50,10 @@ impl Args {
             None => self.model.model.clone(),
         };
         let report = measure(&suite, &name, &loaded)?;
-        let changes = before.as_ref().map(|before| evaluate::compare(before, &report, &suite)).unwrap_or_default();
+        let changes = before
+            .as_ref()
+            .map(|before| evaluate::compare(before, &report, &suite))
+            .unwrap_or_default();
         if self.json {
             let mut value = serde_json::to_value(&report)?;
             if before.is_some() {
@@ -61,11 +64,19 @@ impl Args {
             output::piece(&report.to_string())?;
             changes.iter().try_for_each(|change| output::line(shown(change)))?;
         }
-        let worse: Vec<&str> = changes.iter().filter(|change| change.regressed).map(|change| change.task.as_str()).collect();
+        let worse: Vec<&str> = changes
+            .iter()
+            .filter(|change| change.regressed)
+            .map(|change| change.task.as_str())
+            .collect();
         if worse.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        bail!("worse than `{}` by more than the tolerance: {}", self.compare.unwrap_or_default().display(), worse.join(", "))
+        bail!(
+            "worse than `{}` by more than the tolerance: {}",
+            self.compare.unwrap_or_default().display(),
+            worse.join(", ")
+        )
     }
 }
 
@@ -90,7 +101,12 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
 
 fn read_report(path: &Path) -> Result<Report> {
     let text = std::fs::read(path).with_context(|| format!("report `{}` cannot be read", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("`{}`: wanted a report that `finetune evaluate --json` wrote", path.display()))
+    serde_json::from_slice(&text).with_context(|| {
+        format!(
+            "`{}`: wanted a report that `finetune evaluate --json` wrote",
+            path.display()
+        )
+    })
 }
 
 /// A task without a counterpart would pass unseen.
@@ -99,7 +115,12 @@ fn check_same(before: &Report, suite: &Suite, path: &Path) -> Result<()> {
         None => Ok(()),
         Some(task) => {
             let there: Vec<&str> = before.tasks.keys().map(String::as_str).collect();
-            bail!("`{}`: wanted task `{}` of the suite, found only {}", path.display(), task.name, there.join(", "))
+            bail!(
+                "`{}`: wanted task `{}` of the suite, found only {}",
+                path.display(),
+                task.name,
+                there.join(", ")
+            )
         }
     }
 }
@@ -115,6 +136,16 @@ fn as_json(change: &Change) -> serde_json::Value {
 }
 
 fn shown(change: &Change) -> String {
-    let verdict = if change.regressed { "  worse than the tolerance allows" } else { "" };
-    format!("{}  {} {:.4} -> {:.4}{verdict}", change.task, change.metric.name(), change.before, change.after)
+    let verdict = if change.regressed {
+        "  worse than the tolerance allows"
+    } else {
+        ""
+    };
+    format!(
+        "{}  {} {:.4} -> {:.4}{verdict}",
+        change.task,
+        change.metric.name(),
+        change.before,
+        change.after
+    )
 }

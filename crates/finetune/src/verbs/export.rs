@@ -51,7 +51,14 @@ impl Args {
         match self.format {
             Format::Hf => {
                 let (dtype, existing) = (self.machine.written(device), Existing::Refuse);
-                Conversion { source: &source, adapter: adapter.as_ref(), dtype, device, existing }.write(&self.output)?;
+                Conversion {
+                    source: &source,
+                    adapter: adapter.as_ref(),
+                    dtype,
+                    device,
+                    existing,
+                }
+                .write(&self.output)?;
             }
         }
         output::note(format!("model written to `{}`", self.output.display()));

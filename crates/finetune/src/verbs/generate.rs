@@ -14,7 +14,9 @@ use crate::prompts::{self, Asked, Form};
 
 /// Arguments of `generate`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  finetune generate --model smollm2-135m-instruct --prompt \"What is the capital of France?\"")]
+#[command(
+    after_help = "Example:\n  finetune generate --model smollm2-135m-instruct --prompt \"What is the capital of France?\""
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -72,7 +74,11 @@ impl SamplingArgs {
             seed: self.seed,
         };
         sampler.check()?;
-        Ok(GenerateOptions { max_new_tokens: self.max_new_tokens, sampler, ..GenerateOptions::default() })
+        Ok(GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            sampler,
+            ..GenerateOptions::default()
+        })
     }
 }
 
@@ -81,13 +87,21 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let options = self.sampling.options()?;
         let form = if self.no_chat { Form::Plain } else { Form::Chat };
-        let rows = self.data.as_deref().map(|path| Dataset::read(path, &ReadConfig::default())).transpose()?;
+        let rows = self
+            .data
+            .as_deref()
+            .map(|path| Dataset::read(path, &ReadConfig::default()))
+            .transpose()?;
         let loaded = self.model.load()?;
         match (rows, &self.prompt) {
             (Some(rows), _) => answer_rows(&loaded, &rows, form, &options)?,
             (None, prompt) => {
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
-                if self.json { answer_json(&loaded, &asked, &options)? } else { answer_streaming(&loaded, &asked, &options)? }
+                if self.json {
+                    answer_json(&loaded, &asked, &options)?
+                } else {
+                    answer_streaming(&loaded, &asked, &options)?
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -97,10 +111,15 @@ impl Args {
 fn answer_streaming(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -> Result<()> {
     let mut stream = loaded.tokenizer.stream();
     let mut failed = None;
-    loaded.model.generate(std::slice::from_ref(&asked.tokens), options, &mut |_, token| {
-        let shown = stream.push(token).map_err(Into::into).and_then(|text| output::piece(&text));
-        failed = failed.take().or(shown.err());
-    })?;
+    loaded
+        .model
+        .generate(std::slice::from_ref(&asked.tokens), options, &mut |_, token| {
+            let shown = stream
+                .push(token)
+                .map_err(Into::into)
+                .and_then(|text| output::piece(&text));
+            failed = failed.take().or(shown.err());
+        })?;
     if let Some(error) = failed {
         return Err(error);
     }
@@ -108,7 +127,9 @@ fn answer_streaming(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -
 }
 
 fn answer_json(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -> Result<()> {
-    let answers = loaded.model.generate(std::slice::from_ref(&asked.tokens), options, &mut |_, _| ())?;
+    let answers = loaded
+        .model
+        .generate(std::slice::from_ref(&asked.tokens), options, &mut |_, _| ())?;
     for answer in answers {
         output::json(&json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, &answer))?;
     }
@@ -122,7 +143,9 @@ fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOp
     let bar = output::bar(rows.len(), "rows");
     for start in (0..rows.len()).step_by(LOT) {
         let lot: Vec<Asked> = (start..rows.len().min(start + LOT))
-            .map(|idx| prompts::of_row(rows.row(idx), form, &loaded.tokenizer).with_context(|| rows.place(idx).to_string()))
+            .map(|idx| {
+                prompts::of_row(rows.row(idx), form, &loaded.tokenizer).with_context(|| rows.place(idx).to_string())
+            })
             .collect::<Result<_>>()?;
         let prompts: Vec<Vec<u32>> = lot.iter().map(|asked| asked.tokens.clone()).collect();
         let answers = loaded

@@ -40,7 +40,14 @@ impl Args {
         let source = Source::open(&self.model)?;
         let device = self.machine.start()?.device;
         let (dtype, existing) = (self.machine.written(device), Existing::Refuse);
-        Conversion { source: &source, adapter: None, dtype, device, existing }.write(&folder)?;
+        Conversion {
+            source: &source,
+            adapter: None,
+            dtype,
+            device,
+            existing,
+        }
+        .write(&folder)?;
         output::note(format!("model written to `{}`", folder.display()));
         Ok(ExitCode::SUCCESS)
     }
@@ -50,7 +57,8 @@ fn in_store(name: &str) -> Result<PathBuf> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
         bail!("`--name {name}`: wanted a plain name without slashes");
     }
-    let cache = checkpoint::cache_dir().context("there is no local store\nhint: set FINETUNE_CACHE, or write to a folder with --output")?;
+    let cache = checkpoint::cache_dir()
+        .context("there is no local store\nhint: set FINETUNE_CACHE, or write to a folder with --output")?;
     Ok(cache.join("models").join(name))
 }
 

@@ -45,7 +45,10 @@ impl Args {
     /// Looks what it is, and says so.
     pub fn run(self) -> Result<ExitCode> {
         let path = Path::new(&self.what);
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let ending = path
+            .extension()
+            .map(|ending| ending.to_string_lossy().to_lowercase())
+            .unwrap_or_default();
         let facts = if path.join("adapter_config.json").is_file() {
             adapter::facts(path)?
         } else if !path.is_dir() && DATA.contains(&ending.as_str()) {
@@ -84,9 +87,12 @@ fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
-        Value::Object(object) => {
-            object.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name} {}", inline(value))).collect::<Vec<_>>().join("  ")
-        }
+        Value::Object(object) => object
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| format!("{name} {}", inline(value)))
+            .collect::<Vec<_>>()
+            .join("  "),
         other => other.to_string(),
     }
 }

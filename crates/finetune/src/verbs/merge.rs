@@ -37,8 +37,13 @@ impl Args {
         let adapter = Adapter::open(&self.adapter)?;
         let source = Source::open(&self.model)?;
         let device = self.machine.start()?.device;
-        let conversion =
-            Conversion { source: &source, adapter: Some(&adapter), dtype: self.machine.written(device), device, existing: Existing::Refuse };
+        let conversion = Conversion {
+            source: &source,
+            adapter: Some(&adapter),
+            dtype: self.machine.written(device),
+            device,
+            existing: Existing::Refuse,
+        };
         conversion.write(&self.output)?;
         output::note(format!("merged model written to `{}`", self.output.display()));
         Ok(ExitCode::SUCCESS)

@@ -79,7 +79,10 @@ fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
         found if found > context => {
             bail!("the text has {found} tokens; the model sees {context} positions\nhint: split it into several rows")
         }
-        _ => Ok(Scored { tokens, bytes: text.len() }),
+        _ => Ok(Scored {
+            tokens,
+            bytes: text.len(),
+        }),
     }
 }
 

@@ -61,7 +61,11 @@ impl Args {
             return Ok(ExitCode::FAILURE);
         }
         let folder = folder.display();
-        let try_it = if is_adapter { format!("--model {model} --adapter {folder}") } else { format!("--model {folder}") };
+        let try_it = if is_adapter {
+            format!("--model {model} --adapter {folder}")
+        } else {
+            format!("--model {folder}")
+        };
         output::note(format!("try it: finetune chat {try_it}"));
         Ok(ExitCode::SUCCESS)
     }
@@ -75,7 +79,9 @@ fn tell(report: &Report, folder: &std::path::Path) {
         output::count(report.num_tokens as f64),
         output::seconds(report.seconds),
         report.tokens_per_second,
-        report.peak_memory_bytes.map_or_else(|| "unknown".into(), |bytes| output::bytes(bytes as f64)),
+        report
+            .peak_memory_bytes
+            .map_or_else(|| "unknown".into(), |bytes| output::bytes(bytes as f64)),
         report.train_loss,
         folder.display()
     ));

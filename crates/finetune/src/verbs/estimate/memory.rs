@@ -39,13 +39,19 @@ impl Model {
         }
         let size = |shape: &[i64]| shape.iter().product::<i64>() as f64;
         let tensors = config.tensors();
-        let is_end = |name: &str| name.starts_with("model.embed_tokens") || name.starts_with("lm_head") || name.starts_with("score");
+        let is_end = |name: &str| {
+            name.starts_with("model.embed_tokens") || name.starts_with("lm_head") || name.starts_with("score")
+        };
         let mut model = Self {
             hidden: config.hidden_size as f64,
             intermediate: config.intermediate_size as f64,
             layers: config.num_hidden_layers,
             base: tensors.iter().map(|(_, shape)| size(shape)).sum(),
-            matrices: tensors.iter().filter(|(name, shape)| shape.len() == 2 && !is_end(name)).map(|(_, shape)| size(shape)).sum(),
+            matrices: tensors
+                .iter()
+                .filter(|(name, shape)| shape.len() == 2 && !is_end(name))
+                .map(|(_, shape)| size(shape))
+                .sum(),
             head: match (config.output, labels) {
                 (Output::LanguageModel, _) => (config.vocab_size * config.hidden_size) as f64,
                 (_, labels) => (labels.map_or(1, <[String]>::len) * config.hidden_size as usize) as f64,
@@ -61,8 +67,13 @@ impl Model {
                 Surgery::Lora(lora) => model.added += updates(lora, &config, &tensors)?,
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
-                    let trains = |name: &str| chosen.is_match(name) && !(full.freeze_embeddings && name.starts_with("model.embed_tokens"));
-                    let sizes = tensors.iter().filter(|(name, _)| trains(name)).map(|(_, shape)| size(shape));
+                    let trains = |name: &str| {
+                        chosen.is_match(name) && !(full.freeze_embeddings && name.starts_with("model.embed_tokens"))
+                    };
+                    let sizes = tensors
+                        .iter()
+                        .filter(|(name, _)| trains(name))
+                        .map(|(_, shape)| size(shape));
                     model.unfrozen += sizes.sum::<f64>();
                 }
             }
@@ -80,19 +91,34 @@ impl Model {
 fn updates(lora: &lora::LoraConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<f64> {
     let mut paths = decoder::projection_paths(config);
     paths.push((ModulePath::from("model.embed_tokens"), true));
-    let whole: Vec<ModulePath> = paths.iter().map(|(path, _)| path.clone()).filter(|path| lora.is_saved_whole(path)).collect();
-    let chosen = lora.modules()?.choose(paths.iter().map(|(path, output)| (path, *output)))?;
+    let whole: Vec<ModulePath> = paths
+        .iter()
+        .map(|(path, _)| path.clone())
+        .filter(|path| lora.is_saved_whole(path))
+        .collect();
+    let chosen = lora
+        .modules()?
+        .choose(paths.iter().map(|(path, output)| (path, *output)))?;
     let shape = |path: &ModulePath| {
         let name = format!("{path}.weight");
         // A tied head has the embedding's shape.
-        tensors.iter().find(|(known, _)| *known == name).map_or([config.vocab_size, config.hidden_size], |(_, shape)| [shape[0], shape[1]])
+        tensors
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or([config.vocab_size, config.hidden_size], |(_, shape)| {
+                [shape[0], shape[1]]
+            })
     };
     let mut numbers = 0.0;
     for path in chosen.iter().filter(|path| !whole.contains(path)) {
         let (rank, _) = lora.rank_and_scale(path)?;
         numbers += (rank * shape(path).iter().sum::<i64>()) as f64;
     }
-    Ok(numbers + whole.iter().map(|path| shape(path).iter().product::<i64>() as f64).sum::<f64>())
+    Ok(numbers
+        + whole
+            .iter()
+            .map(|path| shape(path).iter().product::<i64>() as f64)
+            .sum::<f64>())
 }
 
 /// Bytes by part.
@@ -123,19 +149,28 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
     let recomputed = model.layers - kept;
     let frozen = model.base - model.unfrozen;
     let trainable = model.trainable();
-    let activations = kept as f64 * block + recomputed as f64 * tokens * model.hidden * bytes + if recomputed > 0 { block } else { 0.0 };
+    let activations = kept as f64 * block
+        + recomputed as f64 * tokens * model.hidden * bytes
+        + if recomputed > 0 { block } else { 0.0 };
     let logits = 256.0_f64.min(tokens) * model.head / model.hidden * 4.0 + 2.0 * tokens * model.hidden * bytes;
     let parts = vec![
         ("frozen weights", frozen * bytes),
         ("trained weights (f32)", trainable * 4.0),
         ("gradients (f32)", trainable * 4.0),
         ("optimiser (f32, two moments)", trainable * 8.0),
-        ("weights' compute copies", if bytes < 4.0 { trainable * bytes } else { 0.0 }),
+        (
+            "weights' compute copies",
+            if bytes < 4.0 { trainable * bytes } else { 0.0 },
+        ),
         ("activations", activations),
         ("loss, a chunk of logits", logits),
         ("libtorch, tokenizer, buffers", PROCESS),
     ];
-    Memory { parts, layers: model.layers, recomputed }
+    Memory {
+        parts,
+        layers: model.layers,
+        recomputed,
+    }
 }
 
 impl Memory {
@@ -155,6 +190,9 @@ impl Memory {
     }
 
     pub(super) fn as_json(&self) -> Value {
-        object(self.parts().chain([("peak", self.peak()), ("recomputed blocks", self.recomputed as f64)]))
+        object(
+            self.parts()
+                .chain([("peak", self.peak()), ("recomputed blocks", self.recomputed as f64)]),
+        )
     }
 }

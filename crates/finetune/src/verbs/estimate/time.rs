@@ -26,15 +26,28 @@ pub(super) struct Time {
 /// The share of the measured matrix rate that a whole step reaches; the rest goes to norms, attention and the optimiser.
 const SHARE: f64 = 0.6;
 
-pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, sets: &Sets, steps: &Steps, recomputed: f64) -> Time {
+pub(super) fn estimate(
+    model: &Model,
+    recipe: &Recipe,
+    machine: Machine,
+    sets: &Sets,
+    steps: &Steps,
+    recomputed: f64,
+) -> Time {
     let per_epoch = steps.len();
     let total = recipe.train.total_steps(per_epoch);
     let epochs = total as f64 / per_epoch as f64;
     let order = steps.batches().mixture().order(0);
-    let in_epoch: f64 = order.iter().map(|pick| sets.train[pick.set as usize].sample_len(pick.sample as usize) as f64).sum();
+    let in_epoch: f64 = order
+        .iter()
+        .map(|pick| sets.train[pick.set as usize].sample_len(pick.sample as usize) as f64)
+        .sum();
     let learnt: f64 = {
         let (trained, all) = sets.train.iter().fold((0.0, 0.0), |(trained, all), set| {
-            (trained + set.report().trained_tokens as f64, all + set.report().tokens as f64)
+            (
+                trained + set.report().trained_tokens as f64,
+                all + set.report().tokens as f64,
+            )
         });
         in_epoch * trained / f64::max(all, 1.0)
     };
@@ -46,18 +59,32 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, sets: &
     let operations = tokens * block + learnt * epochs * head;
     let rate = rate(model, machine, steps.longest());
     let seconds = operations / (rate * SHARE);
-    Time { steps: total, tokens, rate, operations, tokens_per_second: tokens / seconds.max(1e-9) }
+    Time {
+        steps: total,
+        tokens,
+        rate,
+        operations,
+        tokens_per_second: tokens / seconds.max(1e-9),
+    }
 }
 
 /// Operations a second of the model's own largest product, the best of a few.
 fn rate(model: &Model, machine: Machine, tokens: usize) -> f64 {
-    let (t, d, f) = (tokens.clamp(64, 2048) as i64, model.hidden as i64, model.intermediate as i64);
+    let (t, d, f) = (
+        tokens.clamp(64, 2048) as i64,
+        model.hidden as i64,
+        model.intermediate as i64,
+    );
     let zeros = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, machine.device)).to_kind(machine.kind);
     let (x, w) = (zeros([t, d]), zeros([d, f]));
     let once = || {
         let begun = Instant::now();
         // Reading a number waits for the device.
-        let _ = tch::no_grad(|| x.matmul(&w)).get(0).get(0).to_kind(Kind::Float).double_value(&[]);
+        let _ = tch::no_grad(|| x.matmul(&w))
+            .get(0)
+            .get(0)
+            .to_kind(Kind::Float)
+            .double_value(&[]);
         begun.elapsed().as_secs_f64()
     };
     once();

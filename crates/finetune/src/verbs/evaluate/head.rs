@@ -16,10 +16,16 @@ const ROW_TOKENS: usize = 4096;
 
 /// Every task of the suite, all of which must be classifications.
 pub(super) fn measure(suite: &Suite, name: &str, loaded: &Loaded, labels: &[String]) -> Result<Report> {
-    let mut report = Report { model: name.to_owned(), tasks: [].into() };
+    let mut report = Report {
+        model: name.to_owned(),
+        tasks: [].into(),
+    };
     for task in &suite.tasks {
         if task.kind != Kind::Classification {
-            bail!("task `{}`: the model has a classification head, which answers `kind = \"classification\"` only", task.name);
+            bail!(
+                "task `{}`: the model has a classification head, which answers `kind = \"classification\"` only",
+                task.name
+            );
         }
         let found = classify(task, loaded, labels).with_context(|| format!("task `{}`", task.name))?;
         report.tasks.insert(task.name.clone(), found);
@@ -31,23 +37,37 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
     let begun = Instant::now();
     let mut rows = Dataset::read(&task.data, &ReadConfig::default())?;
     rows.truncate(task.max_rows.unwrap_or(usize::MAX));
-    let config = EncodeConfig { max_length: Some(task.max_length), labels: labels.to_vec(), ..EncodeConfig::default() };
+    let config = EncodeConfig {
+        max_length: Some(task.max_length),
+        labels: labels.to_vec(),
+        ..EncodeConfig::default()
+    };
     let mut documents = Vec::with_capacity(rows.len());
     for idx in 0..rows.len() {
         let place = || rows.place(idx).to_string();
-        let sample = encode(rows.row(idx), &loaded.tokenizer, &config).with_context(place)?.swap_remove(0);
+        let sample = encode(rows.row(idx), &loaded.tokenizer, &config)
+            .with_context(place)?
+            .swap_remove(0);
         let Some(label) = sample.label else {
             bail!("{}: wanted a row with `text` and `label`", place());
         };
-        documents.push((sample.documents.into_iter().next().unwrap_or_default().tokens, label as usize));
+        documents.push((
+            sample.documents.into_iter().next().unwrap_or_default().tokens,
+            label as usize,
+        ));
     }
     let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
     let mut confusion = vec![vec![0; labels.len()]; labels.len()];
     let bar = output::bar(documents.len(), &task.name);
     for lot in best_fit(&lengths, ROW_TOKENS) {
-        let tokens: Vec<i64> = lot.iter().flat_map(|&idx| documents[idx].0.iter().map(|&token| i64::from(token))).collect();
+        let tokens: Vec<i64> = lot
+            .iter()
+            .flat_map(|&idx| documents[idx].0.iter().map(|&token| i64::from(token)))
+            .collect();
         let packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
-        let logits = loaded.model.classify(&Tensor::from_slice(&tokens).to_device(loaded.model.device()), &packed);
+        let logits = loaded
+            .model
+            .classify(&Tensor::from_slice(&tokens).to_device(loaded.model.device()), &packed);
         let predicted = Vec::<i64>::try_from(logits.argmax(-1, false).to_device(tch::Device::Cpu))?;
         for (&idx, predicted) in lot.iter().zip(predicted) {
             confusion[documents[idx].1][predicted as usize] += 1;

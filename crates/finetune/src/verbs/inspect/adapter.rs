@@ -17,7 +17,10 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
     for module in adapter.file().modules() {
         *by_name.entry(module.name()).or_default() += 1;
     }
-    let modules: Vec<String> = by_name.iter().map(|(name, count)| format!("{name} × {count}")).collect();
+    let modules: Vec<String> = by_name
+        .iter()
+        .map(|(name, count)| format!("{name} × {count}"))
+        .collect();
     let mut facts = Map::new();
     let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
     put("kind", json!("adapter"));
@@ -27,7 +30,14 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
     put("base", json!(file.base_model_name_or_path));
     put("rank", json!(config.r));
     put("alpha", json!(config.lora_alpha));
-    put("scale", json!(if config.use_rslora { "alpha / √rank" } else { "alpha / rank" }));
+    put(
+        "scale",
+        json!(if config.use_rslora {
+            "alpha / √rank"
+        } else {
+            "alpha / rank"
+        }),
+    );
     put("dropout", json!(config.lora_dropout));
     put("parameters", json!(parameters));
     put("modules", json!(modules));

@@ -24,7 +24,14 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
     put("kind", json!("model"));
     put("path", json!(dir.path().display().to_string()));
-    put("format", json!(if dir.is_gguf() { "GGUF" } else { "Hugging Face directory" }));
+    put(
+        "format",
+        json!(if dir.is_gguf() {
+            "GGUF"
+        } else {
+            "Hugging Face directory"
+        }),
+    );
     put("architecture", json!(config.family.architecture(config.output)));
     put("parameters", json!(config.num_parameters()));
     put("memory", json!(output::bytes(bytes as f64)));
@@ -38,7 +45,10 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     put("vocabulary", json!(config.vocab_size));
     put("positions", json!(config.max_position_embeddings));
     put("sliding_window", json!(config.sliding_window));
-    put("rope", json!(format!("theta {}, {:?}", config.rope.theta, config.rope.scaling)));
+    put(
+        "rope",
+        json!(format!("theta {}, {:?}", config.rope.theta, config.rope.scaling)),
+    );
     put("tied_embeddings", json!(config.tie_word_embeddings));
     if config.output == Output::SequenceClassifier {
         put("labels", json!(config.labels));
@@ -49,9 +59,15 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
             let name = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
             put("tokens", json!(tokenizer.vocab_size()));
             put("bos", json!(tokenizer.bos().map(name)));
-            put("end_tokens", json!(tokenizer.eos_ids().iter().map(|&id| name(id)).collect::<Vec<_>>()));
+            put(
+                "end_tokens",
+                json!(tokenizer.eos_ids().iter().map(|&id| name(id)).collect::<Vec<_>>()),
+            );
             let templates: Vec<&str> = tokenizer.templates().iter().map(|(name, _)| name).collect();
-            put("chat_templates", json!(if templates.is_empty() { vec!["none"] } else { templates }));
+            put(
+                "chat_templates",
+                json!(if templates.is_empty() { vec!["none"] } else { templates }),
+            );
             if let Some(template) = tokenizer.templates().choose(false) {
                 put("chat_template", json!(template.source()));
             }

@@ -9,7 +9,12 @@ use serde_json::{Map, Value, json};
 use crate::model::Source;
 
 /// The facts, in the order they are shown.
-pub(super) fn facts(path: &Path, model: Option<&str>, rows: usize, max_length: Option<usize>) -> Result<Map<String, Value>> {
+pub(super) fn facts(
+    path: &Path,
+    model: Option<&str>,
+    rows: usize,
+    max_length: Option<usize>,
+) -> Result<Map<String, Value>> {
     let mut set = Dataset::read(path, &ReadConfig::default())?;
     let mut facts = Map::new();
     let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
@@ -17,19 +22,30 @@ pub(super) fn facts(path: &Path, model: Option<&str>, rows: usize, max_length: O
     put("path", json!(path.display().to_string()));
     put("shape", json!(set.shape().name()));
     put("rows", json!(set.len()));
-    let first: Vec<(String, data::Row)> =
-        (0..set.len().min(rows)).map(|idx| (set.place(idx).to_string(), set.row(idx).clone())).collect();
+    let first: Vec<(String, data::Row)> = (0..set.len().min(rows))
+        .map(|idx| (set.place(idx).to_string(), set.row(idx).clone()))
+        .collect();
     let Some(model) = model else {
         put("duplicates", json!(set.dedupe()));
-        let inputs: Vec<Value> = first.iter().map(|(place, row)| json!({ "place": place, "input": row.input() })).collect();
+        let inputs: Vec<Value> = first
+            .iter()
+            .map(|(place, row)| json!({ "place": place, "input": row.input() }))
+            .collect();
         put("first_rows", json!(inputs));
-        put("note", json!("--model shows how a model reads the rows, and what of them is trained"));
+        put(
+            "note",
+            json!("--model shows how a model reads the rows, and what of them is trained"),
+        );
         return Ok(facts);
     };
     let tokenizer = Source::open(model)?.tokenizer(None)?;
     // Class numbers do not matter here, so the data's own names will do.
     let labels = data::label_names([&set])?;
-    let config = EncodeConfig { max_length, labels, ..EncodeConfig::default() };
+    let config = EncodeConfig {
+        max_length,
+        labels,
+        ..EncodeConfig::default()
+    };
     let (mut tokens, mut trained, mut longest, mut refused) = (0, 0, 0, 0);
     let mut why = None;
     for idx in 0..set.len() {
@@ -82,13 +98,32 @@ pub(super) fn facts(path: &Path, model: Option<&str>, rows: usize, max_length: O
 /// A rendered row for the terminal; none if `row` is none.
 pub(super) fn shown(row: &Value) -> Option<String> {
     use std::io::IsTerminal as _;
-    let stretches: Vec<Stretch> = row.get("stretches")?.as_array()?.iter().map(stretch).collect::<Option<_>>()?;
-    let head = format!("--- {}: {} tokens, {} trained", row["place"].as_str()?, row["tokens"], row["trained"]);
+    let stretches: Vec<Stretch> = row
+        .get("stretches")?
+        .as_array()?
+        .iter()
+        .map(stretch)
+        .collect::<Option<_>>()?;
+    let head = format!(
+        "--- {}: {} tokens, {} trained",
+        row["place"].as_str()?,
+        row["tokens"],
+        row["trained"]
+    );
     let text = if std::io::stdout().is_terminal() {
         to_ansi(&stretches)
     } else {
         // Without colours, what is trained stands between marks.
-        stretches.iter().map(|stretch| if stretch.trained { format!("[[{}]]", stretch.text) } else { stretch.text.clone() }).collect()
+        stretches
+            .iter()
+            .map(|stretch| {
+                if stretch.trained {
+                    format!("[[{}]]", stretch.text)
+                } else {
+                    stretch.text.clone()
+                }
+            })
+            .collect()
     };
     Some(format!("{head}\n{text}"))
 }
