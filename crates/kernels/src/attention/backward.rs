@@ -125,12 +125,12 @@ impl<T: Number + Plain> TileKernel for Run<'_, T> {
             .map(|task| whole(task.keys.len()))
             .max()
             .unwrap_or(0);
-        scratch::with(Memory::<T>::need(longest, width), |mut scratch| {
-            let mut memory = Memory::new(&mut scratch, longest, width);
-            for index in mine {
-                backward.task::<L>(tiles, index, &mut memory);
-            }
-        });
+        let mut held = scratch::hold(Memory::<T>::need(longest, width));
+        let mut scratch = held.scratch();
+        let mut memory = Memory::new(&mut scratch, longest, width);
+        for index in mine {
+            backward.task::<L>(tiles, index, &mut memory);
+        }
     }
 }
 
@@ -313,7 +313,10 @@ impl<T: Number + Plain> Backward<'_, T> {
             scale: L::splat(self.geometry.log2_scale()),
             lse: halves(&memory.rows[0][row..]),
             delta: halves(&memory.rows[1][row..]),
-            bounds: bounds.map(|two| two.map(|lanes| L::load(&lanes))),
+            bounds: [
+                [L::load(&bounds[0][0]), L::load(&bounds[0][1])],
+                [L::load(&bounds[1][0]), L::load(&bounds[1][1])],
+            ],
         };
         for group in seen.clone().step_by(BLOCK) {
             let key = group - keys.start;

@@ -143,24 +143,24 @@ impl<T: Number + Plain> TileKernel for Few<'_, T> {
             .and::<f32>(FEW * width)
             .and::<f32>(FEW * width)
             .and::<f32>(FEW * STEP);
-        scratch::with(need, |mut scratch| {
-            let mut memory = [
-                scratch.take(FEW * width),
-                scratch.take(FEW * width),
-                scratch.take(FEW * STEP),
-            ];
-            for task in self.tasks {
-                let (sequence, kv_head) = (task / self.geometry.kv_heads, task % self.geometry.kv_heads);
-                few_rows::<L, T>(
-                    self.geometry,
-                    &self.sequences[sequence],
-                    kv_head,
-                    self.q,
-                    &self.out,
-                    &mut memory,
-                );
-            }
-        });
+        let mut held = scratch::hold(need);
+        let mut scratch = held.scratch();
+        let mut memory = [
+            scratch.take(FEW * width),
+            scratch.take(FEW * width),
+            scratch.take(FEW * STEP),
+        ];
+        for task in self.tasks {
+            let (sequence, kv_head) = (task / self.geometry.kv_heads, task % self.geometry.kv_heads);
+            few_rows::<L, T>(
+                self.geometry,
+                &self.sequences[sequence],
+                kv_head,
+                self.q,
+                &self.out,
+                &mut memory,
+            );
+        }
     }
 }
 

@@ -93,14 +93,14 @@ impl<T: Number + Plain> TileKernel for Forward<'_, T> {
             .and::<T>(STEP * BLOCK)
             .and::<f32>(STEP * BLOCK)
             .and::<f32>(BLOCK * width);
-        scratch::with(need, |mut scratch| {
-            let mut memory = Memory::new(&mut scratch, longest, width);
-            for index in self.mine {
-                let task = &self.tasks[index];
-                let sequence = &self.sequences[task.sequence];
-                attend_task::<L, T>(tiles, self.geometry, task, sequence, self.q, self.outputs, &mut memory);
-            }
-        });
+        let mut held = scratch::hold(need);
+        let mut scratch = held.scratch();
+        let mut memory = Memory::new(&mut scratch, longest, width);
+        for index in self.mine {
+            let task = &self.tasks[index];
+            let sequence = &self.sequences[task.sequence];
+            attend_task::<L, T>(tiles, self.geometry, task, sequence, self.q, self.outputs, &mut memory);
+        }
     }
 }
 
@@ -204,7 +204,10 @@ fn attend_rows<L: TileLanes, T: Number + Plain>(
 ) -> [(L, L); 2] {
     let width = whole(geometry.head_dim);
     let scale = L::splat(geometry.log2_scale());
-    let bounds = bounds.map(|two| two.map(|lanes| L::load(&lanes)));
+    let bounds = [
+        [L::load(&bounds[0][0]), L::load(&bounds[0][1])],
+        [L::load(&bounds[1][0]), L::load(&bounds[1][1])],
+    ];
     let mut largest = [L::splat(LOWEST); 2];
     let mut sum = [L::splat(0.0); 2];
     for start in block.keys.clone().step_by(STEP) {
@@ -222,10 +225,13 @@ fn attend_rows<L: TileLanes, T: Number + Plain>(
             }
             largest = maximum(scores, largest);
         }
-        let shift = largest.map(|largest| largest * scale);
+        let shift = [largest[0] * scale, largest[1] * scale];
         let is_first = start == block.keys.start;
         if !is_first && !(largest[0].same(before[0]) && largest[1].same(before[1])) {
-            let factor = [0, 1].map(|half| exp2((before[half] - largest[half]) * scale));
+            let factor = [
+                exp2((before[0] - largest[0]) * scale),
+                exp2((before[1] - largest[1]) * scale),
+            ];
             sum = [sum[0] * factor[0], sum[1] * factor[1]];
             rescale(memory.sums, BLOCK, factor);
         }

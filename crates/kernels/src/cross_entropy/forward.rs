@@ -134,13 +134,13 @@ impl<T: Number + Plain> TileKernel for Run<'_, T> {
     fn run<L: TileLanes>(self, tiles: &Tiles) {
         let Self(head, mine) = self;
         let width = whole(head.weight.width);
-        scratch::with(Memory::<T>::need(head.tokens, width), |mut scratch| {
-            let mut memory = Memory::new(&mut scratch, head.tokens, width);
-            for task in mine {
-                let first = task * head.tokens;
-                head.task::<L>(tiles, first..head.targets.len().min(first + head.tokens), &mut memory);
-            }
-        });
+        let mut held = scratch::hold(Memory::<T>::need(head.tokens, width));
+        let mut scratch = held.scratch();
+        let mut memory = Memory::new(&mut scratch, head.tokens, width);
+        for task in mine {
+            let first = task * head.tokens;
+            head.task::<L>(tiles, first..head.targets.len().min(first + head.tokens), &mut memory);
+        }
     }
 }
 
@@ -255,11 +255,15 @@ impl<T: Number + Plain> Head<'_, T> {
         let mut sum: [L; 2] = halves(&memory.lanes.sum[lane..]);
         let mut mean: [L; 2] = halves(&memory.lanes.mean[lane..]);
         let largest = maximum(scores, before);
-        let within = |i: usize| largest[i].at_most(before[i] + L::splat(SLACK)).same(largest[i]);
+        let slack = L::splat(SLACK);
+        let within = [
+            largest[0].at_most(before[0] + slack).same(largest[0]),
+            largest[1].at_most(before[1] + slack).same(largest[1]),
+        ];
         let mut base = before;
-        if !(within(0) && within(1)) {
+        if !(within[0] && within[1]) {
             base = largest;
-            let factor = [0, 1].map(|i| exp2((before[i] - base[i]) * scale));
+            let factor = [exp2((before[0] - base[0]) * scale), exp2((before[1] - base[1]) * scale)];
             sum = [sum[0] * factor[0], sum[1] * factor[1]];
             mean = [mean[0] * factor[0], mean[1] * factor[1]];
             if !is_first && self.direction.is_some() {
@@ -306,8 +310,10 @@ impl<T: Number + Plain> Head<'_, T> {
         for first in (0..n).step_by(LANES) {
             let factor = L::splat(-1.0) / f32::bits(&lanes.sum[first..]);
             for at in (0..d).step_by(LANES) {
-                let columns: [L; LANES] =
-                    std::array::from_fn(|i| f32::bits::<L>(&memory.sums[(at + i) * stride + first..]) * factor);
+                let mut columns = [factor; LANES];
+                for (i, column) in columns.iter_mut().enumerate() {
+                    *column = f32::bits::<L>(&memory.sums[(at + i) * stride + first..]) * factor;
+                }
                 for (i, mean) in L::transpose(columns).into_iter().enumerate().take(n - first) {
                     let token = tokens.start + first + i;
                     let chosen = self.weight.row(self.targets[token] as usize);

@@ -134,13 +134,13 @@ impl<T: Number + Plain> TileKernel for Run<'_, T> {
             .and::<T>(WORDS * STEP)
             .and::<f32>(WORDS * BLOCK)
             .and::<f32>(WORDS * width);
-        scratch::with(need, |mut scratch| {
-            let mut memory = Memory::new(&mut scratch, width);
-            for task in mine {
-                let first = task * WORDS;
-                head.task::<L>(tiles, first..head.weight.len().min(first + WORDS), &mut memory);
-            }
-        });
+        let mut held = scratch::hold(need);
+        let mut scratch = held.scratch();
+        let mut memory = Memory::new(&mut scratch, width);
+        for task in mine {
+            let first = task * WORDS;
+            head.task::<L>(tiles, first..head.weight.len().min(first + WORDS), &mut memory);
+        }
     }
 }
 

@@ -63,15 +63,32 @@ impl Need {
     }
 }
 
-/// Runs `body` with this thread's scratch memory.
+/// This thread's scratch memory while a kernel holds it; a second one at the same time has memory of its own.
 ///
-/// # Panics
-/// If called within itself.
-pub(crate) fn with<R>(need: Need, body: impl FnOnce(Scratch) -> R) -> R {
-    POOL.with_borrow_mut(|pool| {
-        if pool.lines.len() < need.0 {
-            pool.lines = vec![Line([0; 64]); need.0];
+/// It is a value and not a closure's argument: a kernel's body must stay inside the function whose instruction set it
+/// is compiled for, and closures that are passed on do not.
+pub(crate) struct Held(Pool);
+
+/// Takes this thread's memory, at least as much as `need`.
+pub(crate) fn hold(need: Need) -> Held {
+    let mut pool = POOL.take();
+    if pool.lines.len() < need.0 {
+        pool.lines = vec![Line([0; 64]); need.0];
+    }
+    Held(pool)
+}
+
+impl Held {
+    /// All of it.
+    pub(crate) fn scratch(&mut self) -> Scratch<'_> {
+        Scratch {
+            rest: &mut self.0.lines,
         }
-        body(Scratch { rest: &mut pool.lines })
-    })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        POOL.set(std::mem::take(&mut self.0));
+    }
 }

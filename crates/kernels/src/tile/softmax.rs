@@ -12,7 +12,12 @@ pub(crate) const LOWEST: f32 = -1e30;
 #[inline(always)]
 pub(crate) fn halves<L: Lanes>(row: &[f32]) -> [L; 2] {
     let row: &[f32; BLOCK] = row.first_chunk().expect("a row of 32");
-    [0, LANES].map(|at| L::load(row[at..].first_chunk().expect("half a row")))
+    let (low, high) = row.split_at(LANES);
+    // No closure: see `scratch::Held`.
+    [
+        L::load(low.first_chunk().expect("half a row")),
+        L::load(high.first_chunk().expect("half a row")),
+    ]
 }
 
 /// Writes what [`halves`] read.
@@ -63,8 +68,14 @@ pub(crate) fn exponentials<L: TileLanes, T: Number>(
         let (even, odd) = rows.split_at(BLOCK);
         let even: [L; 2] = halves(even);
         let odd: [L; 2] = halves(odd);
-        let even = [0, 1].map(|half| exp2(even[half].mul_add(scale, shift[half])));
-        let odd = [0, 1].map(|half| exp2(odd[half].mul_add(scale, shift[half])));
+        let even = [
+            exp2(even[0].mul_add(scale, shift[0])),
+            exp2(even[1].mul_add(scale, shift[1])),
+        ];
+        let odd = [
+            exp2(odd[0].mul_add(scale, shift[0])),
+            exp2(odd[1].mul_add(scale, shift[1])),
+        ];
         even_sum = [even_sum[0] + even[0], even_sum[1] + even[1]];
         odd_sum = [odd_sum[0] + odd[0], odd_sum[1] + odd[1]];
         T::store_pairs(even[0], odd[0], &mut low[pair * 2 * LANES..][..2 * LANES]);

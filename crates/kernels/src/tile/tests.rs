@@ -60,22 +60,22 @@ impl<T: Number + scratch::Plain> TileKernel for Product<'_, T> {
             Way::Plain => (whole(a.len), whole(a.width), whole(b.width)),
             Way::Transposed => (whole(a.width), whole(a.len), whole(b.len)),
         };
-        scratch::with(Need::default().and::<T>(m * k).and::<T>(k * n), |mut scratch| {
-            let (left, right) = (scratch.take::<T>(m * k), scratch.take::<T>(k * n));
-            let left = match way {
-                Way::Plain => {
-                    pack::left(a, left);
-                    pack::right::<L, T>(b, right);
-                    Left::rows(left, k)
-                }
-                Way::Transposed => {
-                    pack::left_transposed::<L, T>(a, 0, m, left);
-                    pack::right_transposed::<L, T>(b, right);
-                    Left::blocks(left, m)
-                }
-            };
-            product::<L, T>(tiles, [m, n, k], left, Right::panels(right, k), (c, n), true);
-        });
+        let mut held = scratch::hold(Need::default().and::<T>(m * k).and::<T>(k * n));
+        let mut scratch = held.scratch();
+        let (left, right) = (scratch.take::<T>(m * k), scratch.take::<T>(k * n));
+        let left = match way {
+            Way::Plain => {
+                pack::left(a, left);
+                pack::right::<L, T>(b, right);
+                Left::rows(left, k)
+            }
+            Way::Transposed => {
+                pack::left_transposed::<L, T>(a, 0, m, left);
+                pack::right_transposed::<L, T>(b, right);
+                Left::blocks(left, m)
+            }
+        };
+        product::<L, T>(tiles, [m, n, k], left, Right::panels(right, k), (c, n), true);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The methods are inlined into [`run_avx512`] and [`run_avx2`], where the instructions are allowed.
 #![allow(unsafe_code)]
-#![expect(clippy::wildcard_imports, reason = "one name an instruction")]
+#![allow(clippy::wildcard_imports, reason = "one name an instruction")]
 
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn packed_products_equal_plain_ones() {
-        for (out, input) in [(32, 64), (96, 32), (576, 192), (64, 1536)] {
+        for (out, input) in [(32, 64), (96, 32), (576, 192), (64, 1536), (49152, 576)] {
             let weight = random(1, [out, input]);
             let (Some(forward), Some(transposed)) = (PackedMatrix::of(&weight), PackedMatrix::of(&weight.tr())) else {
                 return;
