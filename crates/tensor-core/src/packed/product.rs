@@ -229,11 +229,10 @@ impl Sides<'_> {
                 for row in 0..16 {
                     let here = half * 16 + row;
                     if here < present {
-                        // SAFETY: row `block * 32 + here` of `x` has `steps * 32` numbers.
-                        let source = unsafe { part.x.get().add((block * BLOCK + here) * part.stride).cast::<Line>() };
-                        for step in 0..steps {
-                            // SAFETY: as above; rows need not be aligned.
-                            tile_rows[step * 16 + row] = unsafe { load(source, step) };
+                        // SAFETY: row `block * 32 + here` of `x` has `steps * 32` numbers, and as many lines wait here.
+                        unsafe {
+                            let source = part.x.get().add((block * BLOCK + here) * part.stride);
+                            copy_row(source, tile_rows.as_mut_ptr().add(row), steps);
                         }
                     } else {
                         tile_rows
@@ -326,23 +325,20 @@ impl PackedLowRank {
     }
 }
 
+/// Copies `steps` lines of a row to every sixteenth line of its tiles.
+///
 /// # Safety
-/// `step` lines follow `source`, aligned or not.
-unsafe fn load(source: *const Line, step: usize) -> Line {
-    // SAFETY: the caller's.
-    unsafe {
-        source
-            .cast::<u8>()
-            .add(step * 64)
-            .cast::<[bf16; 32]>()
-            .read_unaligned()
-            .into()
-    }
-}
-
-impl From<[bf16; 32]> for Line {
-    fn from(numbers: [bf16; 32]) -> Self {
-        Self(numbers)
+/// AVX-512; both sides are long enough. Rows need not be aligned.
+#[target_feature(enable = "avx512f")]
+unsafe fn copy_row(row: *const bf16, tiles: *mut Line, steps: usize) {
+    for step in 0..steps {
+        // SAFETY: the caller's.
+        unsafe {
+            x86::_mm512_store_si512(
+                tiles.add(step * 16).cast(),
+                x86::_mm512_loadu_si512(row.add(step * 32).cast()),
+            )
+        };
     }
 }
 
