@@ -5,16 +5,22 @@
 //! all queries of its sequence, else they are summed in the order of the tasks, so every run gives the same bits.
 #![allow(unsafe_code)]
 
+mod merge;
+mod slopes;
+
 use tch::{Device, Tensor};
-use tensor_core::{Documents, blob, parallel};
+use tensor_core::{Documents, blob};
+
+use merge::merge;
+use slopes::{RowValues, clear, differentiate};
 
 use super::forward::{values, write_transposed};
 use super::work::{Geometry, HeadRows, RowBlock, Sequence, Task, View, sequences, tasks};
 use crate::tile::scratch::{self, Need, Plain, Scratch};
 use crate::tile::softmax::halves;
 use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
-    pack::Rows, product, whole,
+    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, pack, pack::Rows,
+    product, whole,
 };
 use crate::vector::Scalar;
 
@@ -362,73 +368,6 @@ impl<T: Number + Plain> Backward<'_, T> {
     }
 }
 
-/// What a block's 32 rows bring to every key.
-struct RowValues<L> {
-    scale: L,
-    lse: [L; 2],
-    delta: [L; 2],
-    bounds: [[L; 2]; 2],
-}
-
-/// P and dS of 32 keys: `to` is the key's place in P and dS, `from` that in the scores.
-#[inline(always)]
-fn differentiate<L: TileLanes, T: Number, const MASKED: bool>(
-    rows: &RowValues<L>,
-    memory: &mut Memory<T>,
-    row: usize,
-    [to, from]: [usize; 2],
-    first_key: usize,
-) {
-    let [p_rows, ds_rows, ds_panels] = &mut memory.probabilities;
-    let [scores, gradients] = &memory.scores;
-    for key in (0..BLOCK).step_by(2) {
-        let mut p = [[L::splat(0.0); 2]; 2];
-        let mut ds = p;
-        for odd in 0..2 {
-            let at = (from + key + odd) * BLOCK;
-            let score: [L; 2] = halves(&scores[at..]);
-            let gradient: [L; 2] = halves(&gradients[at..]);
-            for half in 0..2 {
-                let mut score = score[half];
-                if MASKED {
-                    let [first, last] = rows.bounds[half];
-                    score = score.between((first_key + key + odd) as f32, first, last);
-                }
-                let probability = exp2(score * rows.scale - rows.lse[half]);
-                p[half][odd] = probability;
-                ds[half][odd] = probability * (gradient[half] - rows.delta[half]);
-            }
-        }
-        let (even, odd) = ((to + key) * ROWS + row, (to + key + 1) * ROWS + row);
-        for half in 0..2 {
-            let lane = half * LANES;
-            for (rows, values) in [(&mut *p_rows, p[half]), (&mut *ds_rows, ds[half])] {
-                let (before, after) = rows.split_at_mut(odd);
-                T::store_rows(values[0], values[1], &mut before[even + lane..], &mut after[lane..]);
-            }
-            let panel = (row / LANES + half) * STEP * LANES;
-            T::store_pairs(
-                ds[half][0],
-                ds[half][1],
-                &mut ds_panels[panel + (to + key) * LANES..][..2 * LANES],
-            );
-        }
-    }
-}
-
-/// No probability for 32 rows and these keys of the step.
-#[inline(always)]
-fn clear<T: Number>(memory: &mut Memory<T>, row: usize, keys: std::ops::Range<usize>) {
-    let [p, ds, panels] = &mut memory.probabilities;
-    for key in keys.clone() {
-        p[key * ROWS + row..][..BLOCK].fill(T::default());
-        ds[key * ROWS + row..][..BLOCK].fill(T::default());
-    }
-    for panel in [row / LANES, row / LANES + 1] {
-        panels[(panel * STEP + keys.start) * LANES..(panel * STEP + keys.end) * LANES].fill(T::default());
-    }
-}
-
 /// `δ_i = Σ dO_i·O_i` of each row.
 #[inline(always)]
 fn deltas<L: TileLanes, T: Number>(out: HeadRows<T>, gradient: HeadRows<T>, to: &mut [f32]) {
@@ -440,45 +379,4 @@ fn deltas<L: TileLanes, T: Number>(out: HeadRows<T>, gradient: HeadRows<T>, to: 
         }
         *to = values(sum).iter().sum();
     }
-}
-
-/// Sums what the tasks that share keys found, in their order.
-fn merge<T: Number>(backward: &Backward<T>) {
-    let Geometry {
-        head_dim,
-        kv_heads,
-        scale,
-        ..
-    } = backward.geometry;
-    let groups = &backward.partial.groups;
-    parallel::for_each_range(groups.len(), 1, |range| {
-        for group in &groups[range] {
-            let task = |&index: &usize| {
-                (
-                    &backward.tasks[index],
-                    backward.partial.places[index].expect("shares keys"),
-                )
-            };
-            let first = task(&group[0]).0;
-            let sequence = &backward.sequences[first.sequence];
-            let mut sum = vec![0.0f32; head_dim];
-            for key in 0..sequence.keys.len() {
-                for (i, factor) in [(0, scale as f32), (1, 1.0)] {
-                    sum.fill(0.0);
-                    for (task, place) in group.iter().map(task).filter(|(task, _)| task.keys.contains(&key)) {
-                        let at = place + (i * task.keys.len() + key - task.keys.start) * head_dim;
-                        // SAFETY: all tasks are done; nothing writes these sums any more.
-                        let part = unsafe { backward.sums.part(at, head_dim) };
-                        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
-                    }
-                    let at = ((sequence.keys.start + key) * kv_heads + first.kv_head) * head_dim;
-                    // SAFETY: each group has its own keys and head.
-                    let to = unsafe { backward.results[1 + i].part(at, head_dim) };
-                    to.iter_mut()
-                        .zip(&sum)
-                        .for_each(|(to, sum)| *to = T::from_f32(sum * factor));
-                }
-            }
-        }
-    });
 }

@@ -1,3 +1,5 @@
+//! Attention against its plain twin and the equations in f64.
+
 use tch::IndexOp;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The loss of a head against its plain twin and the equations in f64.
+
 use super::*;
 use crate::tile::Unit;
 
