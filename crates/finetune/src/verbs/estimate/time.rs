@@ -24,7 +24,7 @@ pub(super) struct Time {
 }
 
 /// The share of the measured matrix rate that a whole step reaches; the rest goes to norms, attention and the optimiser.
-const SHARE: f64 = 0.6;
+const SHARE: f64 = 0.33;
 
 pub(super) fn estimate(
     model: &Model,
