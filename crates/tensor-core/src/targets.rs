@@ -163,7 +163,7 @@ fn hint(paths: &[(&ModulePath, bool)], wanted: &str) -> String {
     let names: BTreeSet<&str> = paths.iter().map(|(path, _)| path.name()).collect();
     let near = names
         .iter()
-        .map(|name| (distance(name, wanted), *name))
+        .map(|name| (strsim::levenshtein(name, wanted), *name))
         .min()
         .filter(|(far, _)| *far <= 2);
     let there = names.iter().copied().collect::<Vec<_>>().join(", ");
@@ -171,22 +171,6 @@ fn hint(paths: &[(&ModulePath, bool)], wanted: &str) -> String {
         Some((_, near)) => format!("did you mean `{near}`? this model has {there}"),
         None => format!("this model has {there}"),
     }
-}
-
-/// Edit distance between two short names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

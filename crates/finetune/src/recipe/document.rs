@@ -292,24 +292,8 @@ pub fn listing<'n>(names: impl Iterator<Item = &'n str>) -> String {
 
 /// The name nearest to `wanted`, if it is near enough to be meant.
 pub fn nearest<'n>(wanted: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let near = names.map(|name| (distance(wanted, name), name)).min()?;
+    let near = names.map(|name| (strsim::levenshtein(wanted, name), name)).min()?;
     (near.0 <= 1 + wanted.chars().count() / 4).then_some(near.1)
-}
-
-/// Edit distance (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
