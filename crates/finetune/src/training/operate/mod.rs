@@ -1,0 +1,67 @@
+//! The recipe's surgeries on a model, in order: each kind is a file here.
+
+mod full;
+mod lora;
+
+use ::lora::LoraConfig;
+use anyhow::{Context, Result, bail};
+use decoder::Decoder;
+use tensor_core::ModulePath;
+
+use crate::recipe::{Recipe, Surgery};
+
+/// A model that trains, and how it is kept.
+#[derive(Debug)]
+pub struct Operated {
+    /// The model.
+    pub model: Decoder,
+    /// What is written.
+    pub kept: Kept,
+    /// In words, for people.
+    pub what: String,
+}
+
+/// What is written of a model.
+#[derive(Debug)]
+pub enum Kept {
+    /// An adapter for the base it was trained on.
+    Adapter {
+        /// As `adapter_config.json` shall say it.
+        config: LoraConfig,
+        /// The wrapped modules.
+        targets: Vec<ModulePath>,
+    },
+    /// The whole model.
+    Whole,
+}
+
+/// A model between two surgeries: nothing says yet what is written until one of them makes something train.
+struct Patient {
+    model: Decoder,
+    kept: Option<Kept>,
+    what: Vec<String>,
+}
+
+/// Applies the recipe's surgeries; `model` has its final head.
+pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
+    let mut patient = Patient {
+        model,
+        kept: None,
+        what: Vec::new(),
+    };
+    for (idx, surgery) in recipe.surgery.iter().enumerate() {
+        patient = match surgery {
+            Surgery::Lora(config) => lora::operate(patient, config),
+            Surgery::Full(config) => full::operate(patient, config),
+        }
+        .with_context(|| format!("`surgery.{idx}`"))?;
+    }
+    let Some(kept) = patient.kept else {
+        bail!("no surgery of this recipe makes anything train\nhint: add `[[surgery]]` with `kind = \"lora\"`");
+    };
+    Ok(Operated {
+        model: patient.model,
+        kept,
+        what: patient.what.join(", "),
+    })
+}
