@@ -86,7 +86,7 @@ pub enum Error {
         hint: String,
     },
     /// A tensor that must be there is not.
-    #[error("`{}`: tensor `{name}` is missing{}", path.display(), nearest(near))]
+    #[error("`{}`: tensor `{name}` is missing{}", path.display(), nearest(near.as_ref()))]
     NoTensor {
         /// The file or folder.
         path: PathBuf,
@@ -168,8 +168,8 @@ impl Error {
     }
 }
 
-fn nearest(near: &Option<String>) -> String {
-    near.as_ref().map_or(String::new(), |near| {
+fn nearest(near: Option<&String>) -> String {
+    near.map_or(String::new(), |near| {
         format!("\nhint: the nearest name there is `{near}`")
     })
 }

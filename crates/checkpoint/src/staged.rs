@@ -81,6 +81,10 @@ impl StagedDir {
     }
 
     /// Where to write what the folder shall hold.
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "until it is committed, what is written lies aside"
+    )]
     pub fn path(&self) -> &Path {
         &self.aside
     }

@@ -116,7 +116,7 @@ mod hub {
         for name in &wanted {
             let path = repository.get(name)?;
             if name == "config.json" {
-                folder = path.parent().unwrap_or(&path).to_owned();
+                path.parent().unwrap_or(&path).clone_into(&mut folder);
             }
         }
         if folder.as_os_str().is_empty() {

@@ -54,7 +54,7 @@ impl TokenizerFiles {
                 if let Some(name) = path
                     .file_name()
                     .and_then(|name| name.to_str())
-                    .filter(|name| name.ends_with(".jinja"))
+                    .filter(|_| path.extension().is_some_and(|extension| extension == "jinja"))
                 {
                     files.insert(format!("{MORE_TEMPLATES}/{name}"), Source::Disk(path));
                 }

@@ -60,7 +60,9 @@ impl Writer {
         for (name, shape, kind, offset) in &self.tensors {
             out.extend(text(name));
             out.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().for_each(|side| out.extend(side.to_le_bytes()));
+            for side in shape {
+                out.extend(side.to_le_bytes());
+            }
             out.extend(kind.to_le_bytes());
             out.extend(offset.to_le_bytes());
         }

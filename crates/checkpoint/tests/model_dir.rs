@@ -273,7 +273,7 @@ fn broken_directories_are_refused() {
                 folder.join("model.safetensors.index.json"),
                 r#"{"weight_map": {"x": "../../etc/passwd"}}"#,
             )
-            .unwrap()
+            .unwrap();
         },
         &["weight_map", "in this folder"],
     );
@@ -284,7 +284,7 @@ fn broken_directories_are_refused() {
                 folder.join("model.safetensors.index.json"),
                 r#"{"weight_map": {"x": "model-00001-of-00005.safetensors"}}"#,
             )
-            .unwrap()
+            .unwrap();
         },
         &["`x` is missing", "model-00001"],
     );

@@ -130,7 +130,7 @@ fn paths_are_unique_and_ordered(name: &str, module: &dyn Projection) {
     let list = || {
         let mut paths = Vec::new();
         module.visit(&ModulePath::from("at"), &mut |at: &ModulePath, _: &Param| {
-            paths.push(at.clone())
+            paths.push(at.clone());
         });
         paths
     };
@@ -152,7 +152,7 @@ fn inputs(width: i64) -> Tensor {
 pub fn state(module: &(impl Parameters + ?Sized)) -> Vec<(String, Tensor)> {
     let mut state = Vec::new();
     module.visit(&ModulePath::root(), &mut |at, param| {
-        state.push((at.to_string(), param.value().detach().copy()))
+        state.push((at.to_string(), param.value().detach().copy()));
     });
     state
 }

@@ -94,6 +94,7 @@ impl From<GradientCheckpointing> for Checkpointing {
 /// How to train. Every option acts or is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of `[train]` of its own")]
 pub struct TrainConfig {
     /// Where everything is written.
     pub output_dir: PathBuf,

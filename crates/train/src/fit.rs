@@ -83,6 +83,7 @@ impl<'c, 'h> Run<'c, 'h> {
         }
         let total = config.total_steps(num_steps_per_epoch);
         let schedule = config.schedule(total)?;
+        #[expect(clippy::mem_replace_with_default, reason = "a boxed trait object has no default")]
         let states = std::mem::replace(&mut hooks.states, Box::<crate::AdamW>::default());
         let mut optimizer = Optimizer::new(model, config, states)?;
         let device = optimizer.params()[0].value.device();

@@ -255,7 +255,10 @@ fn samples(text: &mut String, samples: &[Sample]) {
         ];
         for (name, part) in parts {
             if let Some(part) = part {
-                let quoted: String = part.trim().lines().map(|line| format!("> {line}\n")).collect();
+                let quoted = part
+                    .trim()
+                    .lines()
+                    .fold(String::new(), |text, line| text + "> " + line + "\n");
                 let _ = write!(
                     text,
                     "\n{name}:\n\n{}",

@@ -62,6 +62,7 @@ pub enum LayerKind {
 /// A decoder, described. Sizes are as they stand in tensor shapes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of `config.json` of its own")]
 pub struct ModelConfig {
     /// Which network.
     pub family: Family,

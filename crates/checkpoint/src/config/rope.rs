@@ -38,7 +38,7 @@ pub enum RopeScaling {
         /// The training length in tokens.
         original_max_position_embeddings: f64,
     },
-    /// `YaRN`, arXiv:2309.00071.
+    /// YaRN, arXiv:2309.00071.
     Yarn {
         /// The stretch.
         factor: f64,

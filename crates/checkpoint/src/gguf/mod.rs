@@ -195,7 +195,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Tables> {
     let mut tensors = BTreeMap::new();
     for _ in 0..num_tensors {
         let (name, tensor) = tensor_info(&mut at)?;
-        if tensor.offset as u64 % alignment as u64 != 0 {
+        if !(tensor.offset as u64).is_multiple_of(alignment as u64) {
             let wanted = format!("an offset that {alignment} divides");
             return Err(at.broken(&format!("tensor `{name}`"), &wanted, tensor.offset.to_string()));
         }

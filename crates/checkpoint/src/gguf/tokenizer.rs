@@ -169,7 +169,7 @@ fn byte_level(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)>
     });
     let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
     Ok((
-        whole(added, split.normalizer, split.pre_tokenizer, decoder, model),
+        whole(&added, &split.normalizer, &split.pre_tokenizer, &decoder, &model),
         split.add_bos,
     ))
 }
@@ -234,7 +234,7 @@ fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<Value> {
         "merges": merges,
     });
     let decoder = json!({"type": "Sequence", "decoders": decoders});
-    Ok(whole(added, normalizer, pre_tokenizer, decoder, model))
+    Ok(whole(&added, &normalizer, &pre_tokenizer, &decoder, &model))
 }
 
 fn scores(file: &Gguf, count: usize) -> Result<Vec<f64>> {
@@ -303,7 +303,7 @@ fn added(vocabulary: &Vocabulary<'_>, is_added: impl Fn(usize, i64) -> bool) -> 
         .collect()
 }
 
-fn whole(added: Vec<Value>, normalizer: Value, pre_tokenizer: Value, decoder: Value, model: Value) -> Value {
+fn whole(added: &[Value], normalizer: &Value, pre_tokenizer: &Value, decoder: &Value, model: &Value) -> Value {
     json!({
         "version": "1.0",
         "truncation": null,

@@ -56,20 +56,19 @@ impl ModelDir {
         if path.join("config.json").is_file() {
             return Self::open_folder(path);
         }
-        match gguf_in(path)? {
-            Some(file) => Self::open_gguf(&file),
-            None => {
-                let adapter = path.join("adapter_config.json").is_file();
-                let hint = match adapter {
-                    true => "this is an adapter: give its base as the model, and this folder as the adapter",
-                    false => "a model is a folder with `config.json`, a `.gguf` file, or a folder with one",
-                };
-                Err(Error::Missing {
-                    path: path.to_owned(),
-                    what: "`config.json`".into(),
-                    hint: hint.into(),
-                })
-            }
+        if let Some(file) = gguf_in(path)? {
+            Self::open_gguf(&file)
+        } else {
+            let adapter = path.join("adapter_config.json").is_file();
+            let hint = match adapter {
+                true => "this is an adapter: give its base as the model, and this folder as the adapter",
+                false => "a model is a folder with `config.json`, a `.gguf` file, or a folder with one",
+            };
+            Err(Error::Missing {
+                path: path.to_owned(),
+                what: "`config.json`".into(),
+                hint: hint.into(),
+            })
         }
     }
 

@@ -39,6 +39,10 @@ enum OneOrMany<T> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of `adapter_config.json` of its own"
+)]
 pub struct PeftConfig {
     /// `LORA`.
     pub peft_type: String,

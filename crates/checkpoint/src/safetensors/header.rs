@@ -170,7 +170,7 @@ fn check(raw: &Raw) -> std::result::Result<Entry, (String, String)> {
         .iter()
         .try_fold(1u64, |product, &side| product.checked_mul(side))
         .and_then(|count| count.checked_mul(bits))
-        .filter(|size| *size <= i64::MAX as u64 && size.is_multiple_of(8))
+        .filter(|size| i64::try_from(*size).is_ok() && size.is_multiple_of(8))
         .ok_or_else(|| ("a shape that memory can hold".into(), format!("{:?}", raw.shape)))?
         / 8;
     let (begin, end) = raw.data_offsets;

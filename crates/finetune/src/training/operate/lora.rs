@@ -38,7 +38,11 @@ pub(super) fn operate(patient: Patient, config: &LoraConfig) -> Result<Patient> 
             .extend(["classifier".to_owned(), "score".to_owned()]);
     }
     let of = paths.len();
-    what.push(format!("LoRA of rank {} on {} of {of} projections", config.r, targets.len()));
+    what.push(format!(
+        "LoRA of rank {} on {} of {of} projections",
+        config.r,
+        targets.len()
+    ));
     if !whole.is_empty() {
         what.push(format!("{} modules whole", whole.len()));
     }
