@@ -10,7 +10,7 @@ pub mod steps;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use decoder::HeadKind;
 use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
 use tensor_core::{Objective, num_params};
@@ -48,6 +48,9 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
     let source = Source::open(&recipe.model.name_or_path)?;
     let tokenizer = source.tokenizer(recipe.model.chat_template.as_deref())?;
     let sets = Sets::read(&recipe, &tokenizer)?;
+    if start == Start::Resume {
+        refuse_other_method(&recipe)?;
+    }
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
     let model = source.decoder(machine)?;
     let model = match &sets.labels {
@@ -80,6 +83,30 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
     match recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
+    }
+}
+
+/// Refuses to continue a run with another method: its checkpoints hold what the old one trained.
+fn refuse_other_method(recipe: &Recipe) -> Result<()> {
+    let path = recipe.output_dir().join("recipe.toml");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    let there: toml::Table = text.parse().with_context(|| format!("`{}`", path.display()))?;
+    let here: toml::Table = recipe.to_toml()?.parse()?;
+    let differs = |section: &&str| there.get(*section) != here.get(*section);
+    match ["surgery", "head", "objective"].into_iter().find(differs) {
+        None => Ok(()),
+        Some(section) => {
+            let shown = |table: &toml::Table| table.get(section).map_or_else(|| "nothing".into(), ToString::to_string);
+            bail!(
+                "`{}` already holds a run of another recipe: wanted its `{section}` {}, found {}\n\
+                 hint: resume with the recipe that it began with, or choose another `train.output_dir`",
+                recipe.output_dir().display(),
+                shown(&there),
+                shown(&here),
+            )
+        }
     }
 }
 

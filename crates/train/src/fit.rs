@@ -92,6 +92,8 @@ impl<'c, 'h> Run<'c, 'h> {
             Some(checkpoint) => load(checkpoint, &mut optimizer, config.seed, num_steps_per_epoch)?,
             None => State::new(config.seed, num_steps_per_epoch),
         };
+        // Everything that could be refused was: what an earlier run left may go now.
+        hooks.dir.claim()?;
         let evaluated = state
             .history
             .iter()

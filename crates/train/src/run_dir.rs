@@ -33,7 +33,8 @@ pub struct Checkpoint {
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
-    resumes: bool,
+    recipe: String,
+    start: Start,
     _lock: File,
 }
 
@@ -54,8 +55,9 @@ const MODELS: [&str; 4] = [
 ];
 
 impl RunDir {
-    /// Opens or makes the folder of the run that `recipe` (the resolved recipe's text) describes, and writes the recipe
-    /// into it.
+    /// Opens or makes the folder of the run that `recipe` (the resolved recipe's text) describes, if it may be used.
+    ///
+    /// What an earlier run left stays as it is until [`Self::claim`].
     pub fn open(root: impl Into<PathBuf>, recipe: &str, start: Start) -> Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(Error::file(&root, "make the folder"))?;
@@ -69,17 +71,21 @@ impl RunDir {
         }
         let dir = Self {
             root,
-            resumes: start == Start::Resume,
+            recipe: recipe.to_owned(),
+            start,
             _lock: held,
         };
-        match start {
-            Start::New => dir.refuse_other(recipe)?,
-            Start::Overwrite => dir.clear()?,
-            Start::Resume => {}
-        }
+        dir.refuse_other()?;
         dir.tidy()?;
-        dir.write_file(RECIPE, recipe.as_bytes())?;
         Ok(dir)
+    }
+
+    /// Makes the folder this run's: an earlier run goes if it is to be overwritten, and the recipe is written.
+    pub fn claim(&self) -> Result<()> {
+        if self.start == Start::Overwrite {
+            self.clear()?;
+        }
+        self.write_file(RECIPE, self.recipe.as_bytes())
     }
 
     /// The folder.
@@ -89,7 +95,10 @@ impl RunDir {
 
     /// The checkpoint to continue from, if this run is to be continued.
     pub fn resume_from(&self) -> Result<Option<Checkpoint>> {
-        Ok(if self.resumes { self.latest()? } else { None })
+        match self.start {
+            Start::Resume => self.latest(),
+            Start::New | Start::Overwrite => Ok(None),
+        }
     }
 
     /// The newest whole checkpoint.
@@ -219,7 +228,8 @@ impl RunDir {
         }
     }
 
-    fn refuse_other(&self, recipe: &str) -> Result<()> {
+    /// Refuses a folder that holds what this run must not touch.
+    fn refuse_other(&self) -> Result<()> {
         let refuse = |found: String, hint| {
             Err(Error::Occupied {
                 path: self.root.clone(),
@@ -227,35 +237,38 @@ impl RunDir {
                 hint,
             })
         };
-        match fs::read_to_string(self.root.join(RECIPE)) {
-            Ok(there) if there != recipe => refuse(
-                format!("a run of another recipe ({})", difference(&there, recipe)),
-                "choose another `train.output_dir`, or set `train.overwrite_output_dir = true` to lose that run",
-            ),
-            Ok(_) => match self.latest()? {
-                Some(Checkpoint { step, .. }) => refuse(
-                    format!("this run, saved after step {step}"),
-                    "`--resume` continues it; `train.overwrite_output_dir = true` begins again",
-                ),
-                None => Ok(()),
-            },
-            Err(_) => match names(&self.root)?.into_iter().find(|name| {
+        let Ok(there) = fs::read_to_string(self.root.join(RECIPE)) else {
+            let is_taken = |name: &&String| {
                 MODELS.contains(&name.as_str()) || TRACES.contains(&name.as_str()) || name.starts_with("checkpoint-")
-            }) {
+            };
+            return match names(&self.root)?.iter().find(is_taken) {
                 Some(name) => refuse(
                     format!("`{name}`, which no run of ours left"),
                     "choose an empty folder for `train.output_dir`",
                 ),
                 None => Ok(()),
-            },
+            };
+        };
+        if self.start != Start::New {
+            return Ok(());
+        }
+        if there != self.recipe {
+            return refuse(
+                format!("a run of another recipe ({})", difference(&there, &self.recipe)),
+                "choose another `train.output_dir`, or set `train.overwrite_output_dir = true` to lose that run",
+            );
+        }
+        match self.latest()? {
+            Some(Checkpoint { step, .. }) => refuse(
+                format!("this run, saved after step {step}"),
+                "`--resume` continues it; `train.overwrite_output_dir = true` begins again",
+            ),
+            None => Ok(()),
         }
     }
 
     /// Removes what an earlier run of ours left, but for the model at the top, which stays until a new one is ready.
     fn clear(&self) -> Result<()> {
-        if !self.root.join(RECIPE).exists() {
-            return self.refuse_other("");
-        }
         for name in names(&self.root)? {
             let is_ours = TRACES.contains(&name.as_str())
                 || name.starts_with("events.out.tfevents.")

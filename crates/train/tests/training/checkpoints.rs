@@ -177,12 +177,23 @@ fn a_folder_with_another_run_is_refused() {
     );
     assert!(folder.path().join("checkpoint-2/state.json").exists());
     let over = open("kind = \"other\"\n", Start::Overwrite).unwrap();
+    // Until it is claimed, the folder holds the old run.
+    assert_eq!(over.latest().unwrap().unwrap().step, 2);
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("recipe.toml")).unwrap(),
+        "kind = \"test\"\n"
+    );
+    over.claim().unwrap();
     assert!(over.latest().unwrap().is_none());
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("recipe.toml")).unwrap(),
+        "kind = \"other\"\n"
+    );
 }
 
 #[test]
 fn a_folder_that_holds_a_model_is_refused() {
-    for start in [Start::New, Start::Overwrite] {
+    for start in [Start::New, Start::Overwrite, Start::Resume] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.safetensors"), "precious").unwrap();
         let error = RunDir::open(folder.path(), "a = 1\n", start).unwrap_err().to_string();
