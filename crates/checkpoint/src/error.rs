@@ -40,7 +40,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A file breaks its format: cut short, or a header that lies.
-    #[error("`{}`: broken {format}: {at}: wanted {wanted}, found {found}", path.display())]
+    #[error("`{}`: broken {format}: {at}: wanted {wanted}, found {found}\nhint: the file is damaged or its copy was cut short; fetch it again", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum Error {
         near: Option<String>,
     },
     /// A tensor has another shape than the configuration gives it.
-    #[error("`{}`: tensor `{name}`: wanted shape {wanted:?}, found {found:?}", path.display())]
+    #[error("`{}`: tensor `{name}`: wanted shape {wanted:?}, found {found:?}\nhint: the weights and the configuration beside them belong to different models", path.display())]
     Shape {
         /// The file or folder.
         path: PathBuf,

@@ -99,7 +99,11 @@ pub enum Problem {
         shapes: Vec<String>,
     },
     /// A key of the file's shape is not there.
-    #[error("wanted the keys {} of shape `{shape}`, found {}", quoted(wanted), quoted(found))]
+    #[error(
+        "wanted the keys {} of shape `{shape}`, found {}\n  hint: all rows of a file have one shape; mend or remove the row",
+        quoted(wanted),
+        quoted(found)
+    )]
     MissingKeys {
         /// The file's shape.
         shape: String,

@@ -48,7 +48,9 @@ pub enum Error {
         at: tensor_core::ModulePath,
     },
     /// The model has another head than the one that a call needs.
-    #[error("{what} needs a head for {wanted}, found one for {found}")]
+    #[error(
+        "{what} needs a head for {wanted}, found one for {found}\nhint: take a model that was trained for {wanted}"
+    )]
     Head {
         /// The call.
         what: &'static str,
@@ -71,7 +73,9 @@ pub enum Error {
         found: f64,
     },
     /// A prompt that cannot be continued.
-    #[error("prompt {index}: wanted 1 to {most} tokens (the model sees {context} positions), found {found}")]
+    #[error(
+        "prompt {index}: wanted 1 to {most} tokens (the model sees {context} positions), found {found}\nhint: shorten the prompt, or take a model that sees more"
+    )]
     Prompt {
         /// Which prompt, counted from 0.
         index: usize,

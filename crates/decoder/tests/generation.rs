@@ -246,6 +246,7 @@ fn bad_input_is_refused_with_its_place() {
         .to_string();
     assert_eq!(
         error,
-        "generation needs a head for language modelling, found one for classification"
+        "generation needs a head for language modelling, found one for classification\n\
+         hint: take a model that was trained for language modelling"
     );
 }

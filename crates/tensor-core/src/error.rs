@@ -50,7 +50,7 @@ pub enum Error {
         source: Box<fancy_regex::Error>,
     },
     /// A method refused what it met at a slot.
-    #[error("`{at}`: {source}")]
+    #[error("{}", placed(at, source.as_ref()))]
     Surgery {
         /// The slot.
         at: ModulePath,
@@ -70,4 +70,14 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+}
+
+/// The message with its place in front, unless it begins with it already.
+fn placed(at: &ModulePath, source: &(dyn std::error::Error + Send + Sync)) -> String {
+    let (place, message) = (format!("`{at}`: "), source.to_string());
+    if message.starts_with(&place) {
+        message
+    } else {
+        place + &message
+    }
 }

@@ -125,7 +125,7 @@ pub enum Error {
         found: String,
     },
     /// A file or folder that cannot be read or written.
-    #[error("`{path}`: cannot {what}: {source}")]
+    #[error("`{path}`: cannot {what}: {source}{}", room(source))]
     File {
         /// Where.
         path: PathBuf,
@@ -194,5 +194,16 @@ impl Error {
     pub(crate) fn file(path: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, what, source }
+    }
+}
+
+/// What to do where a disk is full.
+fn room(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match source.kind() {
+        FileTooLarge | QuotaExceeded | StorageFull => {
+            "\nhint: make room on the disk; checkpoints that were saved before are whole"
+        }
+        _ => "",
     }
 }

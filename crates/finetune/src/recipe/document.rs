@@ -175,14 +175,22 @@ impl Document {
             let found = lookup(&self.table, at).map_or("nothing", a);
             return self.error(at, &format!("{found} cannot stand here"), None);
         }
-        self.error(
-            at,
-            &message
-                .replace("invalid type: ", "found ")
-                .replace("invalid value: ", "found ")
-                .replace(", expected ", ", wanted "),
-            None,
-        )
+        let mut message = message
+            .replace("invalid type: ", "found ")
+            .replace("invalid value: ", "found ")
+            .replace(", expected ", ", wanted ");
+        // What Rust calls the numbers is no user's concern.
+        for (rust, plain) in [
+            ("i64", "a whole number"),
+            ("u64", "a whole number from 0"),
+            ("usize", "a whole number from 0"),
+            ("f64", "a number"),
+        ] {
+            if let Some(start) = message.strip_suffix(&format!(", wanted {rust}")) {
+                message = format!("{start}, wanted {plain}");
+            }
+        }
+        self.error(at, &message, None)
     }
 
     fn set(&mut self, assignment: &str) -> Result<()> {
@@ -338,7 +346,7 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!(read.learning_rate, 0.5);
+        assert!((read.learning_rate - 0.5).abs() < f64::EPSILON);
         let paths: Vec<&str> = read.rows.iter().map(|row| row.path.as_str()).collect();
         assert_eq!(paths, ["a", "some/where.jsonl", "c"]);
     }
