@@ -5,7 +5,7 @@ use crate::manifest::{Entry, Kind, Manifest, Target};
 use crate::place::Cache;
 use crate::progress::{Watch, size};
 use crate::tools::Tools;
-use crate::unpack;
+use crate::{rows, unpack};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,6 +26,7 @@ pub(crate) fn fetch(cache: &Cache, tools: &Tools, names: &[String], wheels: Whee
             one(&manifest, entry, cache, tools, wheels).with_context(|| entry.name.clone())?;
             eprintln!("{} ({}): {}", entry.name, entry.licence, place.display());
         }
+        rows::prepare(&entry.name, cache).with_context(|| entry.name.clone())?;
         if let Some(note) = &entry.note {
             eprintln!("  {note}");
         }
@@ -162,14 +163,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let cache = Cache::at(home.path());
         let manifest = Manifest::compiled_in().unwrap();
-        let entry = manifest.entry("sarcasm").unwrap();
+        let entry = manifest.entry("quartz").unwrap();
         let folder = place(&cache, entry);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("complete"), stamp(entry)).unwrap();
-        fetch(&cache, &Tools::default(), &["sarcasm".into()], Wheels::Keep).unwrap();
+        fetch(&cache, &Tools::default(), &["quartz".into()], Wheels::Keep).unwrap();
 
         fs::write(folder.join("complete"), "samples.jsonl of another version\n").unwrap();
-        assert!(fetch(&cache, &Tools::default(), &["sarcasm".into()], Wheels::Keep).is_err());
+        assert!(fetch(&cache, &Tools::default(), &["quartz".into()], Wheels::Keep).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod manifest;
 mod place;
 mod progress;
 mod python;
+mod rows;
 mod tidy;
 mod tools;
 mod transfer;

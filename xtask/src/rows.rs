@@ -1,4 +1,4 @@
-//! The demo's data: headlines to learn from, headlines held out, general text, and the suite that measures with them.
+//! Rows made of what was fetched: headlines to learn from, headlines held out, general text, and the demo's suite.
 //!
 //! Duplicates are dropped before the split, so that no held-out headline was seen in training. The order is that of the
 //! headlines' hashes: the same on every machine, and unrelated to the order of the file.
@@ -13,9 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Headlines that are never trained on.
-pub(super) const HELD_OUT: usize = 500;
-/// Headlines that the demo trains on; the rest are in `train-all.jsonl`.
-pub(super) const TRAINED: usize = 5_000;
+pub(crate) const HELD_OUT: usize = 500;
+/// Headlines that recipes train on; the rest are in `train-all.jsonl`.
+pub(crate) const TRAINED: usize = 5_000;
 /// Held-out headlines whose answers are shown, half of them sarcastic.
 const SHOWN: usize = 6;
 /// Paragraphs of general text.
@@ -23,13 +23,13 @@ const PARAGRAPHS: usize = 100;
 
 /// What the demo reads and shows.
 #[derive(Debug)]
-pub(super) struct Data {
+pub(crate) struct Data {
     /// Held-out headlines and general text, as `finetune evaluate` wants them.
-    pub(super) suite: PathBuf,
+    pub(crate) suite: PathBuf,
     /// A few held-out headlines as questions, one prompt a line.
-    pub(super) questions: PathBuf,
+    pub(crate) questions: PathBuf,
     /// The same headlines with their right answers.
-    pub(super) shown: Vec<(String, String)>,
+    pub(crate) shown: Vec<(String, String)>,
 }
 
 /// A row of the data set: instruction and headline, `1` for sarcasm or `0`.
@@ -62,34 +62,33 @@ impl Row {
         messages.push(json!({ "role": "assistant", "content": self.ideal }));
         json!({ "messages": messages })
     }
+
+    fn labelled(&self) -> Value {
+        let label = if self.ideal == "1" { "sarcastic" } else { "sincere" };
+        json!({ "text": self.headline(), "label": label })
+    }
 }
 
-/// Writes the demo's files beside the fetched ones.
-pub(super) fn prepare(cache: &Cache) -> Result<Data> {
-    let folder = cache.data().join("sarcasm");
-    let rows = split(read(&folder.join("samples.jsonl"))?);
-    ensure!(
-        rows.len() > HELD_OUT + TRAINED,
-        "`{}` holds only {} headlines",
-        folder.display(),
-        rows.len()
-    );
-    let (held_out, rest) = rows.split_at(HELD_OUT);
-    let conversations = |rows: &[Row]| lines(rows.iter().map(Row::conversation));
-    write_if_changed(&folder.join("test.jsonl"), &conversations(held_out))?;
-    write_if_changed(&folder.join("train.jsonl"), &conversations(&rest[..TRAINED]))?;
-    write_if_changed(&folder.join("train-all.jsonl"), &conversations(rest))?;
+/// Writes the files that recipes read beside the fetched ones of the entry `name`; most entries need none.
+pub(crate) fn prepare(name: &str, cache: &Cache) -> Result<()> {
+    match name {
+        "sarcasm" => headlines(cache).map(drop),
+        "perplexity-text" => general_text(cache).map(drop),
+        _ => Ok(()),
+    }
+}
 
-    let shown = shown(held_out);
+/// Writes what the demo shows and measures with; the rows themselves are there once they are fetched.
+pub(crate) fn for_the_demo(cache: &Cache) -> Result<Data> {
+    let held_out = headlines(cache)?;
+    let general = general_text(cache)?;
+    let folder = cache.data().join("sarcasm");
+    let shown = shown(&held_out);
     let questions = folder.join("questions.jsonl");
     write_if_changed(
         &questions,
         &lines(shown.iter().map(|row| json!({ "messages": row.prompt() }))),
     )?;
-
-    let text = cache.data().join("perplexity-text");
-    let general = text.join("general.jsonl");
-    write_if_changed(&general, &paragraphs(&text.join("openwebtext.jsonl"))?)?;
     let suite = folder.join("suite.toml");
     write_if_changed(&suite, &suite_text(&folder.join("test.jsonl"), &general))?;
     let shown = shown
@@ -101,6 +100,36 @@ pub(super) fn prepare(cache: &Cache) -> Result<Data> {
         questions,
         shown,
     })
+}
+
+/// The headlines as conversations and with their labels, split; the held-out ones.
+fn headlines(cache: &Cache) -> Result<Vec<Row>> {
+    let folder = cache.data().join("sarcasm");
+    let mut rows = split(read(&folder.join("samples.jsonl"))?);
+    ensure!(
+        rows.len() > HELD_OUT + TRAINED,
+        "`{}` holds only {} headlines",
+        folder.display(),
+        rows.len()
+    );
+    let rest = rows.split_off(HELD_OUT);
+    let write = |name: &str, rows: &[Row], of: fn(&Row) -> Value| {
+        write_if_changed(&folder.join(name), &lines(rows.iter().map(of)))
+    };
+    write("test.jsonl", &rows, Row::conversation)?;
+    write("train.jsonl", &rest[..TRAINED], Row::conversation)?;
+    write("train-all.jsonl", &rest, Row::conversation)?;
+    write("labelled-test.jsonl", &rows, Row::labelled)?;
+    write("labelled-train.jsonl", &rest[..TRAINED], Row::labelled)?;
+    Ok(rows)
+}
+
+/// The general text as rows of text.
+fn general_text(cache: &Cache) -> Result<PathBuf> {
+    let text = cache.data().join("perplexity-text");
+    let general = text.join("general.jsonl");
+    write_if_changed(&general, &paragraphs(&text.join("openwebtext.jsonl"))?)?;
+    Ok(general)
 }
 
 fn read(path: &Path) -> Result<Vec<Row>> {
@@ -212,7 +241,10 @@ mod tests {
             "{\"0\": \"whole\", \"1\": \"shuffled\"}\n",
         )
         .unwrap();
-        let data = prepare(&cache).unwrap();
+        for name in ["sarcasm", "perplexity-text", "quartz"] {
+            prepare(name, &cache).unwrap();
+        }
+        let data = for_the_demo(&cache).unwrap();
 
         let headlines = |name: &str| -> HashSet<String> {
             let text = fs::read_to_string(cache.data().join("sarcasm").join(name)).unwrap();
@@ -223,6 +255,16 @@ mod tests {
         let (test, train) = (headlines("test.jsonl"), headlines("train.jsonl"));
         assert_eq!((test.len(), train.len()), (HELD_OUT, TRAINED));
         assert!(test.is_disjoint(&train) && test.is_disjoint(&headlines("train-all.jsonl")));
+        for (labelled, chats) in [("labelled-test.jsonl", &test), ("labelled-train.jsonl", &train)] {
+            let text = fs::read_to_string(cache.data().join("sarcasm").join(labelled)).unwrap();
+            let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let texts: HashSet<String> = rows.iter().map(|row| row["text"].to_string()).collect();
+            assert_eq!(&texts, chats);
+            for row in rows {
+                let number: u32 = row["text"].as_str().unwrap()[1..].parse().unwrap();
+                assert_eq!(row["label"], if number % 2 == 1 { "sarcastic" } else { "sincere" });
+            }
+        }
         assert_eq!(
             data.shown.iter().map(|(_, label)| label.as_str()).collect::<Vec<_>>(),
             ["1", "0", "1", "0", "1", "0"]

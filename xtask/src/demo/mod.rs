@@ -1,13 +1,12 @@
 //! `cargo xtask demo`: a chat model learns to tell sarcastic headlines, from nothing to the table of before and after.
 
 mod finetune;
-mod rows;
 mod table;
 
 use crate::download::Wheels;
 use crate::place::{Cache, checkout};
 use crate::tools::Tools;
-use crate::{fetch, libtorch};
+use crate::{fetch, libtorch, rows};
 use anyhow::Result;
 use finetune::Finetune;
 use std::time::Instant;
@@ -23,7 +22,7 @@ pub(crate) fn run(cache: &Cache, tools: &Tools) -> Result<()> {
     libtorch::setup(cache, tools, Wheels::Delete)?;
     let names = [MODEL, "sarcasm", "perplexity-text"].map(str::to_owned);
     fetch::fetch(cache, tools, &names, Wheels::Delete)?;
-    let data = rows::prepare(cache)?;
+    let data = rows::for_the_demo(cache)?;
     eprintln!("building (a few minutes the first time, most of it libtorch's bindings)");
     let finetune = Finetune::at(libtorch::build_release()?);
     let ready = begun.elapsed();

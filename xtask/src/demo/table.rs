@@ -1,8 +1,8 @@
 //! What the demo prints at its end: one table, before and after.
 
 use super::finetune::{Measured, Run};
-use super::rows::{Data, HELD_OUT, TRAINED};
 use crate::progress::size;
+use crate::rows::{Data, HELD_OUT, TRAINED};
 use std::fmt::Write as _;
 use std::time::Duration;
 
