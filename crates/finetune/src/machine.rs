@@ -17,7 +17,7 @@ pub struct MachineArgs {
     /// Where to compute: `auto` (the default), `cpu`, `cuda` or `cuda:N`
     #[arg(long, value_name = "D", help_heading = "Machine")]
     pub device: Option<String>,
-    /// Threads to compute with [default: the physical cores]
+    /// Threads to compute with [default: `OMP_NUM_THREADS`, else the physical cores]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
 }
@@ -69,7 +69,7 @@ impl MachineArgs {
         let threads = match self.threads {
             Some(0) => bail!("`--threads`: wanted at least 1, found 0"),
             Some(threads) => threads,
-            None => physical_cores(),
+            None => default_threads(),
         };
         parallel::set_num_threads(threads)?;
         let device = device::parse(self.device.as_deref().unwrap_or("auto"))?;
@@ -94,6 +94,17 @@ impl Dtype {
     pub fn of(kind: Kind) -> Self {
         if kind == Kind::BFloat16 { Self::Bf16 } else { Self::F32 }
     }
+}
+
+/// What `OMP_NUM_THREADS` says, as every program on libtorch or OpenMP heeds it; else the physical cores.
+pub fn default_threads() -> usize {
+    let said = std::env::var("OMP_NUM_THREADS").ok();
+    // The variable may list a number for each level of nesting; the outermost comes first.
+    let first = said.as_deref().and_then(|said| said.split(',').next());
+    first
+        .and_then(|threads| threads.trim().parse().ok())
+        .filter(|&threads| threads > 0)
+        .unwrap_or_else(physical_cores)
 }
 
 /// Cores with arithmetic units of their own, as far as this process may use them.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{device, parallel};
 
-use crate::machine::physical_cores;
+use crate::machine::{default_threads, physical_cores};
 use crate::output;
 
 /// Arguments of `doctor`.
@@ -23,7 +23,7 @@ pub struct Args {
 impl Args {
     /// Looks around and reports.
     pub fn run(self) -> Result<ExitCode> {
-        parallel::set_num_threads(physical_cores())?;
+        parallel::set_num_threads(default_threads())?;
         let report = report();
         if self.json {
             output::json(&report)?;
