@@ -40,6 +40,7 @@ struct Scored {
 
 #[derive(Default)]
 struct Sums {
+    rows: usize,
     tokens: usize,
     predicted: usize,
     bytes: usize,
@@ -65,7 +66,7 @@ impl Args {
         }
         score(&loaded, &lot, &mut sums)?;
         bar.finish_and_clear();
-        summary(&sums, rows.len(), self.json)?;
+        summary(&sums, self.json)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -94,9 +95,18 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
     let documents = Documents::new(&lengths);
     let tokens: Vec<u32> = lot.iter().flat_map(|row| row.tokens.iter().copied()).collect();
     let each = loaded.model.token_log_probs(&tokens, &documents)?;
+    if each.iter().any(|log_prob| !log_prob.is_finite()) {
+        bail!(
+            "rows {} to {}: wanted finite log-probabilities, found NaN or infinity\n\
+             hint: the weights are damaged, or overflow in this dtype",
+            sums.rows + 1,
+            sums.rows + lot.len()
+        );
+    }
     for (row, range) in lot.iter().zip(documents.ranges()) {
         let log_prob: f64 = each[range].iter().map(|&log_prob| f64::from(log_prob)).sum();
         output::json(&json!({ "tokens": row.tokens.len(), "bytes": row.bytes, "log_prob": log_prob }))?;
+        sums.rows += 1;
         sums.tokens += row.tokens.len();
         sums.predicted += row.tokens.len() - 1;
         sums.bytes += row.bytes;
@@ -105,13 +115,13 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
     Ok(())
 }
 
-fn summary(sums: &Sums, rows: usize, as_json: bool) -> Result<()> {
+fn summary(sums: &Sums, as_json: bool) -> Result<()> {
     // A single token predicts nothing: there is no perplexity then.
     let perplexity = (sums.predicted > 0).then(|| (-sums.log_prob / sums.predicted as f64).exp());
     let bits_per_byte = (sums.bytes > 0).then(|| -sums.log_prob / std::f64::consts::LN_2 / sums.bytes as f64);
     if as_json {
         return output::json(&json!({
-            "rows": rows,
+            "rows": sums.rows,
             "tokens": sums.tokens,
             "predicted": sums.predicted,
             "bytes": sums.bytes,
@@ -122,7 +132,8 @@ fn summary(sums: &Sums, rows: usize, as_json: bool) -> Result<()> {
     }
     let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.4}"));
     output::line(format!(
-        "{rows} rows, {} tokens: perplexity {}, {} bits per byte",
+        "{} rows, {} tokens: perplexity {}, {} bits per byte",
+        sums.rows,
         sums.tokens,
         number(perplexity),
         number(bits_per_byte)
