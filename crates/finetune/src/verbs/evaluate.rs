@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use decoder::HeadKind;
-use evaluate::{Change, Report, Suite};
+use evaluate::{Change, Metric, Report, Suite};
 use serde_json::json;
 
 use crate::model::{Loaded, ModelArgs};
 use crate::output;
+use crate::recipe::listing;
 
 /// Arguments of `evaluate`.
 #[derive(clap::Args, Debug)]
@@ -109,20 +110,24 @@ fn read_report(path: &Path) -> Result<Report> {
     })
 }
 
-/// A task without a counterpart would pass unseen.
+/// A task without a counterpart, or whose counterpart measured something else, would pass unseen.
 fn check_same(before: &Report, suite: &Suite, path: &Path) -> Result<()> {
-    match suite.tasks.iter().find(|task| !before.tasks.contains_key(&task.name)) {
-        None => Ok(()),
-        Some(task) => {
-            let there: Vec<&str> = before.tasks.keys().map(String::as_str).collect();
-            bail!(
-                "`{}`: wanted task `{}` of the suite, found only {}",
-                path.display(),
-                task.name,
-                there.join(", ")
-            )
-        }
+    for task in &suite.tasks {
+        let metric = Metric::of(task.kind);
+        let found = match before.tasks.get(&task.name) {
+            Some(there) if there.value(metric).is_some() => continue,
+            Some(_) => format!("that task without `{}`", metric.name()),
+            None => format!("only {}", listing(before.tasks.keys().map(String::as_str))),
+        };
+        bail!(
+            "`{}`: wanted task `{}` of the suite with its `{}`, found {found}\n\
+             hint: make the report anew with this suite and `--json`",
+            path.display(),
+            task.name,
+            metric.name()
+        )
     }
+    Ok(())
 }
 
 fn as_json(change: &Change) -> serde_json::Value {
