@@ -54,21 +54,26 @@ pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
         })
     };
     match row {
-        Row::Text(text) | Row::Labelled { text, .. } => of_text(text, form, tokenizer),
-        Row::Chat(chat) => {
-            let Some(last) = chat.messages.iter().rposition(|message| message.role() == "assistant") else {
-                return asked(last_said(&chat.messages), turns(chat, tokenizer)?, None);
-            };
-            let before = Chat {
-                messages: chat.messages[..last].to_vec(),
-                ..chat.clone()
-            };
-            asked(
-                last_said(&before.messages),
-                turns(&before, tokenizer)?,
-                Some(chat.messages[last].text()),
-            )
-        }
+        Row::Text(text)
+        | Row::Labelled { text, .. }
+        | Row::PromptOnly {
+            prompt: Prompt::Text(text),
+            ..
+        } => of_text(text, form, tokenizer),
+        Row::Chat(chat) => match chat.messages.split_last() {
+            Some((last, before)) if last.role() == "assistant" => {
+                let before = Chat {
+                    messages: before.to_vec(),
+                    ..chat.clone()
+                };
+                asked(
+                    last_said(&before.messages),
+                    turns(&before, tokenizer)?,
+                    Some(last.text()),
+                )
+            }
+            _ => asked(last_said(&chat.messages), turns(chat, tokenizer)?, None),
+        },
         Row::Prompted(exchange) | Row::Unpaired { exchange, .. } | Row::Preference { chosen: exchange, .. } => {
             match exchange {
                 Exchange::Text { prompt, reply } => asked(input, tokenizer.encode_prompt(prompt)?, Some(reply.clone())),
@@ -80,10 +85,6 @@ pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
             }
         }
         Row::PromptOnly {
-            prompt: Prompt::Text(text),
-            ..
-        } => of_text(text, form, tokenizer),
-        Row::PromptOnly {
             prompt: Prompt::Turns(chat),
             ..
         } => asked(last_said(&chat.messages), turns(chat, tokenizer)?, None),
@@ -93,17 +94,18 @@ pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
 /// The whole text of a row, as it is scored.
 pub fn whole_text(row: &Row, tokenizer: &Tokenizer) -> Result<String> {
     match row {
-        Row::Text(text) | Row::Labelled { text, .. } => Ok(text.clone()),
+        Row::Text(text)
+        | Row::Labelled { text, .. }
+        | Row::PromptOnly {
+            prompt: Prompt::Text(text),
+            ..
+        } => Ok(text.clone()),
         Row::Chat(chat) => render(chat, Ending::Closed, tokenizer),
         Row::Prompted(exchange) | Row::Unpaired { exchange, .. } => match (exchange, exchange.chat()) {
             (_, Some(chat)) => render(&chat, Ending::Closed, tokenizer),
             (Exchange::Text { prompt, reply }, None) => Ok(format!("{prompt}{reply}")),
             (Exchange::Turns { .. }, None) => bail!("a conversation without turns"),
         },
-        Row::PromptOnly {
-            prompt: Prompt::Text(text),
-            ..
-        } => Ok(text.clone()),
         Row::PromptOnly {
             prompt: Prompt::Turns(chat),
             ..
