@@ -170,14 +170,12 @@ impl Recipe {
             "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
             _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
         };
-        let head = match document.section::<toml::Table>("head", None)? {
-            None => None,
-            Some(_) => {
-                document.kind("head", &["classification"])?;
-                Some(HeadConfig::Classification(
-                    document.section("head", Some("kind"))?.unwrap_or_default(),
-                ))
-            }
+        let head = if document.section::<toml::Table>("head", None)?.is_some() {
+            document.kind("head", &["classification"])?;
+            let head = document.section("head", Some("kind"))?.unwrap_or_default();
+            Some(HeadConfig::Classification(head))
+        } else {
+            None
         };
         let surgery = surgery::read(document, train.seed)?;
         let places = places::Places::of(document.path());

@@ -88,7 +88,7 @@ fn tokens(
     }
     let bar = output::bar(rows.len(), "tokenising");
     let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| {
-        bar.set_position(done as u64)
+        bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
     tell(source, set.report(), duplicates);

@@ -98,9 +98,9 @@ impl Args {
             (None, prompt) => {
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
                 if self.json {
-                    answer_json(&loaded, &asked, &options)?
+                    answer_json(&loaded, &asked, &options)?;
                 } else {
-                    answer_streaming(&loaded, &asked, &options)?
+                    answer_streaming(&loaded, &asked, &options)?;
                 }
             }
         }

@@ -21,7 +21,7 @@ pub(super) fn operate(patient: Patient, config: &FullConfig) -> Result<Patient> 
         let single = regex::Regex::new(pattern)?;
         let mut met = false;
         tensor_core::Parameters::visit(&model, &ModulePath::root(), &mut |at, _| {
-            met |= single.is_match(at.as_str())
+            met |= single.is_match(at.as_str());
         });
         if !met {
             bail!(
