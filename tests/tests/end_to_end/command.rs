@@ -1,5 +1,6 @@
 //! The command under test, and a tiny model with rows for it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,6 +14,19 @@ pub(crate) struct Answer {
     pub(crate) stderr: String,
 }
 
+/// What a refusal says.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusal<'a> {
+    /// The file, line, key, option, step or tensor.
+    pub(crate) place: &'a str,
+    /// What would be right.
+    pub(crate) wanted: &'a str,
+    /// What is there.
+    pub(crate) found: &'a str,
+    /// What to do: stands in a line `hint: …`.
+    pub(crate) hint: &'a str,
+}
+
 impl Answer {
     /// Asserts that the call failed as `code`, and that the message has every part.
     #[track_caller]
@@ -22,6 +36,21 @@ impl Answer {
             assert!(self.stderr.contains(part), "`{part}` in: {}", self.stderr);
         }
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+
+    /// Asserts that the call failed with exit code 1 and an `error:` that says place, wanted, found and hint.
+    #[track_caller]
+    pub(crate) fn refuses(&self, says: &Refusal) {
+        self.fails_with(1, &[]);
+        let Some(begin) = self.stderr.find("error: ") else {
+            panic!("no `error: ` in: {}", self.stderr)
+        };
+        let message = &self.stderr[begin..];
+        for (what, part) in [("place", says.place), ("wanted", says.wanted), ("found", says.found)] {
+            assert!(message.contains(part), "{what}: `{part}` in: {message}");
+        }
+        let has_hint = |line: &str| line.strip_prefix("hint: ").is_some_and(|hint| hint.contains(says.hint));
+        assert!(message.lines().any(has_hint), "hint: `{}` in: {message}", says.hint);
     }
 
     /// Asserts that the call succeeded, and gives its output.
@@ -90,11 +119,17 @@ impl Home {
 
     /// A copy of the tiny model, to be spoilt.
     pub(crate) fn model(&self) -> String {
-        let folder = self.path().join("model");
+        self.copy(&tiny(), "model")
+    }
+
+    /// A copy of a folder's files as `name`.
+    pub(crate) fn copy(&self, from: &Path, name: &str) -> String {
+        let folder = self.path().join(name);
         fs::create_dir_all(&folder).expect("a folder");
-        for entry in fs::read_dir(tiny()).expect("the tiny model is there") {
+        for entry in fs::read_dir(from).expect("a folder") {
             let entry = entry.expect("an entry");
-            fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
+            // Read and written: a copy would keep the original's permissions.
+            fs::write(folder.join(entry.file_name()), fs::read(entry.path()).expect("a file")).expect("a copy");
         }
         folder.display().to_string()
     }
@@ -140,6 +175,37 @@ impl Home {
     }
 }
 
+/// Every file below a folder, by its path.
+pub(crate) fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let bytes = fs::read(&path).expect("a file");
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Asserts that every file is what it was, and that nothing half-written lies beside it.
+#[track_caller]
+pub(crate) fn nothing_lost(folder: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) {
+    let now = files(folder);
+    for (path, bytes) in before {
+        assert!(now.get(path) == Some(bytes), "`{}` is lost or changed", path.display());
+    }
+    for path in now.keys() {
+        let text = path.to_string_lossy();
+        assert!(
+            !text.contains(".tmp-") && !text.contains(".partial"),
+            "`{text}` is left over"
+        );
+    }
+}
+
 const SAYINGS: [(&str, &str); 4] = [
     ("Who comes first?", "The early bird catches the worm."),
     ("What is quick?", "The quick brown fox jumps over the lazy dog."),
@@ -162,8 +228,20 @@ pub(crate) fn root() -> PathBuf {
 
 /// The logged losses of a run, in order.
 pub(crate) fn losses(run: &Path) -> Vec<f64> {
+    metrics(run).iter().filter_map(|entry| entry["loss"].as_f64()).collect()
+}
+
+/// Every line of a run's log but for its timings, which no two runs share.
+pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("a run leaves metrics");
     text.lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON")["loss"].as_f64())
+        .map(|line| {
+            let mut entry: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            let object = entry.as_object_mut().expect("an object");
+            for timing in ["seconds", "tokens_per_second", "peak_memory_bytes"] {
+                object.remove(timing);
+            }
+            entry
+        })
         .collect()
 }

@@ -1,156 +1,196 @@
 //! Runs that are killed or stopped: what was saved is whole, and going on gives the same run bit for bit.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::command::{Home, answer, command, finetune, losses};
+use checkpoint::{PeftAdapter, Safetensors};
 
-/// Every whole checkpoint of a run.
-fn checkpoints(run: &Path) -> Vec<PathBuf> {
+use super::command::{Home, answer, command, files, finetune, metrics};
+
+/// Every checkpoint of a run by its step.
+fn checkpoints(run: &Path) -> Vec<(usize, PathBuf)> {
     let entries = fs::read_dir(run).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-"))
-        .collect()
+    let step = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix("checkpoint-")?.parse().ok()
+    };
+    let mut found: Vec<(usize, PathBuf)> = entries
+        .filter_map(|entry| Some((step(&entry.path())?, entry.path())))
+        .collect();
+    found.sort();
+    found
 }
 
-fn start(home: &Home, recipe: &str, more: &[&str]) -> Child {
+/// Reads what a checkpoint holds: a half-written file is an error.
+#[track_caller]
+fn is_whole(checkpoint: &Path) {
+    let state = fs::read(checkpoint.join("state.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&state).unwrap();
+    for name in ["optimizer.safetensors", "masters.safetensors"] {
+        Safetensors::open(&checkpoint.join(name)).unwrap();
+    }
+    PeftAdapter::open(checkpoint).unwrap();
+}
+
+/// Waits until the run has logged so many steps, for a minute at most.
+fn wait_for(run: &Path, steps: usize) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < steps {
+        assert!(Instant::now() < deadline, "no step in a minute");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+fn start(home: &Home, args: &[&str]) -> Child {
     let mut command = command(home);
-    command
-        .args(["train", recipe])
-        .args(more)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("the command was built")
 }
+
+/// What must come out the same: the logged numbers that are no timing, and the bytes of the last state.
+#[track_caller]
+fn same_run(run: &Path, whole: &Path, last: usize, model: &str) {
+    for name in [
+        model.to_owned(),
+        format!("checkpoint-{last}/{model}"),
+        format!("checkpoint-{last}/optimizer.safetensors"),
+        format!("checkpoint-{last}/masters.safetensors"),
+    ] {
+        let same = fs::read(run.join(&name)).unwrap() == fs::read(whole.join(&name)).unwrap();
+        assert!(same, "{name} differs");
+    }
+    assert_eq!(metrics(run), metrics(whole));
+}
+
+const KILLS: usize = 6;
 
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_as_if_it_never_was() {
     let home = Home::new();
-    let recipe = home.recipe("num_train_epochs = 1\n");
-    let settings = [
-        "--set",
-        "train.max_steps=24",
-        "--set",
+    // Everything that a resumed run must take up again: dropout, accumulation, several epochs, evaluations, rotation.
+    let recipe = home.recipe("gradient_accumulation_steps = 2\neval_strategy = \"steps\"\neval_steps = 7\n");
+    let texts = home.texts();
+    let eval = format!("data.eval=[{{path={texts:?}}}]");
+    let mut args = vec!["train", recipe.as_str(), "--set", &eval];
+    for setting in [
+        "surgery.0.lora_dropout=0.2",
+        "train.max_steps=40",
         "train.save_steps=1",
-        "--set",
+        "train.save_total_limit=3",
         "train.report_to=[]",
-    ];
-    let whole = home.at("whole");
-    let mut args = vec!["train", recipe.as_str()];
-    args.extend(settings);
-    let elsewhere = format!("train.output_dir={whole}");
-    args.extend(["--set", &elsewhere]);
-    let begun = Instant::now();
-    finetune(&home, &args).works();
-    let length = begun.elapsed();
-
-    // Moments spread over the run by the golden ratio: the same at every test, unlike any step's.
-    let run = home.path().join("run");
-    let mut moment = 0.5;
-    let mut resume: &[&str] = &[];
-    for _ in 0..6 {
-        let mut more = settings.to_vec();
-        more.extend(resume);
-        let mut child = start(&home, &recipe, &more);
-        moment = (moment + 0.618_034) % 1.0;
-        sleep(length.mul_f64(moment));
-        let _ = child.kill();
-        child.wait().expect("a killed process can be waited for");
-        for checkpoint in checkpoints(&run) {
-            finetune(&home, &["inspect", &checkpoint.display().to_string()]).works();
-        }
-        resume = &["--resume"];
-    }
-    let mut args = vec!["train", recipe.as_str()];
-    args.extend(settings);
-    args.push("--resume");
-    finetune(&home, &args).works();
-    for name in [
-        "adapter_model.safetensors",
-        "checkpoint-24/optimizer.safetensors",
-        "checkpoint-24/masters.safetensors",
     ] {
-        assert!(
-            fs::read(run.join(name)).unwrap() == fs::read(Path::new(&whole).join(name)).unwrap(),
-            "{name} differs"
-        );
+        args.extend(["--set", setting]);
     }
-    assert_eq!(losses(&run), losses(Path::new(&whole)));
-}
+    let whole = home.path().join("whole");
+    let elsewhere = format!("train.output_dir={}", whole.display());
+    finetune(&home, &[&args[..], &["--set", &elsewhere]].concat()).works();
+    let length = Duration::from_secs_f64(seconds(&whole));
 
-#[test]
-fn ctrl_c_saves_and_says_how_to_go_on() {
-    let home = Home::new();
-    let recipe = home.recipe("");
-    let settings = ["--set", "train.max_steps=100000", "--set", "train.save_steps=1000000"];
-    let child = start(&home, &recipe, &settings);
     let run = home.path().join("run");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() >= 2) {
-        assert!(Instant::now() < deadline, "no step in a minute");
-        sleep(Duration::from_millis(20));
+    let newest = || checkpoints(&run).last().map_or(0, |(step, _)| *step);
+    let (mut killed, mut moment) = (0, 0.5);
+    for _ in 0..KILLS {
+        let reached = newest();
+        let mut child = start(&home, &args);
+        // Past where the last one was killed, then on for a part of a sixth of the run. The parts are spread by the golden
+        // ratio: alike at every test, while no step's time is.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while newest() == reached && child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "no checkpoint in a minute");
+            sleep(Duration::from_millis(1));
+        }
+        moment = (moment + 0.618_034) % 1.0;
+        sleep(length.mul_f64(moment / KILLS as f64));
+        let _ = child.kill();
+        let status = child.wait().expect("a killed process can be waited for");
+        killed += usize::from(status.signal() == Some(9));
+        for (_, checkpoint) in checkpoints(&run) {
+            is_whole(&checkpoint);
+        }
+        if !args.contains(&"--resume") {
+            args.push("--resume");
+        }
     }
-    let pid = child.id().to_string();
     assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
+        killed >= KILLS / 2,
+        "only {killed} of {KILLS} were killed while they ran"
     );
-    let found = answer(child.wait_with_output().unwrap());
-    found.fails_with(1, &["interrupted after step", "--resume"]);
-    let saved = checkpoints(&run);
-    assert_eq!(saved.len(), 1, "{saved:?}");
-    let step: usize = saved[0].file_name().unwrap().to_string_lossy()["checkpoint-".len()..]
-        .parse()
-        .unwrap();
-    let last = format!("train.max_steps={}", step + 2);
-    finetune(&home, &["train", &recipe, "--resume", "--set", &last]).works();
-    assert!(run.join("adapter_model.safetensors").is_file());
+    finetune(&home, &args).works();
+    same_run(&run, &whole, 40, "adapter_model.safetensors");
+    let left = files(&run)
+        .into_keys()
+        .filter(|path| path.to_string_lossy().contains(".tmp-"));
+    assert_eq!(left.count(), 0);
+}
+
+/// Seconds that a run took from its first step on.
+fn seconds(run: &Path) -> f64 {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let seconds = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["seconds"].as_f64();
+    text.lines().filter_map(seconds).fold(0.0, f64::max)
 }
 
 #[test]
-fn a_full_disk_is_said_plainly_and_loses_nothing() {
+fn ctrl_c_saves_and_says_how_to_go_on_and_going_on_changes_nothing() {
     let home = Home::new();
     let recipe = home.recipe("");
-    let disk = home.path().join("disk");
-    fs::create_dir(&disk).unwrap();
-    // A small file system of our own, where this user may make one.
-    let script = "mount -t tmpfs -o size=220k none \"$1\" && shift && \"$@\"";
-    let mut shell = std::process::Command::new("unshare");
-    shell
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(&disk);
-    let can_mount = shell.arg("true").output().is_ok_and(|output| output.status.success());
-    if !can_mount {
-        eprintln!("skipped: no file system can be mounted here");
-        return;
+    let full = "surgery.0={kind=\"full\"}";
+    // Saved by Ctrl-C only, and at the end.
+    let mut args = vec!["train", recipe.as_str(), "--dtype", "bf16", "--set", full];
+    for setting in ["train.max_steps=80", "train.save_steps=1000000", "train.report_to=[]"] {
+        args.extend(["--set", setting]);
     }
-    let mut shell = std::process::Command::new("unshare");
-    shell
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(&disk);
-    shell
-        .arg(command(&home).get_program())
-        .args(["train", &recipe, "--set", "train.save_steps=1"]);
-    shell.args([
-        "--set",
-        &format!("train.output_dir={}/run", disk.display()),
-        "--set",
-        "train.max_steps=60",
-    ]);
-    shell.env("FINETUNE_CACHE", home.path().join("cache"));
-    answer(shell.output().unwrap()).fails_with(
+    let whole = home.path().join("whole");
+    let elsewhere = format!("train.output_dir={}", whole.display());
+    finetune(&home, &[&args[..], &["--set", &elsewhere]].concat()).works();
+
+    let run = home.path().join("run");
+    let child = start(&home, &args);
+    wait_for(&run, 3);
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
+    let found = answer(child.wait_with_output().unwrap());
+    found.fails_with(
         1,
         &[
-            "checkpoint",
-            "cannot be saved",
-            "is whole, and `--resume` continues from it",
+            "stopping after this step",
+            "interrupted after step",
+            "saved as",
+            "`--resume`",
         ],
     );
+    let saved = checkpoints(&run);
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert!(saved[0].0 >= 3 && saved[0].0 < 80, "{saved:?}");
+    assert!(
+        found.stderr.contains(&format!("interrupted after step {}", saved[0].0)),
+        "{}",
+        found.stderr
+    );
+    assert!(
+        !run.join("model.safetensors").exists(),
+        "an interrupted run leaves no final model"
+    );
+    // The same command without the word is refused, and says which word.
+    finetune(&home, &args).fails_with(1, &["already holds", "`--resume` continues it"]);
+    args.push("--resume");
+    finetune(&home, &args).works();
+    same_run(&run, &whole, 80, "model.safetensors");
+}
+
+#[test]
+fn a_run_in_one_folder_keeps_a_second_one_out() {
+    let home = Home::new();
+    let recipe = home.recipe("");
+    let args = ["train", &recipe, "--set", "train.max_steps=1000000"];
+    let mut child = start(&home, &args);
+    wait_for(&home.path().join("run"), 2);
+    finetune(&home, &["train", &recipe, "--resume"])
+        .fails_with(1, &["already holds", "another process", "wait for it"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

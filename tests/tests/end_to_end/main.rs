@@ -2,8 +2,11 @@
 
 mod bad_files;
 mod bad_recipes;
+mod bad_runs;
 mod command;
+mod families;
 mod interrupted;
+mod measuring;
 mod recipes;
 mod runs;
 mod smollm2;

@@ -1,6 +1,6 @@
 //! The small real model, where the local store holds it: `cargo xtask fetch smollm2-135m-instruct` puts it there.
 
-use super::command::{Home, finetune};
+use super::command::{Home, finetune, losses, root};
 
 /// The model's path; none, with a message, where it was not fetched.
 fn smollm2() -> Option<String> {
@@ -50,5 +50,50 @@ fn it_knows_the_capital_of_france() {
     assert_eq!(
         finetune(&home, &args).works().stdout.trim(),
         "The capital of France is Paris."
+    );
+}
+
+/// Losses of the first two steps below: f32 on one thread. Another machine sums in another order.
+const FIRST_LOSSES: [f64; 2] = [7.669_192_8, 3.626_282_7];
+
+#[test]
+fn it_learns_headlines_from_the_shipped_recipe() {
+    let Some(model) = smollm2() else { return };
+    let rows = checkpoint::cache_dir().map(|cache| cache.join("data/sarcasm/train.jsonl"));
+    let Some(rows) = rows.filter(|rows| rows.is_file()) else {
+        return eprintln!("skipped: `cargo xtask fetch sarcasm` has not been run");
+    };
+    let home = Home::new();
+    let recipe = root().join("recipes/demo.toml").display().to_string();
+    let mut args = vec![
+        "train".to_owned(),
+        recipe,
+        "--dtype".into(),
+        "f32".into(),
+        "--device".into(),
+        "cpu".into(),
+    ];
+    for setting in [
+        format!("model.name_or_path={model}"),
+        format!("data.train.0.path={}", rows.display()),
+        format!("train.output_dir={}", home.at("run")),
+        "train.max_steps=2".into(),
+        "train.per_device_train_batch_size=2".into(),
+        "train.logging_steps=1".into(),
+        "train.lr_scheduler_type=constant".into(),
+        "train.warmup_ratio=0.0".into(),
+        "train.save_strategy=no".into(),
+        "report.samples=0".into(),
+    ] {
+        args.extend(["--set".to_owned(), setting]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    finetune(&home, &args).works();
+    let found = losses(&home.path().join("run"));
+    assert_eq!(found.len(), FIRST_LOSSES.len());
+    let near = |(found, wanted): (&f64, f64)| (found / wanted - 1.0).abs() < 2e-3;
+    assert!(
+        found.iter().zip(FIRST_LOSSES).all(near),
+        "{found:?}, recorded {FIRST_LOSSES:?}"
     );
 }

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::command::{Home, answer, command, finetune, root, tiny};
 
 #[test]
@@ -57,67 +59,70 @@ fn generating_is_greedy_and_repeatable_and_rows_become_lines() {
     assert_ne!(with(&["--prompt", "What is slow?", "--no-chat"]).stdout, first);
 }
 
-#[test]
-fn a_chat_answers_line_by_line() {
-    let home = Home::new();
+/// Talks to the model; what it said.
+fn chat(home: &Home, more: &[&str], said: &str) -> String {
     let model = tiny().display().to_string();
-    let mut command = command(&home);
-    command.args([
-        "chat",
-        "--model",
-        &model,
-        "--max-new-tokens",
-        "4",
-        "--system",
-        "Be brief.",
-    ]);
-    let mut child = command
+    let mut child = command(home)
+        .args(["chat", "--model", &model, "--max-new-tokens", "6", "--dtype", "f32"])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"What is slow?\n/reset\nWhat is slow?\n/quit\nnever read\n")
-        .unwrap();
-    let found = answer(child.wait_with_output().unwrap()).works();
-    let lines: Vec<&str> = found.stdout.lines().collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert_eq!(lines[0], lines[1]);
+    child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+    answer(child.wait_with_output().unwrap()).works().stdout
 }
 
 #[test]
-fn scores_add_up_to_the_summary() {
+fn a_chat_remembers_what_was_said() {
     let home = Home::new();
     let model = tiny().display().to_string();
-    let texts = home.texts();
-    let mut lines = finetune(
+    // The answer to a conversation, as `generate` gives it.
+    let wanted = |turns: &[(&str, &str)]| {
+        let messages: Vec<_> = turns
+            .iter()
+            .map(|(role, content)| json!({ "role": role, "content": content }))
+            .collect();
+        let row = home.file("row.jsonl", &json!({ "messages": messages }).to_string());
+        let args = [
+            "generate",
+            "--model",
+            &model,
+            "--data",
+            &row,
+            "--max-new-tokens",
+            "6",
+            "--dtype",
+            "f32",
+        ];
+        finetune(&home, &args).works().json_lines()[0]["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let first = wanted(&[("user", "What is slow?")]);
+    let second = wanted(&[
+        ("user", "What is slow?"),
+        ("assistant", &first),
+        ("user", "What is quick?"),
+    ]);
+    let alone = wanted(&[("user", "What is quick?")]);
+    assert_ne!(second, alone);
+    let found = chat(
         &home,
-        &["score", "--model", &model, "--data", &texts, "--json", "--dtype", "f32"],
-    )
-    .works()
-    .json_lines();
-    let summary = lines.pop().unwrap();
-    assert_eq!(lines.len(), 24);
-    let sum = |name: &str| lines.iter().map(|line| line[name].as_f64().unwrap()).sum::<f64>();
-    let predicted = sum("tokens") - 24.0;
-    let perplexity = (-sum("log_prob") / predicted).exp();
-    assert!((summary["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-9);
-    let bits = -sum("log_prob") / std::f64::consts::LN_2 / sum("bytes");
-    assert!((summary["bits_per_byte"].as_f64().unwrap() / bits - 1.0).abs() < 1e-9);
-    let spoken = finetune(&home, &["score", "--model", &model, "--data", &texts]).works();
-    assert!(
-        spoken
-            .stdout
-            .lines()
-            .last()
-            .is_some_and(|line| line.contains("bits per byte")),
-        "{}",
-        spoken.stdout
+        &[],
+        "What is slow?\n\nWhat is quick?\n/reset\nWhat is quick?\n/quit\nnever read\n",
     );
+    assert_eq!(found, format!("{first}\n{second}\n{alone}\n"));
+    // Told something before the first turn; the end of the input leaves.
+    let told = wanted(&[("system", "Be brief."), ("user", "What is slow?")]);
+    let found = chat(
+        &home,
+        &["--system", "Be brief."],
+        "What is slow?\n/reset\nWhat is slow?\n",
+    );
+    assert_eq!(found, format!("{told}\n{told}\n"));
 }
 
 #[test]
@@ -225,62 +230,5 @@ fn inspecting_says_what_a_thing_is() {
     assert_eq!(
         (facts["rank"].as_u64(), facts["alpha"].as_f64(), facts["task"].as_str()),
         (Some(3), Some(6.0), Some("CAUSAL_LM"))
-    );
-}
-
-#[test]
-fn an_evaluation_is_held_against_an_earlier_one() {
-    let home = Home::new();
-    let texts = home.texts();
-    let suite = home.file(
-        "suite.toml",
-        &format!("[[task]]\nname = \"texts\"\nkind = \"perplexity\"\ndata = {texts:?}\nmax_length = 128\n"),
-    );
-    let model = tiny().display().to_string();
-    let args = ["evaluate", "--model", &model, "--suite", &suite, "--dtype", "f32"];
-    let report = finetune(&home, &[&args[..], &["--json"]].concat()).works().stdout;
-    let before = home.file("before.json", &report);
-    finetune(&home, &[&args[..], &["--compare", &before]].concat()).works();
-    let mut better: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let perplexity = better["tasks"]["texts"]["perplexity"].as_f64().unwrap();
-    better["tasks"]["texts"]["perplexity"] = (perplexity * 0.9).into();
-    let better = home.file("better.json", &better.to_string());
-    finetune(&home, &[&args[..], &["--compare", &better]].concat()).fails_with(1, &["worse than", "texts"]);
-    let broken = home.file(
-        "suite2.toml",
-        "[[task]]\nname = \"a\"\nkind = \"perplexty\"\ndata = \"x\"\n",
-    );
-    finetune(&home, &["evaluate", "--model", &model, "--suite", &broken]).fails_with(1, &["suite2.toml", "perplexty"]);
-}
-
-#[test]
-fn an_estimate_says_afterwards_how_wrong_it_was() {
-    let home = Home::new();
-    let recipe = home.recipe("");
-    let before = finetune(&home, &["estimate", &recipe, "--json"])
-        .works()
-        .json_lines()
-        .remove(0);
-    assert!(
-        before["memory"]["peak"].as_f64().is_some_and(|peak| peak > 1e6) && before["run"].is_null(),
-        "{before}"
-    );
-    assert_eq!(before["time"]["steps"].as_f64(), Some(6.0));
-    finetune(&home, &["train", &recipe]).works();
-    let after = finetune(&home, &["estimate", &recipe]).works().stdout;
-    assert!(after.contains("the estimate is off by"), "{after}");
-}
-
-#[test]
-fn the_doctor_knows_this_machine() {
-    let home = Home::new();
-    let found = finetune(&home, &["doctor", "--json"]).works().json_lines().remove(0);
-    assert!(
-        found["physical_cores"].as_u64().is_some_and(|cores| cores > 0),
-        "{found}"
-    );
-    assert!(
-        found["libtorch"].is_string() && found["matmul_f32"].is_string(),
-        "{found}"
     );
 }
