@@ -201,12 +201,16 @@ fn a_disk_that_fills_up_is_said_plainly_and_loses_nothing() {
         found.stderr
     );
     // What it calls whole is whole: the run goes on from it where there is room.
-    let before = files(Path::new(&kept));
+    let left = files(Path::new(&kept));
     assert!(
-        !before.keys().any(|path| path.to_string_lossy().contains(".tmp-")),
+        !left.keys().any(|path| path.to_string_lossy().contains(".tmp-")),
         "{:?}",
-        before.keys()
+        left.keys()
     );
+    let checkpoints = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path());
+    let mut checkpoints = checkpoints.filter(|path| path.to_string_lossy().contains("/checkpoint-"));
+    // The state is written last.
+    assert!(checkpoints.all(|checkpoint| left.contains_key(&checkpoint.join("state.json"))));
     let elsewhere = format!("train.output_dir={kept}");
     finetune(&home, &["train", &recipe, "--resume", "--set", &elsewhere]).works();
 }

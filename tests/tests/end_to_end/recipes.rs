@@ -145,7 +145,7 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         // The tiny model's matrices have 16 rows at least.
         settings.push("surgery.0.r=4".into());
     }
-    let classifies = recipe["objective"]["kind"].as_str() == Some("classify");
+    let objective = recipe["objective"]["kind"].as_str().unwrap();
     for list in ["train", "eval"] {
         let sources = recipe["data"]
             .get(list)
@@ -154,10 +154,11 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         for (idx, source) in sources.iter().enumerate() {
             // Rows of plain text where the recipe reads plain text.
             let is_text = source["path"].as_str().is_some_and(|path| path.contains("text"));
-            let rows = match (classifies, is_text) {
-                (true, _) => home.classes(),
-                (false, true) => home.texts(),
-                (false, false) => home.chats(),
+            let rows = match (objective, is_text) {
+                ("classify", _) => home.classes(),
+                ("sft", true) => home.texts(),
+                ("sft", false) => home.chats(),
+                (other, _) => panic!("{}: what rows does `{other}` want?", path.display()),
             };
             settings.push(format!("data.{list}.{idx}.path={rows}"));
         }
