@@ -35,7 +35,7 @@ pub struct RunDir {
     root: PathBuf,
     recipe: String,
     start: Start,
-    _lock: File,
+    lock: File,
 }
 
 pub(crate) const STATE: &str = "state.json";
@@ -73,7 +73,7 @@ impl RunDir {
             root,
             recipe: recipe.to_owned(),
             start,
-            _lock: held,
+            lock: held,
         };
         dir.refuse_other()?;
         dir.tidy()?;
@@ -300,6 +300,13 @@ impl RunDir {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is just being started by another thread holds the file too for a moment.
+        let _ = self.lock.unlock();
     }
 }
 
