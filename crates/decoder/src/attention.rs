@@ -88,7 +88,7 @@ impl Sublayer for Attention {
         let [q, k, v] = project(x, [&p.q_proj, &p.k_proj, &p.v_proj], pass);
         let (mut q, mut k, v) = (heads(q, num_heads), heads(k, num_kv_heads), heads(v, num_kv_heads));
         if let Some((q_norm, k_norm)) = &self.query_key_norms {
-            (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
+            (q, k) = (q_norm.forward(&q, pass), k_norm.forward(&k, pass));
         }
         let rotation = self.rope.rotation(pass.documents());
         let (q, k) = (kernels::rope(&q, &rotation), kernels::rope(&k, &rotation));

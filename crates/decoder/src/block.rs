@@ -5,7 +5,7 @@
 use tch::Tensor;
 use tensor_core::{ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Sublayer, SublayerSurgeon};
 
-use crate::norm::RmsNorm;
+use crate::norm::{NormSurgeon, RmsNorm};
 
 /// The norms of a block, each with a gain `[d]`.
 #[derive(Debug)]
@@ -39,15 +39,15 @@ impl Block {
     /// The stream through the block: `[t, d]` to `[t, d]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let norms = &self.norms;
-        let mut added = self.attention.forward(&norms.input.forward(x), pass);
+        let mut added = self.attention.forward(&norms.input.forward(x, pass), pass);
         if let Some((post, _)) = &norms.post {
-            added = post.forward(&added);
+            added = post.forward(&added, pass);
         }
-        let (stream, normed) = norms.feed_forward.add_forward(x, &added);
+        let (stream, normed) = norms.feed_forward.add_forward(x, &added, pass);
         drop(added);
         let mut added = self.feed_forward.forward(&normed, pass);
         if let Some((_, post)) = &norms.post {
-            added = post.forward(&added);
+            added = post.forward(&added, pass);
         }
         stream + added
     }
@@ -68,6 +68,33 @@ impl Block {
             feed_forward: surgeon(&at.join("mlp"), self.feed_forward)?,
             norms: self.norms,
         })
+    }
+
+    /// Replaces each norm of the stream by what the surgeon makes of it; `at` is the block's path.
+    pub fn map_norms(self, at: &ModulePath, surgeon: &mut NormSurgeon) -> Result<Self> {
+        let BlockNorms {
+            input,
+            feed_forward,
+            post,
+        } = self.norms;
+        let mut map = |name: &str, norm| surgeon(&at.join(name), norm);
+        let input = map("input_layernorm", input)?;
+        let norms = match post {
+            None => BlockNorms {
+                input,
+                feed_forward: map("post_attention_layernorm", feed_forward)?,
+                post: None,
+            },
+            Some((attention, after)) => BlockNorms {
+                input,
+                feed_forward: map("pre_feedforward_layernorm", feed_forward)?,
+                post: Some((
+                    map("post_attention_layernorm", attention)?,
+                    map("post_feedforward_layernorm", after)?,
+                )),
+            },
+        };
+        Ok(Self { norms, ..self })
     }
 }
 

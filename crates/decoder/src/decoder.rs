@@ -11,7 +11,7 @@ use tensor_core::{
 use crate::Result;
 use crate::block::Block;
 use crate::head::HeadKind;
-use crate::norm::RmsNorm;
+use crate::norm::{NormSurgeon, RmsNorm};
 
 /// A decoder-only language model.
 ///
@@ -93,14 +93,22 @@ impl Decoder {
         Ok(Self { embedding, ..self })
     }
 
+    /// Replaces every norm of the stream by what the surgeon makes of it: two or four in each block, and the last one.
+    pub fn map_norms(self, surgeon: &mut NormSurgeon) -> Result<Self> {
+        let blocks = each_block(self.blocks, |at, block| block.map_norms(at, surgeon))?;
+        let norm = surgeon(&norm_path(), self.norm)?;
+        Ok(Self { blocks, norm, ..self })
+    }
+
     /// The path of every projection, in the order of [`Self::map_projections`], and whether it is the output layer.
     pub fn projection_paths(&self) -> Vec<(ModulePath, bool)> {
         crate::load::projection_paths(&self.config)
     }
 
-    /// The same function with every projection and the embedding as one plain matrix each.
+    /// The same function with every projection and the embedding as one plain matrix each, and every norm as one gain.
     pub fn merge(self) -> Result<Self> {
-        let mut merged = self.map_projections(&mut |_, projection| Ok(Box::new(projection.merge())))?;
+        let merged = self.map_projections(&mut |_, projection| Ok(Box::new(projection.merge())))?;
+        let mut merged = merged.map_norms(&mut |_, norm| Ok(norm.merge()))?;
         merged.embedding = Box::new(merged.embedding.merge());
         Ok(merged)
     }
@@ -112,7 +120,7 @@ impl Decoder {
             for block in &self.blocks {
                 stream = block.forward(&stream, pass);
             }
-            self.norm.forward(&stream)
+            self.norm.forward(&stream, pass)
         })
     }
 
@@ -151,8 +159,8 @@ impl LanguageModel for Decoder {
         self.blocks[idx].forward(hidden, pass)
     }
 
-    fn norm(&self, hidden: &Tensor) -> Tensor {
-        self.norm.forward(hidden)
+    fn norm(&self, hidden: &Tensor, pass: &Pass) -> Tensor {
+        self.norm.forward(hidden, pass)
     }
 
     fn head(&self) -> &Linear {
@@ -171,7 +179,7 @@ impl Parameters for Decoder {
         for (idx, block) in self.blocks.iter().enumerate() {
             block.visit(&at.join(block_path(idx)), visitor);
         }
-        self.norm.visit(&at.join("model.norm"), visitor);
+        self.norm.visit(&at.join(norm_path()), visitor);
         self.head.visit(&at.join(self.head_kind.path()), &mut |at, param| {
             if !shown.contains(&param.value().data_ptr()) {
                 visitor(at, param);
@@ -182,6 +190,10 @@ impl Parameters for Decoder {
 
 pub(crate) fn embedding_path() -> ModulePath {
     ModulePath::from("model.embed_tokens")
+}
+
+pub(crate) fn norm_path() -> ModulePath {
+    ModulePath::from("model.norm")
 }
 
 pub(crate) fn block_path(idx: usize) -> ModulePath {

@@ -45,5 +45,5 @@ pub use feed_forward::SwiGlu;
 pub use generate::{EndTokens, GenerateOptions, Generated, Stop};
 pub use head::HeadKind;
 pub use load::projection_paths;
-pub use norm::RmsNorm;
+pub use norm::{NormSurgeon, RmsNorm};
 pub use sampler::Sampler;

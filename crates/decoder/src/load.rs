@@ -14,7 +14,7 @@ use tensor_core::{Dense, Linear, ModulePath, Param, ProjectionSurgeon, Role, Tab
 
 use crate::attention::{Attention, AttentionProjections, AttentionShape};
 use crate::block::{Block, BlockNorms};
-use crate::decoder::{Decoder, block_path, embedding_path};
+use crate::decoder::{Decoder, block_path, embedding_path, norm_path};
 use crate::feed_forward::SwiGlu;
 use crate::head::HeadKind;
 use crate::norm::RmsNorm;
@@ -54,7 +54,7 @@ impl Decoder {
             weights.block(idx, layers, rope, surgeon)
         });
         let blocks = blocks.collect::<Result<Vec<_>>>()?;
-        let norm = weights.norm(&ModulePath::from("model.norm"))?;
+        let norm = weights.norm(&norm_path())?;
         let head_kind = head_kind(&config);
         let head = match config.output {
             Output::LanguageModel if config.tie_word_embeddings => Linear::new(Dense::new(tied), None),

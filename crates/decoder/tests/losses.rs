@@ -52,7 +52,7 @@ fn written_out(model: &Decoder, row: &TokenRow) -> (f64, Vec<Tensor>) {
     for idx in 0..model.num_blocks() {
         stream = model.block(idx, &stream, &pass);
     }
-    let logits = model.head().forward(&model.norm(&stream), &pass);
+    let logits = model.head().forward(&model.norm(&stream, &pass), &pass);
     let loss = logits.cross_entropy_loss::<Tensor>(&row.targets, None, tch::Reduction::Sum, IGNORED, 0.0);
     (&loss * 0.5).backward();
     let trained = named_params(model)

@@ -7,8 +7,8 @@ use decoder::{Decoder, Error, HeadKind, projection_paths};
 use parts::{RankOne, load, load_dir};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Role, Treatment, named_params,
-    num_params,
+    Documents, DropoutKey, LanguageModel, Loss, ModulePath, Param, Parameters, Plan, Policy, Role, Treatment,
+    named_params, num_params,
 };
 
 const TOKENS: [i64; 9] = [5, 40, 33, 21, 90, 7, 64, 12, 3];
@@ -107,6 +107,44 @@ fn adapters_off_equal_the_base_bit_for_bit() {
         wanted
     );
     assert_ne!(Policy::evaluate(&model, &plan).hidden(&tokens, &documents), wanted);
+}
+
+#[test]
+fn a_gain_beside_a_norm_s_own_goes_with_the_adapters_and_merges() {
+    for (name, count) in [("llama-tied", 5), ("gemma3", 13)] {
+        let base = load(name);
+        let tokens = Tensor::from_slice(&TOKENS);
+        let documents = Documents::new(&[5, 4]);
+        let plan = Plan::uniform(Treatment::Keep, base.num_blocks());
+        let wanted = Policy::evaluate(&base, &plan).hidden(&tokens, &documents);
+        let stored = paths(&base);
+        let mut met = Vec::new();
+        let model = base
+            .map_norms(&mut |at, norm| {
+                met.push(at.join("weight").to_string());
+                let gain = norm.weight().value() * 1.5;
+                Ok(norm.with_trained(Param::trainable(&gain, Role::Adapter)))
+            })
+            .expect("nothing refused");
+        // Every norm of the stream; those of queries and keys belong to their layer.
+        let norms = stored.into_iter().filter(|at| at.ends_with("norm.weight"));
+        let mut theirs: Vec<String> = norms.filter(|at| !at.contains("self_attn")).collect();
+        met.sort();
+        theirs.sort();
+        assert_eq!((&met, met.len()), (&theirs, count), "{name}");
+        let policy = Policy::evaluate(&model, &plan);
+        assert_eq!(policy.reference_hidden(&tokens, &documents), wanted, "{name}");
+        assert_ne!(policy.hidden(&tokens, &documents), wanted, "{name}");
+        let beside = paths(&model)
+            .into_iter()
+            .filter(|at| at.contains("norm.modules_to_save."));
+        assert_eq!(beside.count(), met.len(), "{name}");
+        assert!(matches!(model.named_tensors(), Err(Error::NotMerged { .. })));
+        let before = logits(&model);
+        let merged = model.merge().expect("merged");
+        assert_eq!(logits(&merged), before, "{name}");
+        assert!(merged.named_tensors().is_ok() && num_params(&merged).1 == 0, "{name}");
+    }
 }
 
 #[test]

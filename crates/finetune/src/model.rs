@@ -283,7 +283,15 @@ impl Adapter {
         let placement = self.placement()?;
         let model = model
             .map_projections(&mut |at: &ModulePath, base| placement.projection(at, base))?
-            .map_embedding(&mut |at: &ModulePath, base| placement.table(at, base))?;
+            .map_embedding(&mut |at: &ModulePath, base| placement.table(at, base))?
+            .map_norms(&mut |at: &ModulePath, norm| {
+                let gain = placement.param(&at.join("weight"), norm.weight().share())?;
+                Ok(if gain.is_trainable() {
+                    norm.with_trained(gain)
+                } else {
+                    norm
+                })
+            })?;
         placement.finish()?;
         Ok(model)
     }

@@ -16,7 +16,7 @@ pub trait LanguageModel: Parameters {
     fn block(&self, idx: usize, hidden: &Tensor, pass: &Pass) -> Tensor;
 
     /// The last normalisation: `[t, d]` to `[t, d]`.
-    fn norm(&self, hidden: &Tensor) -> Tensor;
+    fn norm(&self, hidden: &Tensor, pass: &Pass) -> Tensor;
 
     /// What reads the normed stream: `[.., d]` to `[.., vocabulary or labels]`. Objectives give it to the chunked
     /// kernels, so that the full logits never exist.

@@ -126,6 +126,6 @@ fn evaluate(model: &dyn LanguageModel, tokens: &Tensor, pass: &Pass) -> Tensor {
     tch::no_grad(|| {
         let stream =
             (0..model.num_blocks()).fold(model.embed(tokens, pass), |stream, idx| model.block(idx, &stream, pass));
-        model.norm(&stream)
+        model.norm(&stream, pass)
     })
 }

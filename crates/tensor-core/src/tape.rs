@@ -103,7 +103,7 @@ impl Tape {
             });
             stream = next;
         }
-        let normed = model.norm(&stream);
+        let normed = model.norm(&stream, pass);
         segments.push(Segment {
             idx: usize::MAX,
             input: stream,
@@ -195,7 +195,7 @@ pub(crate) fn first_non_finite(model: &dyn LanguageModel, tokens: &Tensor, pass:
                 return Some(idx);
             }
         }
-        (!all_finite(&model.norm(&stream))).then(|| model.num_blocks())
+        (!all_finite(&model.norm(&stream, pass))).then(|| model.num_blocks())
     })
 }
 

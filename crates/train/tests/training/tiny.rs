@@ -135,7 +135,7 @@ impl LanguageModel for Tiny {
         }
     }
 
-    fn norm(&self, hidden: &Tensor) -> Tensor {
+    fn norm(&self, hidden: &Tensor, _: &Pass) -> Tensor {
         hidden * self.gain.value()
     }
 
