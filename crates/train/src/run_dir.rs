@@ -203,7 +203,12 @@ impl RunDir {
             write(&aside)?;
             sync_tree(&aside)?;
             for name in names(&aside)? {
-                fs::rename(aside.join(&name), self.root.join(&name))?;
+                let to = self.root.join(&name);
+                // A file is replaced by its rename; a folder that holds something is not.
+                if to.is_dir() {
+                    fs::remove_dir_all(&to)?;
+                }
+                fs::rename(aside.join(&name), to)?;
             }
             fs::remove_dir(&aside)?;
             Ok(sync(&self.root)?)

@@ -54,6 +54,24 @@ fn the_best_checkpoint_is_never_rotated_away() {
 }
 
 #[test]
+fn a_model_with_folders_is_published_over_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::open(folder.path(), "kind = \"test\"\n", Start::New).unwrap();
+    for (file, other) in [("one", "two"), ("two", "one")] {
+        let write = |aside: &Path| {
+            std::fs::create_dir(aside.join("more"))?;
+            std::fs::write(aside.join("more").join(file), file)?;
+            std::fs::write(aside.join("model.txt"), file)?;
+            Ok(())
+        };
+        dir.publish(write).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path().join("model.txt")).unwrap(), file);
+        let more = folder.path().join("more");
+        assert!(more.join(file).is_file() && !more.join(other).exists());
+    }
+}
+
+#[test]
 fn half_a_checkpoint_is_no_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     run_new(
