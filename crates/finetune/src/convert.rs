@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use checkpoint::{Existing, ModelConfig, SaveOptions, TensorInfo};
+use checkpoint::{Existing, ModelConfig, Output, SaveOptions, TensorInfo};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
-use crate::model::{Adapter, Source};
+use crate::model::{Adapter, LABELS, Source};
 use crate::output;
 
 /// What is written, and how.
@@ -78,7 +78,10 @@ impl Conversion<'_> {
         let mut config = self.source.dir().config().clone();
         let Some(adapter) = self.adapter else { return Ok(config) };
         if let Some(labels) = adapter.labels()? {
-            return Ok(config.with_labels(labels));
+            // A classifier's own names stay where the adapter brings none.
+            let is_named = config.output == Output::SequenceClassifier && config.labels.len() == labels.len();
+            let keeps = is_named && !adapter.path().join(LABELS).is_file();
+            return Ok(if keeps { config } else { config.with_labels(labels) });
         }
         if config.tie_word_embeddings && (adapter.touches("lm_head") || adapter.touches("model.embed_tokens")) {
             config = config.with_tied_embeddings(false);
