@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::staged::write_file;
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// Files that belong to a tokenizer in a Hugging Face directory.
 const NAMES: [&str; 9] = [
@@ -66,6 +66,29 @@ impl TokenizerFiles {
     /// Adds or replaces a file.
     pub fn insert(&mut self, name: &str, bytes: Vec<u8>) {
         self.files.insert(name.to_owned(), Source::Memory(bytes));
+    }
+
+    /// The same files with these chat templates, by name, in the place of all that were there; the plain one is
+    /// `default`.
+    pub fn with_chat_templates(&self, templates: &BTreeMap<String, String>) -> Result<Self> {
+        let mut files = self.clone();
+        files
+            .files
+            .retain(|name, _| !name.starts_with("chat_template.") && !name.starts_with(MORE_TEMPLATES));
+        let mut config = self.tokenizer_config()?;
+        // Older readers look there first.
+        if config.remove("chat_template").is_some() {
+            let text = python_json::to_string(&config) + "\n";
+            files.insert("tokenizer_config.json", text.into_bytes());
+        }
+        for (name, text) in templates {
+            let file = match name.as_str() {
+                "default" => "chat_template.jinja".to_owned(),
+                other => format!("{MORE_TEMPLATES}/{other}.jinja"),
+            };
+            files.insert(&file, text.clone().into_bytes());
+        }
+        Ok(files)
     }
 
     /// Whether there is no file at all.

@@ -62,10 +62,13 @@ impl Tokenizer {
     /// The same tokenizer with another chat template, for every kind of chat.
     #[must_use]
     pub fn with_template(self, template: ChatTemplate) -> Self {
-        Self {
-            templates: ChatTemplates::single(template),
-            ..self
-        }
+        self.with_templates(ChatTemplates::single(template))
+    }
+
+    /// The same tokenizer with other chat templates.
+    #[must_use]
+    pub fn with_templates(self, templates: ChatTemplates) -> Self {
+        Self { templates, ..self }
     }
 
     fn build(

@@ -1,12 +1,14 @@
 //! Models and adapters by the names that users give them: opened, loaded, written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use checkpoint::{
-    Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, write_file, write_safetensors,
+    Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, TokenizerFiles, write_file,
+    write_safetensors,
 };
-use data::{ChatTemplate, SpecialTokens, Tokenizer};
+use data::{ChatTemplate, ChatTemplates, SpecialTokens, Tokenizer};
 use decoder::{Decoder, HeadKind};
 use lora::{LoraConfig, Placement};
 use serde_json::{Map, Value};
@@ -14,6 +16,7 @@ use tch::Tensor;
 use tensor_core::ModulePath;
 
 use crate::machine::{Machine, MachineArgs};
+use crate::recipe::ModelConfig;
 
 /// A model with, perhaps, an adapter: flags of every verb that loads one.
 #[derive(clap::Args, Clone, Debug)]
@@ -46,7 +49,11 @@ impl ModelArgs {
         // What is small and often wrong comes first.
         let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
         let source = Source::open(&self.model)?;
-        let tokenizer = source.tokenizer(None)?;
+        let source = match &adapter {
+            Some(adapter) => source.with_templates_of(adapter)?,
+            None => source,
+        };
+        let tokenizer = source.tokenizer()?;
         let machine = self.machine.start()?;
         let model = source.decoder(machine)?;
         let model = match adapter {
@@ -69,15 +76,58 @@ impl ModelArgs {
 pub struct Source {
     name: String,
     dir: ModelDir,
+    /// The tokenizer's files, as they are written beside what comes of this model.
+    files: TokenizerFiles,
+    /// Chat templates in the place of the model's own: where they come from, and each by its name.
+    templates: Option<(String, BTreeMap<String, String>)>,
 }
 
 impl Source {
     /// Finds the model that `name` means.
     pub fn open(name: &str) -> Result<Self> {
         let path = checkpoint::resolve(name)?;
+        let dir = ModelDir::open(&path)?;
         Ok(Self {
             name: name.to_owned(),
-            dir: ModelDir::open(&path)?,
+            files: dir.tokenizer().clone(),
+            dir,
+            templates: None,
+        })
+    }
+
+    /// The model of a recipe, with the chat template that it names.
+    pub fn of(model: &ModelConfig) -> Result<Self> {
+        let source = Self::open(&model.name_or_path)?;
+        match &model.chat_template {
+            Some(template) => source.with_chat_template(template),
+            None => Ok(source),
+        }
+    }
+
+    /// With `chatml` or a Jinja file in the place of its own chat templates.
+    pub fn with_chat_template(self, template: &str) -> Result<Self> {
+        let text = match template {
+            "chatml" => ChatTemplate::chatml()?.source().to_owned(),
+            file => std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?,
+        };
+        self.with_templates(template.to_owned(), BTreeMap::from([("default".to_owned(), text)]))
+    }
+
+    /// With the chat templates that lie beside `adapter`, if any do: what it was trained with.
+    pub fn with_templates_of(self, adapter: &Adapter) -> Result<Self> {
+        let templates = TokenizerFiles::in_folder(adapter.path())?.chat_templates()?;
+        if templates.is_empty() {
+            Ok(self)
+        } else {
+            self.with_templates(adapter.path().display().to_string(), templates)
+        }
+    }
+
+    fn with_templates(self, place: String, templates: BTreeMap<String, String>) -> Result<Self> {
+        Ok(Self {
+            files: self.files.with_chat_templates(&templates)?,
+            templates: Some((place, templates)),
+            ..self
         })
     }
 
@@ -91,22 +141,24 @@ impl Source {
         &self.dir
     }
 
-    /// Its tokenizer; `template` is `chatml` or a Jinja file that takes the place of its own.
-    pub fn tokenizer(&self, template: Option<&str>) -> Result<Tokenizer> {
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = if self.dir.is_gguf() {
             self.tokenizer_of_gguf()?
         } else {
+            // Says what to do where there is none.
+            let place = || format!("model `{}` has no tokenizer that can be read", self.name);
+            self.dir.tokenizer().tokenizer_json().with_context(place)?;
             Tokenizer::from_dir(self.dir.path())?
         };
-        Ok(match template {
-            None => tokenizer,
-            Some("chatml") => tokenizer.with_template(ChatTemplate::chatml()?),
-            Some(file) => {
-                let text =
-                    std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?;
-                tokenizer.with_template(ChatTemplate::new(file, &text)?)
-            }
-        })
+        let Some((place, templates)) = &self.templates else {
+            return Ok(tokenizer);
+        };
+        let compiled = templates
+            .iter()
+            .map(|(name, text)| Ok((name.clone(), ChatTemplate::new(place, text)?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(tokenizer.with_templates(ChatTemplates::named(compiled)))
     }
 
     fn tokenizer_of_gguf(&self) -> Result<Tokenizer> {
@@ -145,7 +197,7 @@ impl Source {
     /// How a model that came of this one is written: with its tokenizer and generation options.
     pub fn options(&self, existing: Existing) -> SaveOptions<'_> {
         SaveOptions {
-            tokenizer: Some(self.dir.tokenizer()),
+            tokenizer: Some(&self.files),
             generation_config: self.dir.generation_config(),
             existing,
             ..SaveOptions::default()
@@ -181,7 +233,7 @@ impl Source {
 
     /// Writes the tokenizer's files.
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
-        Ok(self.dir.tokenizer().save(folder)?)
+        Ok(self.files.save(folder)?)
     }
 }
 

@@ -45,8 +45,8 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
     };
     // Whether an older run may be thrown away says nothing about this one.
     recipe.train.overwrite_output_dir = false;
-    let source = Source::open(&recipe.model.name_or_path)?;
-    let tokenizer = source.tokenizer(recipe.model.chat_template.as_deref())?;
+    let source = Source::of(&recipe.model)?;
+    let tokenizer = source.tokenizer()?;
     let sets = Sets::read(&recipe, &tokenizer)?;
     if start == Start::Resume {
         refuse_other_method(&recipe)?;

@@ -25,6 +25,13 @@ impl ChatTemplates {
         }
     }
 
+    /// Templates by name; the plain one is `default`.
+    pub fn named(templates: impl IntoIterator<Item = (String, ChatTemplate)>) -> Self {
+        Self {
+            named: templates.into_iter().collect(),
+        }
+    }
+
     /// The templates of a model directory, given its parsed `tokenizer_config.json`; perhaps none.
     pub fn in_dir(dir: &Path, tokenizer_config: &Value) -> Result<Self, Error> {
         let mut templates = Self::default();

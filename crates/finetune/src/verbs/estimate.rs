@@ -42,8 +42,8 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let recipe = Recipe::read(&self.recipe, &self.set)?;
         let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
-        let source = Source::open(&recipe.model.name_or_path)?;
-        let tokenizer = source.tokenizer(recipe.model.chat_template.as_deref())?;
+        let source = Source::of(&recipe.model)?;
+        let tokenizer = source.tokenizer()?;
         let sets = Sets::read(&recipe, &tokenizer)?;
         let steps = Steps::training(&sets, &recipe, machine.device)?;
         let model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;

@@ -47,6 +47,10 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
         let source = Source::open(&self.model)?;
+        let source = match &adapter {
+            Some(adapter) => source.with_templates_of(adapter)?,
+            None => source,
+        };
         let device = self.machine.start()?.device;
         match self.format {
             Format::Hf => {

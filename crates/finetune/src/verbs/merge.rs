@@ -35,7 +35,7 @@ impl Args {
     /// Merges tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
         let adapter = Adapter::open(&self.adapter)?;
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model)?.with_templates_of(&adapter)?;
         let device = self.machine.start()?.device;
         let conversion = Conversion {
             source: &source,

@@ -53,7 +53,7 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     if config.output == Output::SequenceClassifier {
         put("labels", json!(config.labels));
     }
-    match source.tokenizer(None) {
+    match source.tokenizer() {
         Err(error) => put("tokenizer", json!(format!("cannot be read: {error:#}"))),
         Ok(tokenizer) => {
             let name = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());

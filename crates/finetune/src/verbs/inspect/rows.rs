@@ -38,7 +38,7 @@ pub(super) fn facts(
         );
         return Ok(facts);
     };
-    let tokenizer = Source::open(model)?.tokenizer(None)?;
+    let tokenizer = Source::open(model)?.tokenizer()?;
     // Class numbers do not matter here, so the data's own names will do.
     let labels = data::label_names([&set])?;
     let config = EncodeConfig {
