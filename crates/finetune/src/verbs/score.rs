@@ -1,11 +1,13 @@
 //! `finetune score`: how likely a model finds each row of a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use checkpoint::TensorInfo;
 use data::{Dataset, ReadConfig};
 use serde_json::json;
+use tch::{Device, Kind, Tensor};
 use tensor_core::Documents;
 
 use crate::model::{Loaded, ModelArgs};
@@ -24,6 +26,9 @@ pub struct Args {
     /// Rows with a `text`, or of any other shape that has one whole text
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    /// A safetensors file for what the model says of every token: `[tokens, vocabulary]` in f32, row N under `N`
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
     /// The summary as JSON too
     #[arg(long)]
     json: bool,
@@ -66,6 +71,9 @@ impl Args {
         }
         score(&loaded, &lot, &mut sums)?;
         bar.finish_and_clear();
+        if let Some(path) = &self.logits {
+            write_logits(&loaded, &rows, path)?;
+        }
         summary(&sums, self.json)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -112,6 +120,34 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
         sums.bytes += row.bytes;
         sums.log_prob += log_prob;
     }
+    Ok(())
+}
+
+/// One row's logits in memory at a time.
+fn write_logits(loaded: &Loaded, rows: &Dataset, path: &Path) -> Result<()> {
+    let tokens = (0..rows.len()).map(|idx| Ok(row_tokens(loaded, rows, idx)?.tokens));
+    let tokens = tokens.collect::<Result<Vec<_>>>()?;
+    let infos: Vec<TensorInfo> = (tokens.iter().enumerate())
+        .map(|(idx, tokens)| TensorInfo {
+            name: idx.to_string(),
+            shape: vec![tokens.len() as i64, loaded.model.vocab_size() as i64],
+            kind: Kind::Float,
+        })
+        .collect();
+    let bar = output::bar(rows.len(), "logits");
+    checkpoint::write_safetensors(path, &infos, |info| {
+        bar.inc(1);
+        let tokens: Vec<i64> = tokens[info.name.parse::<usize>()?]
+            .iter()
+            .map(|&token| i64::from(token))
+            .collect();
+        let row = Tensor::from_slice(&tokens).to_device(loaded.model.device());
+        Ok(loaded
+            .model
+            .logits(&row, &Documents::new(&[tokens.len()]))
+            .to_device(Device::Cpu))
+    })?;
+    bar.finish_and_clear();
     Ok(())
 }
 
