@@ -75,6 +75,33 @@ fn chat(home: &Home, more: &[&str], said: &str) -> String {
 }
 
 #[test]
+fn a_chat_that_outgrows_the_model_forgets_its_oldest_turns() {
+    let home = Home::new();
+    let model = tiny().display().to_string();
+    let talk = |said: &str| {
+        let mut command = command(&home);
+        command.args(["chat", "--model", &model, "--max-new-tokens", "4", "--dtype", "f32"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+        answer(child.wait_with_output().unwrap()).works()
+    };
+    // The model sees 128 positions: two of these turns fit, three do not.
+    let turns = ["What is slow? And steady?", "What glitters? And is gold?", "Who comes first? Or last?"];
+    let found = talk(&turns.join("\n"));
+    assert!(found.stderr.contains("128 positions: the oldest 2 turns are forgotten"), "{}", found.stderr);
+    assert_eq!(found.stdout.lines().count(), 3, "{}", found.stdout);
+    // The last answer is that of a conversation which began with the second turn.
+    let shorter = talk(&turns[1..].join("\n"));
+    assert_eq!(found.stdout.lines().last(), shorter.stdout.lines().last());
+    // A turn that no room can be made for leaves the conversation as it was.
+    let long = "glitters ".repeat(60);
+    let found = talk(&format!("{}\n{long}\n{}", turns[0], turns[1]));
+    assert!(found.stderr.contains("it is left out"), "{}", found.stderr);
+    assert_eq!(found.stdout, talk(&turns[..2].join("\n")).stdout);
+}
+
+#[test]
 fn a_chat_remembers_what_was_said() {
     let home = Home::new();
     let model = tiny().display().to_string();
