@@ -14,9 +14,8 @@ trajectory/NAME/
 
 The loss of a step is the sum of the cross-entropies of its trained tokens over their count, each
 document run alone (what Transformers computes with `num_items_in_batch`). The optimiser is AdamW
-with decoupled decay on every trainable parameter, except in `full-decay-groups`, where norms and
-biases are not decayed (as `transformers.Trainer` does), and in `loraplus`, where PEFT's
-`create_loraplus_optimizer` makes the groups.
+with decoupled decay in the groups of `transformers.Trainer`, which does not decay norms and biases,
+except in `loraplus`, where PEFT's `create_loraplus_optimizer` makes the groups.
 
 Made with: torch 2.11.0, transformers 5.23.0, peft 0.21.2.
 """
@@ -69,14 +68,12 @@ def optimizer_of(model, run):
         more = dict(settings, loraplus_weight_decay=decay)
         return create_loraplus_optimizer(model, torch.optim.AdamW, loraplus_lr_ratio=ratio, **more)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if "weight_decay" in run:
-        decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
-        groups = [
-            dict(params=[p for name, p in named.items() if name in decayed], weight_decay=decay),
-            dict(params=[p for name, p in named.items() if name not in decayed], weight_decay=0.0),
-        ]
-        return torch.optim.AdamW(groups, **settings)
-    return torch.optim.AdamW(list(named.values()), weight_decay=decay, **settings)
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
+    groups = [
+        dict(params=[p for name, p in named.items() if name in decayed], weight_decay=decay),
+        dict(params=[p for name, p in named.items() if name not in decayed], weight_decay=0.0),
+    ]
+    return torch.optim.AdamW(groups, **settings)
 
 
 def train(model, run):
@@ -157,7 +154,6 @@ def run_one(out, name, run):
         warmup_steps=WARMUP,
         learning_rate=run["learning_rate"],
         weight_decay=run.get("weight_decay", DECAY),
-        decay_norms_and_biases="weight_decay" not in run,
         loraplus_lr_ratio=run.get("loraplus_lr_ratio"),
         betas=BETAS,
         epsilon=EPS,
