@@ -261,8 +261,21 @@ fn view(at: &Path, link: &Path, torch: &Path) -> Result<()> {
 
 /// What `setup` wrote is known to `cargo`; plain builds need nothing else.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    cargo::run(cargo::command().args(["build", "--release", "--package", "finetune"]))?;
-    let binary = cargo::metadata()?.target_directory.join("release/finetune");
+    build(&["--release"], "release")
+}
+
+/// The command as tests use it: not as fast, but soon built.
+pub(crate) fn build_dev() -> Result<PathBuf> {
+    build(&[], "debug")
+}
+
+fn build(options: &[&str], folder: &str) -> Result<PathBuf> {
+    cargo::run(
+        cargo::command()
+            .args(["build", "--package", "finetune", "--bin", "finetune"])
+            .args(options),
+    )?;
+    let binary = cargo::metadata()?.target_directory.join(folder).join("finetune");
     ensure!(binary.is_file(), "`{}` was not built", binary.display());
     Ok(binary)
 }

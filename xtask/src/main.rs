@@ -65,6 +65,9 @@ enum Verb {
     Golden {
         /// Generators to run, by file stem; all of them when none is named.
         generators: Vec<String>,
+        /// Instead: have PEFT, Transformers and TensorBoard read what the built command writes.
+        #[arg(long, conflicts_with = "generators")]
+        check: bool,
     },
     /// Ours against Transformers + PEFT, in turns on this machine.
     Bench(bench::Arguments),
@@ -95,7 +98,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test => check::test(&Cache::from_env()?, &tools),
         Verb::Tidy => check::tidy(),
         Verb::Ci => check::ci(&Cache::from_env()?, &tools),
-        Verb::Golden { generators } => python::golden(&Cache::from_env()?, &tools, &generators),
+        Verb::Golden { check: true, .. } => python::check(&Cache::from_env()?, &tools),
+        Verb::Golden { generators, .. } => python::golden(&Cache::from_env()?, &tools, &generators),
         Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
     }
 }

