@@ -38,12 +38,10 @@ pub mod dropout;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
-pub mod vector;
 
 pub mod reference;
 mod rows;
-#[allow(dead_code)]
-mod tile;
+mod softmax;
 #[cfg(test)]
 mod twins;
 

@@ -1,15 +1,11 @@
-//! Tensors as rows of numbers, and numbers that threads write in disjoint parts.
+//! Tensors as rows of numbers.
 //!
 //! Shapes: t tokens, h heads (1 where there are none), d numbers of a row. Rows of one token follow each other; tokens
 //! lie at any distance, so that a part of a fused projection's output is read where it is.
 
-use std::marker::PhantomData;
-use std::ops::Range;
-
 use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
-
-use crate::vector::Scalar;
+use tensor_core::vector::Scalar;
 
 /// Whether the fused kernels take this tensor; what they do not take goes to the plain reference.
 pub(crate) fn is_fused(x: &Tensor) -> bool {
@@ -149,41 +145,6 @@ impl<'a, T: Scalar> Rows<'a, T> {
 
     pub(crate) fn width(self) -> usize {
         self.width
-    }
-}
-
-/// Memory that threads write in disjoint parts.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<'a, T> {
-    begin: *mut T,
-    len: usize,
-    owner: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: parts are handed out by `part`, whose caller promises that no two overlap.
-#[allow(unsafe_code)]
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(crate) fn new(memory: &'a mut [T]) -> Self {
-        Self {
-            begin: memory.as_mut_ptr(),
-            len: memory.len(),
-            owner: PhantomData,
-        }
-    }
-
-    /// # Safety
-    /// No two parts in use at a time overlap.
-    #[allow(unsafe_code)]
-    #[inline(always)]
-    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(
-            range.start <= range.end && range.end <= self.len,
-            "part of shared memory"
-        );
-        // SAFETY: within the memory borrowed for 'a; disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.begin.add(range.start), range.len()) }
     }
 }
 

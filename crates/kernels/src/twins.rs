@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 use tensor_core::autograd;
 
-use crate::vector::forced;
+use tensor_core::unit::on_each;
 
 /// f32: a few hundred roundings of 2^-24, of the largest numbers that went into a sum.
 const SUM: f64 = 2e-5;
@@ -66,9 +66,9 @@ pub(crate) fn check(
 ) {
     let wide: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Double)).collect();
     let wanted = both_ways(&wide, plain);
-    forced::each(|set| {
+    on_each(|unit| {
         for (i, (got, want)) in both_ways(inputs, fused).iter().zip(&wanted).enumerate() {
-            assert_close(&format!("{what} on {set:?}, result {i}"), got, want);
+            assert_close(&format!("{what} on {unit:?}, result {i}"), got, want);
         }
     });
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind};
 
-use crate::{Error, Result, shim};
+use crate::{Error, Result, Unit, shim};
 
 /// Loads libtorch's CUDA half if it lies beside the CPU half. The first statement of `main`.
 ///
@@ -99,37 +99,13 @@ pub fn parse(wanted: &str) -> Result<Device> {
     }
 }
 
-/// Whether this CPU multiplies bf16 matrices in hardware (AMX).
-pub fn has_matrix_units() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512f") && cpu_flag("amx_bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
 /// The dtype to compute in for a `--dtype` value of `auto`: bf16 where the device is fast at it, f32 otherwise.
 pub fn fast_kind(device: Device) -> Kind {
-    if device.is_cuda() || has_matrix_units() || cpu_flag("avx512_bf16") {
+    if device.is_cuda() || Unit::best().is_fast_at_bf16() {
         Kind::BFloat16
     } else {
         Kind::Float
     }
-}
-
-fn cpu_flag(name: &str) -> bool {
-    static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
-    FLAGS
-        .get_or_init(|| {
-            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let line = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-            line.split_whitespace().map(str::to_owned).collect()
-        })
-        .iter()
-        .any(|flag| flag == name)
 }
 
 /// Peak bytes of this process: resident memory on the CPU, allocated memory on a CUDA device.

@@ -16,6 +16,11 @@
 //! assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), [3.0, 7.0]);
 //! ```
 
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel's parts must be inlined where its instructions are allowed"
+)]
+
 mod dense;
 mod documents;
 mod embedding;
@@ -37,6 +42,9 @@ pub mod device;
 pub mod packed;
 pub mod parallel;
 mod shim;
+pub mod tile;
+pub mod unit;
+pub mod vector;
 
 pub use dense::Dense;
 pub use documents::Documents;
@@ -52,3 +60,4 @@ pub use projection::{FrozenMap, Linear, Projection, ProjectionSurgeon};
 pub use sublayer::{Sublayer, SublayerSurgeon};
 pub use tape::{Plan, Treatment};
 pub use targets::{Modules, Targets};
+pub use unit::Unit;

@@ -38,6 +38,7 @@ pub struct Param {
 
 impl Param {
     /// A parameter that does not train.
+    #[expect(clippy::needless_pass_by_value, reason = "the parameter owns it from here on")]
     pub fn frozen(value: Tensor, role: Role) -> Self {
         Self {
             value: value.detach(),
@@ -113,7 +114,7 @@ pub trait Parameters {
 pub fn named_params(module: &(impl Parameters + ?Sized)) -> Vec<(ModulePath, Param)> {
     let mut params = Vec::new();
     module.visit(&ModulePath::root(), &mut |at, param| {
-        params.push((at.clone(), param.share()))
+        params.push((at.clone(), param.share()));
     });
     params
 }

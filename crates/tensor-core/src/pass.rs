@@ -12,6 +12,7 @@ pub trait PastKeyValues {
     /// attends `queries` (`[t, heads, head_dim]`) over past and present. Returns `[t, heads, head_dim]`.
     ///
     /// `window`: how many positions back a query sees, itself included; none for all.
+    #[expect(clippy::too_many_arguments, reason = "an attention's own operands")]
     fn attend(
         &self,
         layer_idx: usize,

@@ -1,10 +1,9 @@
 //! The optimiser's loops: all parameters cut into blocks, the blocks shared among threads.
 
-use tensor_core::parallel;
+use tensor_core::parallel::{self, Shared};
 
 use super::{Moving, Step};
-use crate::rows::Shared;
-use crate::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 
 /// Numbers of one block.
 const BLOCK: usize = 1 << 14;

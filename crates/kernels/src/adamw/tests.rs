@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{Moving, Step, adamw, grad_norm, reference};
 use crate::twins::{assert_close, draw, golden};
-use crate::vector::forced;
+use tensor_core::unit::on_each;
 
 fn step(number: u64, gradient_scale: f64) -> Step {
     Step {
@@ -21,7 +21,7 @@ fn five_steps_are_those_of_torch() {
     let golden = golden("adamw");
     let rates: Vec<f64> = Vec::try_from(&golden["learning_rate"]).unwrap();
     let constant = |name: &str| golden[name].double_value(&[]);
-    forced::each(|set| {
+    on_each(|unit| {
         let f32_of = |name: &str| golden[name].to_kind(Kind::Float).copy();
         let (value, first, second) = (f32_of("parameter.0"), f32_of("first.0"), f32_of("second.0"));
         for (number, &learning_rate) in (1u64..).zip(&rates) {
@@ -45,7 +45,7 @@ fn five_steps_are_those_of_torch() {
             adamw(&[moving], &step);
             for (name, got) in [("parameter", &value), ("first", &first), ("second", &second)] {
                 assert_close(
-                    &format!("{name}.{number} on {set:?}"),
+                    &format!("{name}.{number} on {unit:?}"),
                     got,
                     &golden[&format!("{name}.{number}")],
                 );
@@ -78,14 +78,14 @@ fn many_parameters_move_as_each_alone_in_f64() {
             })
             .collect()
     };
-    forced::each(|set| {
+    on_each(|unit| {
         let (got, want) = (state(Kind::Float), state(Kind::Double));
         let params: Vec<_> = got.iter().enumerate().map(|(i, state)| moving(state, i)).collect();
         adamw(&params, &step(3, 0.37));
         for (i, (got, want)) in got.iter().zip(&want).enumerate().filter(|(i, _)| *i != 3) {
             reference::adamw(&moving(want, i), &step(3, 0.37));
             for (part, (got, want)) in got.iter().zip(want).enumerate() {
-                assert_close(&format!("parameter {i}, tensor {part} on {set:?}"), got, want);
+                assert_close(&format!("parameter {i}, tensor {part} on {unit:?}"), got, want);
             }
         }
     });
@@ -144,9 +144,9 @@ fn the_norm_of_a_long_gradient_is_exact() {
         .sum(Kind::Double)
         .double_value(&[])
         .sqrt();
-    forced::each(|set| {
+    on_each(|unit| {
         let norm = grad_norm(&[&x]);
-        assert!((norm - wide).abs() < 1e-12 * wide, "{set:?}: {norm} is not {wide}");
+        assert!((norm - wide).abs() < 1e-12 * wide, "{unit:?}: {norm} is not {wide}");
     });
     // Finite in f64 where f32 squares overflow.
     assert!(

@@ -9,6 +9,11 @@ mod merge;
 mod slopes;
 
 use tch::{Device, Tensor};
+use tensor_core::parallel::{Shared, balance};
+use tensor_core::tile::pack::{self, Rows};
+use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
+use tensor_core::tile::{BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, product, whole};
+use tensor_core::vector::Scalar;
 use tensor_core::{Documents, blob};
 
 use merge::merge;
@@ -16,33 +21,15 @@ use slopes::{RowValues, clear, differentiate};
 
 use super::forward::{values, write_transposed};
 use super::work::{Geometry, HeadRows, RowBlock, Sequence, Task, View, sequences, tasks};
-use crate::tile::scratch::{self, Need, Plain, Scratch};
-use crate::tile::softmax::halves;
-use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, pack, pack::Rows,
-    product, whole,
-};
-use crate::vector::Scalar;
+use crate::softmax::halves;
 
 /// Query rows of a step.
 const ROWS: usize = 128;
 /// Keys of a step.
 const STEP: usize = 128;
 
-/// Gradients of q, k and v, contiguous.
+/// Gradients of q, k and v, contiguous. `inputs`: q, k, v and the output.
 pub(super) fn gradients<T: Number + Plain>(
-    inputs: [&Tensor; 4],
-    gradient: &Tensor,
-    lse: &Tensor,
-    documents: &Documents,
-    geometry: Geometry,
-) -> [Tensor; 3] {
-    gradients_on::<T>(Unit::best(), inputs, gradient, lse, documents, geometry)
-}
-
-/// As [`gradients`], on a given unit. `inputs`: q, k, v and the output.
-pub(super) fn gradients_on<T: Number + Plain>(
-    unit: Unit,
     inputs: [&Tensor; 4],
     gradient: &Tensor,
     lse: &Tensor,
@@ -72,7 +59,7 @@ pub(super) fn gradients_on<T: Number + Plain>(
             .map(|result| Shared::new(blob::slice_mut::<T>(result))),
         sums: Shared::new(&mut sums),
     };
-    balance(tasks.len(), |mine| dispatch(unit, Run(&backward, mine)));
+    balance(tasks.len(), |mine| dispatch(Run(&backward, mine)));
     merge(&backward);
     results
 }
@@ -220,14 +207,15 @@ impl<T: Number + Plain> Backward<'_, T> {
             self.rows::<L>(tiles, task, rows.clone(), parts, memory);
             let place = |row: usize| {
                 let (token, head) = (first_token + row / group, task.kv_head * group + row % group);
-                (token * self.geometry.kv_heads * group + head) * head_dim
+                let at = (token * self.geometry.kv_heads * group + head) * head_dim;
+                at..at + head_dim
             };
             let scale = L::splat(self.geometry.scale as f32);
             for start in rows.clone().step_by(LANES) {
                 let len = LANES.min(rows.end - start);
                 write_transposed::<L, T>(&memory.query_sums[start - row..], ROWS, scale, head_dim, len, |i| {
                     // SAFETY: no other task has this row.
-                    unsafe { self.results[0].part(place(start + i), head_dim) }
+                    unsafe { self.results[0].part(place(start + i)) }
                 });
             }
         }
@@ -350,7 +338,7 @@ impl<T: Number + Plain> Backward<'_, T> {
             if let Some(place) = self.partial.places[index] {
                 let len = task.keys.len() * head_dim;
                 // SAFETY: each task has its own place.
-                let to = unsafe { self.sums.part(place + i * len, len) };
+                let to = unsafe { self.sums.part(place + i * len..place + (i + 1) * len) };
                 for (to, sums) in to.chunks_exact_mut(head_dim).zip(sums) {
                     to.copy_from_slice(&sums[..head_dim]);
                 }
@@ -358,8 +346,9 @@ impl<T: Number + Plain> Backward<'_, T> {
             }
             for (key, sums) in sums.enumerate() {
                 let token = sequence.keys.start + task.keys.start + key;
+                let at = (token * kv_heads + task.kv_head) * head_dim;
                 // SAFETY: no other task has these keys.
-                let to = unsafe { self.results[1 + i].part((token * kv_heads + task.kv_head) * head_dim, head_dim) };
+                let to = unsafe { self.results[1 + i].part(at..at + head_dim) };
                 for at in (0..head_dim).step_by(LANES) {
                     T::write(to, at, f32::read::<L>(sums, at) * L::splat(factor));
                 }

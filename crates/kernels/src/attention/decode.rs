@@ -6,15 +6,16 @@
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+use tensor_core::parallel::{Shared, balance};
+use tensor_core::tile::pack::Rows;
+use tensor_core::tile::scratch::{self, Need, Plain};
+use tensor_core::tile::{LANES, Number, TileKernel, TileLanes, Tiles, dispatch, exp2};
 use tensor_core::{Documents, blob};
 
 use super::forward::attend_sequences;
 use super::work::{Geometry, Sequence, View};
 use super::{fused_kind, reference};
-use crate::tile::pack::Rows;
-use crate::tile::scratch::{self, Need, Plain};
-use crate::tile::softmax::LOWEST;
-use crate::tile::{LANES, Number, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2};
+use crate::softmax::LOWEST;
 
 /// Up to this many rows (tokens times query heads a key/value head) go one by one.
 const FEW: usize = 16;
@@ -70,8 +71,8 @@ pub fn attend_past(
         .iter()
         .all(|s| fused_kind([queries, s.keys, s.values], scale).is_some());
     tch::no_grad(|| match queries.kind() {
-        Kind::Float if fits => fused::<f32>(Unit::best(), queries, sequences, documents, geometry),
-        Kind::BFloat16 if fits => fused::<bf16>(Unit::best(), queries, sequences, documents, geometry),
+        Kind::Float if fits => fused::<f32>(queries, sequences, documents, geometry),
+        Kind::BFloat16 if fits => fused::<bf16>(queries, sequences, documents, geometry),
         _ => {
             let parts: Vec<Tensor> = sequences
                 .iter()
@@ -87,7 +88,6 @@ pub fn attend_past(
 }
 
 pub(super) fn fused<T: Number + Plain>(
-    unit: Unit,
     queries: &Tensor,
     sequences: &[SequenceKv],
     documents: &Documents,
@@ -106,23 +106,20 @@ pub(super) fn fused<T: Number + Plain>(
         })
         .collect();
     if documents.longest() * geometry.group > FEW {
-        return attend_sequences(unit, queries, &sequences, geometry, false).0;
+        return attend_sequences(queries, &sequences, geometry, false).0;
     }
     let mut copy = None;
     let out = Tensor::empty(queries.size(), (T::KIND, Device::Cpu));
     let shared = Shared::new(blob::slice_mut::<T>(&out));
     let q = View::of(queries, &mut copy);
     balance(sequences.len() * geometry.kv_heads, |tasks| {
-        dispatch(
-            unit,
-            Few {
-                geometry,
-                q,
-                sequences: &sequences,
-                out: shared,
-                tasks,
-            },
-        );
+        dispatch(Few {
+            geometry,
+            q,
+            sequences: &sequences,
+            out: shared,
+            tasks,
+        });
     });
     out
 }
@@ -228,8 +225,9 @@ fn few_rows<L: TileLanes, T: Number>(
     }
     for (row, &(_, sum)) in softmax.iter().enumerate().take(rows.len()) {
         let (token, head) = (sequence.queries.start + row / group, kv_head * group + row % group);
+        let at = (token * geometry.kv_heads * group + head) * head_dim;
         // SAFETY: no other task has this row.
-        let out = unsafe { out.part((token * geometry.kv_heads * group + head) * head_dim, head_dim) };
+        let out = unsafe { out.part(at..at + head_dim) };
         for at in (0..head_dim).step_by(LANES) {
             T::write(out, at, f32::bits::<L>(&sums[row * width + at..]) * L::splat(1.0 / sum));
         }

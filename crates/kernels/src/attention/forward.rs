@@ -4,16 +4,16 @@
 #![allow(unsafe_code)]
 
 use tch::{Device, Kind, Tensor};
+use tensor_core::parallel::{Shared, balance};
+use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
+use tensor_core::tile::{
+    BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, pack, product, whole,
+};
+use tensor_core::vector::Lanes;
 use tensor_core::{Documents, blob};
 
 use super::work::{Geometry, RowBlock, Sequence, Task, View, sequences, tasks};
-use crate::tile::scratch::{self, Need, Plain, Scratch};
-use crate::tile::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
-use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
-    product, whole,
-};
-use crate::vector::Lanes;
+use crate::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
 
 /// Keys of a step.
 const STEP: usize = 128;
@@ -30,12 +30,11 @@ pub(super) fn attend<T: Number + Plain>(
     let mut copies = [None, None];
     let [copy_k, copy_v] = &mut copies;
     let sequences = sequences(documents, View::<T>::of(k, copy_k), View::of(v, copy_v));
-    attend_sequences(Unit::best(), q, &sequences, geometry, with_lse)
+    attend_sequences(q, &sequences, geometry, with_lse)
 }
 
 /// As [`attend`], over any sequences.
 pub(super) fn attend_sequences<T: Number + Plain>(
-    unit: Unit,
     q: &Tensor,
     sequences: &[Sequence<T>],
     geometry: Geometry,
@@ -52,17 +51,14 @@ pub(super) fn attend_sequences<T: Number + Plain>(
         lse: lse.as_ref().map(|lse| Shared::new(blob::slice_mut::<f32>(lse))),
     };
     balance(tasks.len(), |mine| {
-        dispatch(
-            unit,
-            Forward {
-                geometry,
-                q: q_view,
-                sequences,
-                outputs: &shared,
-                tasks: &tasks,
-                mine,
-            },
-        );
+        dispatch(Forward {
+            geometry,
+            q: q_view,
+            sequences,
+            outputs: &shared,
+            tasks: &tasks,
+            mine,
+        });
     });
     (out, lse)
 }
@@ -165,7 +161,8 @@ fn attend_task<L: TileLanes, T: Number + Plain>(
             let rows = start.min(num_rows)..(start + LANES).min(num_rows);
             let place = |row: usize| {
                 let (token, head) = (first_token + row / group, task.kv_head * group + row % group);
-                (token * geometry.kv_heads * group + head) * head_dim
+                let at = (token * geometry.kv_heads * group + head) * head_dim;
+                at..at + head_dim
             };
             let inverse = L::splat(1.0) / sum;
             write_transposed::<L, T>(
@@ -176,14 +173,14 @@ fn attend_task<L: TileLanes, T: Number + Plain>(
                 rows.len(),
                 |i| {
                     // SAFETY: no other task has this row.
-                    unsafe { outputs.out.part(place(rows.start + i), head_dim) }
+                    unsafe { outputs.out.part(place(rows.start + i)) }
                 },
             );
             if let Some(lse) = &outputs.lse {
                 let (largest, sum) = (values(largest), values(sum));
                 let at = (task.kv_head * geometry.num_tokens + first_token) * group + rows.start;
                 // SAFETY: no other task has these rows.
-                let lse = unsafe { lse.part(at, rows.len()) };
+                let lse = unsafe { lse.part(at..at + rows.len()) };
                 for (lane, lse) in lse.iter_mut().enumerate() {
                     *lse = largest[lane] * geometry.log2_scale() + sum[lane].log2();
                 }
@@ -227,7 +224,8 @@ fn attend_rows<L: TileLanes, T: Number + Plain>(
         }
         let shift = [largest[0] * scale, largest[1] * scale];
         let is_first = start == block.keys.start;
-        if !is_first && !(largest[0].same(before[0]) && largest[1].same(before[1])) {
+        let is_higher = !(largest[0].same(before[0]) && largest[1].same(before[1]));
+        if !is_first && is_higher {
             let factor = [
                 exp2((before[0] - largest[0]) * scale),
                 exp2((before[1] - largest[1]) * scale),

@@ -17,12 +17,12 @@ mod work;
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+use tensor_core::tile::Number;
+use tensor_core::tile::scratch::Plain;
 use tensor_core::{Documents, autograd};
 
 pub use decode::{SequenceKv, attend_past};
 
-use crate::tile::Number;
-use crate::tile::scratch::Plain;
 use work::Geometry;
 
 /// Attends within each document: q `[t, h, d]`, k and v `[t, g, d]` to `[t, h, d]`, dtype of q.

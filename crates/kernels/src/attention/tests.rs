@@ -1,9 +1,9 @@
 //! Attention against its plain twin and the equations in f64.
 
 use tch::IndexOp;
+use tensor_core::unit::on_each;
 
 use super::*;
-use crate::tile::Unit;
 
 /// Largest distance, as a part of the reference's largest number or of 1, which is what inputs are like.
 fn distance(got: &Tensor, want: &Tensor) -> f64 {
@@ -69,17 +69,19 @@ fn check(case: &Case, kind: Kind, tolerance: f64) {
     let (inputs, gradient) = inputs(case, kind);
     let exact = inputs.each_ref().map(|x| x.to_kind(Kind::Double));
     let want = run(reference::attention, case, &exact, &gradient.to_kind(Kind::Double));
-    let got = run(attention, case, &inputs, &gradient);
-    for ((name, got), want) in ["out", "dq", "dk", "dv"].iter().zip(&got).zip(&want) {
-        assert_eq!(got.kind(), kind);
-        assert_eq!(got.size(), want.size());
-        let far = distance(got, want);
-        let Case { lengths, heads, window } = case;
-        assert!(
-            far < tolerance,
-            "{kind:?} {lengths:?} {heads:?} {window:?}: {name} is {far:.1e} off"
-        );
-    }
+    on_each(|unit| {
+        let got = run(attention, case, &inputs, &gradient);
+        for ((name, got), want) in ["out", "dq", "dk", "dv"].iter().zip(&got).zip(&want) {
+            assert_eq!(got.kind(), kind);
+            assert_eq!(got.size(), want.size());
+            let far = distance(got, want);
+            let Case { lengths, heads, window } = case;
+            assert!(
+                far < tolerance,
+                "{unit:?} {kind:?} {lengths:?} {heads:?} {window:?}: {name} is {far:.1e} off"
+            );
+        }
+    });
 }
 
 #[test]
@@ -88,48 +90,6 @@ fn attention_and_its_gradients_equal_the_reference_in_f64() {
         check(&case, Kind::Float, F32);
         check(&case, Kind::BFloat16, BF16);
     }
-}
-
-#[test]
-fn every_unit_gives_the_same() {
-    for case in cases() {
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let (inputs, gradient) = inputs(&case, kind);
-            let [q, k, v] = &inputs;
-            let geometry = Geometry::of(q, k, v, 0.2, case.window);
-            let documents = Documents::new(case.lengths);
-            let run = |unit| match kind {
-                Kind::Float => all::<f32>(unit, &inputs, &gradient, &documents, geometry),
-                _ => all::<bf16>(unit, &inputs, &gradient, &documents, geometry),
-            };
-            let best = run(Unit::best());
-            for &unit in Unit::available() {
-                for (got, want) in run(unit).iter().zip(&best) {
-                    let tolerance = if kind == Kind::Float { F32 } else { BF16 };
-                    let far = distance(got, want);
-                    assert!(far < tolerance, "{unit:?} {kind:?} {:?}: {far:.1e}", case.heads);
-                }
-            }
-        }
-    }
-}
-
-fn all<T: Number + Plain>(
-    unit: Unit,
-    [q, k, v]: &[Tensor; 3],
-    gradient: &Tensor,
-    documents: &Documents,
-    geometry: Geometry,
-) -> [Tensor; 4] {
-    let sequences = |copies| {
-        let [k_copy, v_copy]: &mut [Option<Tensor>; 2] = copies;
-        let sequences = work::sequences(documents, work::View::<T>::of(k, k_copy), work::View::of(v, v_copy));
-        forward::attend_sequences(unit, q, &sequences, geometry, true)
-    };
-    let (out, lse) = sequences(&mut [None, None]);
-    let lse = lse.unwrap();
-    let [dq, dk, dv] = backward::gradients_on::<T>(unit, [q, k, v, &out], gradient, &lse, documents, geometry);
-    [out, dq, dk, dv]
 }
 
 #[test]
@@ -155,7 +115,7 @@ fn a_document_does_not_see_its_neighbours() {
             lengths: Box::leak(Box::new([length])),
             ..*case
         };
-        let got = run(attention, &alone, &inputs.each_ref().map(|x| part(x)), &part(&gradient));
+        let got = run(attention, &alone, &inputs.each_ref().map(part), &part(&gradient));
         for (got, want) in got.iter().zip(&together) {
             // Alone it may be cut into other tasks, whose sums of dK and dV round differently.
             assert!(distance(got, &part(want)) < BF16);
@@ -238,9 +198,14 @@ fn cached_keys_give_what_the_whole_row_gives() {
             let sequences: Vec<SequenceKv> = parts.iter().map(|[keys, values]| SequenceKv { keys, values }).collect();
             let n = new as usize;
             let documents = Documents::continuing(&[n, n], &[130 - n, 300 - n]);
-            let got = attend_past(&last(&q), &sequences, &documents, 0.2, window);
-            let far = distance(&got, &last(&want));
-            assert!(far < tolerance, "{kind:?}, {new} new, window {window:?}: {far:.1e}");
+            on_each(|unit| {
+                let got = attend_past(&last(&q), &sequences, &documents, 0.2, window);
+                let far = distance(&got, &last(&want));
+                assert!(
+                    far < tolerance,
+                    "{unit:?} {kind:?}, {new} new, window {window:?}: {far:.1e}"
+                );
+            });
         }
     }
 }

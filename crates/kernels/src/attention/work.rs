@@ -7,10 +7,9 @@
 use std::ops::Range;
 
 use tch::Tensor;
+use tensor_core::tile::pack::Rows;
+use tensor_core::tile::{BLOCK, LANES, Number, whole};
 use tensor_core::{Documents, parallel};
-
-use crate::tile::pack::Rows;
-use crate::tile::{BLOCK, LANES, Number};
 
 /// The shape of an attention, and what scores are multiplied with.
 #[derive(Clone, Copy, Debug)]
@@ -253,7 +252,7 @@ impl RowBlock {
         let positions = [rows.start, rows.end - 1].map(|row| position + row / geometry.group);
         Self {
             positions,
-            keys: geometry.first_key(positions[0]) / BLOCK * BLOCK..crate::tile::whole(positions[1] + 1),
+            keys: geometry.first_key(positions[0]) / BLOCK * BLOCK..whole(positions[1] + 1),
             common: [geometry.first_key(positions[1]), positions[0]],
         }
     }
@@ -274,12 +273,10 @@ impl RowBlock {
     /// Bounds of sixteen rows.
     #[inline(always)]
     pub(super) fn lane_bounds(&self, geometry: Geometry, position: usize, row: usize) -> [[f32; LANES]; 2] {
-        let mut bounds = [[0.0; LANES]; 2];
-        for lane in 0..LANES {
-            let [first, last] = self.bounds(geometry, position, row + lane);
-            bounds[0][lane] = first;
-            bounds[1][lane] = last;
+        let [mut firsts, mut lasts] = [[0.0; LANES]; 2];
+        for (lane, (first, last)) in firsts.iter_mut().zip(&mut lasts).enumerate() {
+            [*first, *last] = self.bounds(geometry, position, row + lane);
         }
-        bounds
+        [firsts, lasts]
     }
 }

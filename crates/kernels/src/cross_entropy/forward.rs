@@ -5,17 +5,17 @@
 #![allow(unsafe_code)]
 
 use tch::{Device, Kind, Tensor};
-use tensor_core::{blob, parallel};
+use tensor_core::blob;
+use tensor_core::parallel::{self, Shared, balance};
+use tensor_core::tile::pack::{self, Rows};
+use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
+use tensor_core::tile::{
+    BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, product, whole,
+};
 
 use super::targets::Kept;
 use super::{Found, Wanted};
-use crate::tile::pack::Rows;
-use crate::tile::scratch::{self, Need, Plain, Scratch};
-use crate::tile::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
-use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
-    product, whole,
-};
+use crate::softmax::{LOWEST, exponentials, halves, maximum, rescale, store_halves};
 
 /// Words of a step.
 const STEP: usize = 256;
@@ -25,16 +25,6 @@ const TOKENS: usize = 256;
 const SLACK: f32 = 8.0;
 
 pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kept: &Kept, wanted: Wanted) -> Found {
-    log_probs_on::<T>(Unit::best(), hidden, weight, kept, wanted)
-}
-
-pub(super) fn log_probs_on<T: Number + Plain>(
-    unit: Unit,
-    hidden: &Tensor,
-    weight: &Tensor,
-    kept: &Kept,
-    wanted: Wanted,
-) -> Found {
     let (hidden, weight) = (kept.gather(hidden), weight.contiguous());
     let n = kept.len();
     let d = hidden.size()[1] as usize;
@@ -65,7 +55,7 @@ pub(super) fn log_probs_on<T: Number + Plain>(
         entropies: found.entropies.as_ref().map(|x| Shared::new(blob::slice_mut(x))),
         direction: found.direction.as_ref().map(|x| Shared::new(blob::slice_mut::<T>(x))),
     };
-    balance(n.div_ceil(tokens), |mine| dispatch(unit, Run(&head, mine)));
+    balance(n.div_ceil(tokens), |mine| dispatch(Run(&head, mine)));
     found
 }
 
@@ -293,14 +283,15 @@ impl<T: Number + Plain> Head<'_, T> {
     fn write<L: TileLanes>(&self, tokens: std::ops::Range<usize>, stride: usize, memory: &Memory<T>) {
         let (lanes, n, d) = (&memory.lanes, tokens.len(), self.weight.width);
         // SAFETY: no other task has these tokens.
-        let part = |all: &Shared<'_, f32>| unsafe { &mut *std::ptr::from_mut(all.part(tokens.start, n)) };
-        let (log_probs, lse) = (part(&self.log_probs), part(&self.lse));
+        let (log_probs, lse) = unsafe { (self.log_probs.part(tokens.clone()), self.lse.part(tokens.clone())) };
         for i in 0..n {
             lse[i] = lanes.base[i] + lanes.sum[i].ln();
             log_probs[i] = lanes.chosen[i] - lse[i];
         }
         if let Some(entropies) = &self.entropies {
-            for (i, entropy) in part(entropies).iter_mut().enumerate() {
+            // SAFETY: as above.
+            let entropies = unsafe { entropies.part(tokens.clone()) };
+            for (i, entropy) in entropies.iter_mut().enumerate() {
                 *entropy = lse[i] - lanes.mean[i] / lanes.sum[i];
             }
         }
@@ -318,7 +309,7 @@ impl<T: Number + Plain> Head<'_, T> {
                     let token = tokens.start + first + i;
                     let chosen = self.weight.row(self.targets[token] as usize);
                     // SAFETY: no other task has this token.
-                    let to = unsafe { direction.part(token * d, d) };
+                    let to = unsafe { direction.part(token * d..(token + 1) * d) };
                     T::write(to, at, T::read::<L>(chosen, at) + mean);
                 }
             }

@@ -1,6 +1,6 @@
 //! The language-model head fused with its loss: the logits of all tokens never exist together.
 //!
-//! `log p_i = h_i·w_{y_i} - log Σ_j e^{h_i·w_j}`, whose gradient for h_i is `w_{y_i} - Σ_j p_ij w_j`. That sum is attention
+//! `log p_i = h_i·w_{y_i} - log Σ_j e^{h_i·w_j}`, whose gradient for `h_i` is `w_{y_i} - Σ_j p_ij w_j`. That sum is attention
 //! of h over the vocabulary with the weight as keys and values, so one pass of on-line softmax over blocks of the
 //! vocabulary gives the loss and the gradient's direction; the backward pass scales it. A weight that trains gets its
 //! gradient in the backward pass, from logits computed again block by block. Ignored tokens are dropped first.
@@ -18,9 +18,9 @@ mod weight;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 use tensor_core::autograd;
+use tensor_core::tile::Number;
+use tensor_core::tile::scratch::Plain;
 
-use crate::tile::Number;
-use crate::tile::scratch::Plain;
 use targets::Kept;
 
 /// The target of a token that does not count.

@@ -7,16 +7,16 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 use tensor_core::blob;
+use tensor_core::parallel::{Shared, balance};
+use tensor_core::tile::pack::{self, Rows};
+use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
+use tensor_core::tile::{
+    BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, product, whole,
+};
 
 use super::forward::{Matrix, words};
 use super::targets::Kept;
-use crate::tile::pack::Rows;
-use crate::tile::scratch::{self, Need, Plain, Scratch};
-use crate::tile::softmax::halves;
-use crate::tile::{
-    BLOCK, LANES, Left, Number, Right, Shared, TileKernel, TileLanes, Tiles, Unit, balance, dispatch, exp2, pack,
-    product, whole,
-};
+use crate::softmax::halves;
 
 /// Words of a task.
 const WORDS: usize = 128;
@@ -25,17 +25,6 @@ const STEP: usize = 256;
 
 /// `[v, d]` in the weight's dtype; `gradient`: `[n]` f32, of the log-probabilities.
 pub(super) fn gradient<T: Number + Plain>(
-    hidden: &Tensor,
-    weight: &Tensor,
-    kept: &Kept,
-    lse: &Tensor,
-    gradient: &Tensor,
-) -> Tensor {
-    gradient_on::<T>(Unit::best(), hidden, weight, kept, lse, gradient)
-}
-
-pub(super) fn gradient_on<T: Number + Plain>(
-    unit: Unit,
     hidden: &Tensor,
     weight: &Tensor,
     kept: &Kept,
@@ -54,14 +43,11 @@ pub(super) fn gradient_on<T: Number + Plain>(
     let hidden = Matrix::new(blob::slice::<T>(&hidden), d);
     let mut packed = [(); 2].map(|()| vec![T::default(); rows * whole(d)]);
     let [transposed, plain] = &mut packed;
-    dispatch(
-        unit,
-        Pack {
-            hidden,
-            transposed,
-            plain,
-        },
-    );
+    dispatch(Pack {
+        hidden,
+        transposed,
+        plain,
+    });
     // Tokens of padding get no probability.
     let mut log2_sums = vec![f32::INFINITY; rows];
     let mut factors = vec![0.0; rows];
@@ -86,7 +72,7 @@ pub(super) fn gradient_on<T: Number + Plain>(
         out: Shared::new(blob::slice_mut::<T>(&out)),
     };
     balance((vocabulary as usize).div_ceil(WORDS), |mine| {
-        dispatch(unit, Run(&head, mine))
+        dispatch(Run(&head, mine));
     });
     out
 }
@@ -196,7 +182,7 @@ impl<T: Number + Plain> Head<'_, T> {
         }
         for (word, sums) in range.zip(memory.sums.chunks_exact(width)) {
             // SAFETY: no other task has this word.
-            let to = unsafe { self.out.part(word * d, d) };
+            let to = unsafe { self.out.part(word * d..(word + 1) * d) };
             for at in (0..d).step_by(LANES) {
                 T::write(to, at, f32::bits::<L>(&sums[at..]));
             }

@@ -1,9 +1,9 @@
 //! The hash that decides, and the loop that applies it.
 
-use tensor_core::{DropoutKey, parallel};
+use tensor_core::DropoutKey;
+use tensor_core::parallel::{self, Shared};
 
-use crate::rows::Shared;
-use crate::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 
 /// Numbers of one block; the upper half of an index changes between blocks only.
 const BLOCK: usize = 1 << 14;

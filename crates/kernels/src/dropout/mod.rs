@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use tensor_core::{DropoutKey, autograd};
 
 use crate::rows::{Rows, fresh, is_fused};
-use crate::vector::Scalar;
+use tensor_core::vector::Scalar;
 
 /// `x` (f32 or bf16, any shape) with each number dropped with probability `p` and the others divided by `1 - p`.
 ///

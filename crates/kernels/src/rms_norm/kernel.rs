@@ -1,11 +1,11 @@
 //! The norm's loops. Every row is read from memory once; its second reading comes from the nearest cache.
 
 use tch::Tensor;
-use tensor_core::parallel;
+use tensor_core::parallel::{self, Shared};
 
 use super::Gain;
-use crate::rows::{Rows, Shared, grain};
-use crate::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use crate::rows::{Rows, grain};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 
 /// What is added to the rows before they are normed, and where the sum goes (contiguous).
 pub(super) struct Addition<'a, T> {

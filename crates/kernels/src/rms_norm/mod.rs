@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use tensor_core::{autograd, blob};
 
 use crate::rows::{fresh, in_rows, is_fused};
-use crate::vector::Scalar;
+use tensor_core::vector::Scalar;
 
 /// What the weight of a norm means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

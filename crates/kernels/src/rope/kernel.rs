@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use tensor_core::parallel;
+use tensor_core::parallel::{self, Shared};
 
 use super::Rotation;
-use crate::rows::{Rows, Shared, grain};
-use crate::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use crate::rows::{Rows, grain};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 
 /// Which way to turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use tch::{Kind, Tensor};
 use tensor_core::autograd;
 
 use crate::rows::{Rows, fresh, in_rows, is_fused};
-use crate::vector::Scalar;
+use tensor_core::vector::Scalar;
 
 pub use frequencies::{Frequencies, RopeScaling};
 pub use table::{RopeTable, Rotation};

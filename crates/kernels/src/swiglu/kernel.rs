@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use tensor_core::parallel;
+use tensor_core::parallel::{self, Shared};
 
 use super::Activation;
-use crate::rows::{Rows, Shared, grain};
-use crate::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use crate::rows::{Rows, grain};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 
 /// Writes `activation(gate) · up` to the contiguous `y`.
 pub(super) fn forward<T: Scalar>(activation: Activation, gate: Rows<T>, up: Rows<T>, y: &mut [T]) {

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use tensor_core::autograd;
 
 use crate::rows::{Rows, fresh, in_rows, is_fused};
-use crate::vector::Scalar;
+use tensor_core::vector::Scalar;
 
 /// What the gate goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-use super::tiles::TILE_BYTES;
 use crate::{blob, parallel};
 
 /// Numbers of a tile.
-pub(super) const TILE: usize = TILE_BYTES / 2;
+pub(super) const TILE: usize = 512;
 
 /// One cache line of bf16, for alignment.
 #[derive(Clone, Copy)]

@@ -6,13 +6,16 @@
 //!
 //! Shapes: m rows, k inner and n outer width, r rank; x `[m, k]`, W `[n, k]`, P `[r, k]`, Q `[n, r]`.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod matrix;
 mod outer;
 mod product;
 pub mod reference;
-mod tiles;
 
 use tch::{Device, Kind, Tensor};
+
+use crate::Unit;
 
 pub use matrix::PackedMatrix;
 pub use outer::outer;
@@ -22,7 +25,7 @@ impl PackedMatrix {
     /// Packs a bf16 CPU matrix `[n, k]` on a machine with matrix units; none where nothing would be gained, or where a
     /// side is no multiple of 32.
     pub fn of(matrix: &Tensor) -> Option<Self> {
-        if matrix.device() != Device::Cpu || matrix.kind() != Kind::BFloat16 || !tiles::available() {
+        if matrix.device() != Device::Cpu || matrix.kind() != Kind::BFloat16 || Unit::best() != Unit::Amx {
             return None;
         }
         let (n, k) = matrix.size2().ok()?;
@@ -130,9 +133,11 @@ mod tests {
         ] {
             let (left, right) = (random(3, [tokens, rank]), random(4, [tokens, width]));
             let plain = left.to_kind(Kind::Float).tr().matmul(&right.to_kind(Kind::Float));
-            // f32 sums of products of bf16 numbers, in another order.
             let far = (outer(&left, &right) - &plain).abs().max().double_value(&[]);
-            assert!(far <= 1e-3, "{tokens} x {rank} x {width}: {far}");
+            // f32 sums of products of bf16 numbers, in another order; libtorch rounds them to bf16.
+            let rounding = plain.abs().max().double_value(&[]) / 256.0;
+            let tolerance = if Unit::best() == Unit::Amx { 1e-3 } else { rounding };
+            assert!(far <= tolerance, "{tokens} x {rank} x {width}: {far}");
         }
     }
 

@@ -2,9 +2,9 @@
 #![allow(unsafe_code)]
 
 use tensor_core::parallel;
+use tensor_core::tile::Number;
 
 use super::{Backward, Geometry};
-use crate::tile::Number;
 
 /// Sums what the tasks that share keys found, in their order.
 pub(super) fn merge<T: Number>(backward: &Backward<T>) {
@@ -32,12 +32,12 @@ pub(super) fn merge<T: Number>(backward: &Backward<T>) {
                     for (task, place) in group.iter().map(task).filter(|(task, _)| task.keys.contains(&key)) {
                         let at = place + (i * task.keys.len() + key - task.keys.start) * head_dim;
                         // SAFETY: all tasks are done; nothing writes these sums any more.
-                        let part = unsafe { backward.sums.part(at, head_dim) };
+                        let part = unsafe { backward.sums.part(at..at + head_dim) };
                         sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
                     }
                     let at = ((sequence.keys.start + key) * kv_heads + first.kv_head) * head_dim;
                     // SAFETY: each group has its own keys and head.
-                    let to = unsafe { backward.results[1 + i].part(at, head_dim) };
+                    let to = unsafe { backward.results[1 + i].part(at..at + head_dim) };
                     to.iter_mut()
                         .zip(&sum)
                         .for_each(|(to, sum)| *to = T::from_f32(sum * factor));

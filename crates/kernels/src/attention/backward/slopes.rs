@@ -1,8 +1,9 @@
 //! P and dS of a block, from its scores and the gradients of its probabilities.
 
+use tensor_core::tile::{BLOCK, LANES, Number, TileLanes, exp2};
+
 use super::{Memory, ROWS, STEP};
-use crate::tile::softmax::halves;
-use crate::tile::{BLOCK, LANES, Number, TileLanes, exp2};
+use crate::softmax::halves;
 
 /// What a block's 32 rows bring to every key.
 pub(super) struct RowValues<L> {

@@ -10,7 +10,7 @@ struct Line([u8; 64]);
 
 /// A pool of aligned memory.
 #[derive(Default)]
-pub(crate) struct Pool {
+pub struct Pool {
     lines: Vec<Line>,
 }
 
@@ -24,7 +24,7 @@ const fn lines<T>(n: usize) -> usize {
 }
 
 /// Hands out slices of a pool, one after the other.
-pub(crate) struct Scratch<'a> {
+pub struct Scratch<'a> {
     rest: &'a mut [Line],
 }
 
@@ -33,7 +33,7 @@ impl<'a> Scratch<'a> {
     ///
     /// # Panics
     /// If the plan asked for less.
-    pub(crate) fn take<T: Plain>(&mut self, n: usize) -> &'a mut [T] {
+    pub fn take<T: Plain>(&mut self, n: usize) -> &'a mut [T] {
         let (mine, rest) = std::mem::take(&mut self.rest).split_at_mut(lines::<T>(n));
         self.rest = rest;
         // SAFETY: initialised, aligned memory of at least `n` numbers, whose every bit pattern is valid.
@@ -45,7 +45,7 @@ impl<'a> Scratch<'a> {
 ///
 /// # Safety
 /// As it says, and an alignment that divides 64.
-pub(crate) unsafe trait Plain: Copy {}
+pub unsafe trait Plain: Copy {}
 // SAFETY: any bits are a number.
 unsafe impl Plain for f32 {}
 // SAFETY: any bits are a number.
@@ -53,12 +53,12 @@ unsafe impl Plain for half::bf16 {}
 
 /// How much scratch a kernel needs.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Need(usize);
+pub struct Need(usize);
 
 impl Need {
     /// Adds `n` numbers.
     #[must_use]
-    pub(crate) fn and<T: Plain>(self, n: usize) -> Self {
+    pub fn and<T: Plain>(self, n: usize) -> Self {
         Self(self.0 + lines::<T>(n))
     }
 }
@@ -67,10 +67,10 @@ impl Need {
 ///
 /// It is a value and not a closure's argument: a kernel's body must stay inside the function whose instruction set it
 /// is compiled for, and closures that are passed on do not.
-pub(crate) struct Held(Pool);
+pub struct Held(Pool);
 
 /// Takes this thread's memory, at least as much as `need`.
-pub(crate) fn hold(need: Need) -> Held {
+pub fn hold(need: Need) -> Held {
     let mut pool = POOL.take();
     if pool.lines.len() < need.0 {
         pool.lines = vec![Line([0; 64]); need.0];
@@ -80,7 +80,7 @@ pub(crate) fn hold(need: Need) -> Held {
 
 impl Held {
     /// All of it.
-    pub(crate) fn scratch(&mut self) -> Scratch<'_> {
+    pub fn scratch(&mut self) -> Scratch<'_> {
         Scratch {
             rest: &mut self.0.lines,
         }

@@ -1,8 +1,9 @@
-//! Every instruction set against f64 and against plain loops.
+//! Every unit against f64 and against plain loops.
 
 use half::bf16;
 
-use super::{InstructionSet, Kernel, Lanes, Scalar, dispatch_on};
+use super::{Kernel, Lanes, Scalar, dispatch};
+use crate::unit::on_each;
 
 struct Map<'a, F> {
     x: &'a [f32],
@@ -50,12 +51,6 @@ impl Function for Bf16 {
     }
 }
 
-fn on_each(f: impl Fn(InstructionSet)) {
-    for &set in InstructionSet::available() {
-        f(set);
-    }
-}
-
 /// Distance in units of the last place of an f32 near `want`.
 fn ulps(got: f32, want: f64) -> f64 {
     let unit = f64::from(f32::from_bits((want as f32).abs().to_bits() + 1)) - f64::from((want as f32).abs());
@@ -65,11 +60,11 @@ fn ulps(got: f32, want: f64) -> f64 {
 #[test]
 fn exp_is_good_to_two_units_in_the_last_place() {
     let x: Vec<f32> = (-103_900..88_720).map(|i| i as f32 * 1e-3 + 1.7e-4).collect();
-    on_each(|set| {
-        let y = dispatch_on(set, Map { x: &x, f: Exp });
+    on_each(|unit| {
+        let y = dispatch(Map { x: &x, f: Exp });
         for (&x, &y) in x.iter().zip(&y) {
             let error = ulps(y, f64::from(x).exp());
-            assert!(error < 2.0, "{set:?}: exp({x}) = {y}, {error} units off");
+            assert!(error < 2.0, "{unit:?}: exp({x}) = {y}, {error} units off");
         }
     });
 }
@@ -86,11 +81,12 @@ fn exp_ends_where_f32_ends() {
         f32::INFINITY,
         f32::NAN,
     ];
-    on_each(|set| {
-        let y = dispatch_on(set, Map { x: &x, f: Exp });
+    on_each(|unit| {
+        let y = dispatch(Map { x: &x, f: Exp });
         assert_eq!(
             y[..7],
-            [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]
+            [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY],
+            "{unit:?}"
         );
         assert!(y[7].is_nan());
     });
@@ -99,12 +95,12 @@ fn exp_ends_where_f32_ends() {
 #[test]
 fn sigmoid_stays_accurate_in_both_tails() {
     let x: Vec<f32> = (-8700..8700).map(|i| i as f32 * 1e-2).collect();
-    on_each(|set| {
-        let y = dispatch_on(set, Map { x: &x, f: Sigmoid });
+    on_each(|unit| {
+        let y = dispatch(Map { x: &x, f: Sigmoid });
         for (&x, &y) in x.iter().zip(&y) {
             // Two units from exp, one each from the sum and the quotient.
             let error = ulps(y, 1.0 / (1.0 + (-f64::from(x)).exp()));
-            assert!(error < 4.0, "{set:?}: sigmoid({x}) = {y}, {error} units off");
+            assert!(error < 4.0, "{unit:?}: sigmoid({x}) = {y}, {error} units off");
         }
     });
 }
@@ -118,13 +114,13 @@ fn rounding_to_bf16_is_the_half_crates() {
             x.push(f32::from_bits(u32::from(upper) << 16 | lower));
         }
     }
-    on_each(|set| {
-        let y = dispatch_on(set, Map { x: &x, f: Bf16 });
+    on_each(|unit| {
+        let y = dispatch(Map { x: &x, f: Bf16 });
         for (&x, &y) in x.iter().zip(&y) {
             let want = bf16::from_f32(x).to_f32();
             assert!(
                 y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()),
-                "{set:?}: {x} became {y}, not {want}"
+                "{unit:?}: {x} became {y}, not {want}"
             );
         }
     });
@@ -147,10 +143,10 @@ fn reading_and_writing_bf16_respects_the_end() {
         }
     }
     let x: Vec<bf16> = (0..53).map(|i| bf16::from_f32(i as f32 - 20.0)).collect();
-    on_each(|set| {
+    on_each(|unit| {
         let mut y = vec![bf16::ZERO; 53];
-        assert_eq!(dispatch_on(set, Copy(&x, &mut y)).to_bits(), 32f32.to_bits(), "{set:?}");
-        assert_eq!(x, y, "{set:?}");
+        assert_eq!(dispatch(Copy(&x, &mut y)).to_bits(), 32f32.to_bits(), "{unit:?}");
+        assert_eq!(x, y, "{unit:?}");
     });
 }
 
@@ -165,5 +161,5 @@ fn sums_are_whole() {
         }
     }
     let x: Vec<f32> = (0..16).map(|i| (1 << i) as f32).collect();
-    on_each(|set| assert_eq!(dispatch_on(set, Sum(&x)).to_bits(), 65535f32.to_bits(), "{set:?}"));
+    on_each(|unit| assert_eq!(dispatch(Sum(&x)).to_bits(), 65535f32.to_bits(), "{unit:?}"));
 }

@@ -1,12 +1,13 @@
 //! The product itself: blocks of 32 × 32, walked over the operands.
 #![allow(unsafe_code)]
 
-use super::amx::{self, Block};
+#[cfg(target_arch = "x86_64")]
+use super::amx::block::{self, Block};
 use super::{BLOCK, LANES, Number, TileLanes, Tiles};
 
 /// A left operand: rows of k numbers.
 #[derive(Clone, Copy)]
-pub(crate) struct Left<'a, T> {
+pub struct Left<'a, T> {
     data: &'a [T],
     row: usize,
     step: usize,
@@ -14,12 +15,12 @@ pub(crate) struct Left<'a, T> {
 
 impl<'a, T> Left<'a, T> {
     /// Plain rows, `row` numbers apart.
-    pub(crate) fn rows(data: &'a [T], row: usize) -> Self {
+    pub fn rows(data: &'a [T], row: usize) -> Self {
         Self { data, row, step: BLOCK }
     }
 
     /// Blocks of 32 columns one after the other, each `[m, 32]`, as [`super::pack::left_transposed`] makes them.
-    pub(crate) fn blocks(data: &'a [T], m: usize) -> Self {
+    pub fn blocks(data: &'a [T], m: usize) -> Self {
         Self {
             data,
             row: BLOCK,
@@ -30,19 +31,20 @@ impl<'a, T> Left<'a, T> {
 
 /// A right operand: panels of 16 columns, each `depth` rows deep.
 #[derive(Clone, Copy)]
-pub(crate) struct Right<'a, T> {
+pub struct Right<'a, T> {
     data: &'a [T],
     depth: usize,
 }
 
 impl<'a, T> Right<'a, T> {
     /// Panels as [`super::pack`] makes them.
-    pub(crate) fn panels(data: &'a [T], depth: usize) -> Self {
+    pub fn panels(data: &'a [T], depth: usize) -> Self {
         Self { data, depth }
     }
 
     /// The panels from column `n` on.
-    pub(crate) fn from_column(self, n: usize) -> Self {
+    #[must_use]
+    pub fn from_column(self, n: usize) -> Self {
         Self {
             data: &self.data[n * self.depth..],
             depth: self.depth,
@@ -50,7 +52,8 @@ impl<'a, T> Right<'a, T> {
     }
 
     /// The rows from `k` on.
-    pub(crate) fn from_row(self, k: usize) -> Self {
+    #[must_use]
+    pub fn from_row(self, k: usize) -> Self {
         Self {
             data: &self.data[k * LANES..],
             depth: self.depth,
@@ -63,7 +66,7 @@ impl<'a, T> Right<'a, T> {
 /// # Panics
 /// If a side is no multiple of [`BLOCK`], or an operand is too short.
 #[inline(always)]
-pub(crate) fn product<L: TileLanes, T: Number>(
+pub fn product<L: TileLanes, T: Number>(
     tiles: &Tiles,
     [m, n, k]: [usize; 3],
     a: Left<T>,
@@ -100,7 +103,7 @@ pub(crate) fn product<L: TileLanes, T: Number>(
                 let out = c.as_mut_ptr().add(row * c_row + column);
                 #[cfg(target_arch = "x86_64")]
                 if let Some((left, right)) = T::for_tiles(tiles, left, right) {
-                    amx::multiply(Block {
+                    block::multiply(Block {
                         a: left,
                         a_row: 2 * a.row,
                         a_step: 2 * a.step,

@@ -6,7 +6,7 @@ use super::{LANES, TileLanes, Tiles, Unit};
 use crate::vector::Scalar;
 
 /// f32 or bf16 as an operand of [`super::product`].
-pub(crate) trait Number: Scalar {
+pub trait Number: Scalar {
     /// Rows of a right operand that lie together: 2 for bf16, 1 for f32.
     const DEPTH: usize;
     /// Numbers of a left operand's row that one vector holds.

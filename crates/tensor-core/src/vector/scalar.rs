@@ -1,9 +1,9 @@
 //! The numbers that tensors hold: f32 and bf16, read and written as f32 lanes.
 
 use half::bf16;
-use tensor_core::blob::Number;
 
 use super::lanes::{LANES, Lanes};
+use crate::blob::Number;
 
 /// f32 or bf16.
 pub trait Scalar: Number + Default + Send + Sync + 'static {

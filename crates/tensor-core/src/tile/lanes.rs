@@ -1,5 +1,6 @@
 //! What tiles need of sixteen lanes beyond [`Lanes`]: transposition, masks, pairs of bf16.
 #![allow(unsafe_code)]
+#![allow(clippy::wildcard_imports, reason = "one name an instruction")]
 
 use std::array::from_fn;
 
@@ -9,7 +10,7 @@ use super::{LANES, TileKernel, Tiles};
 use crate::vector::{Lanes, Portable};
 
 /// Sixteen f32 around a product of tiles.
-pub(crate) trait TileLanes: Lanes {
+pub trait TileLanes: Lanes {
     /// Columns of sixteen rows.
     fn transpose(rows: [Self; LANES]) -> [Self; LANES];
     /// This where `first <= at <= last`, minus infinity elsewhere.
@@ -29,8 +30,9 @@ pub(crate) trait TileLanes: Lanes {
 }
 
 /// `2^x` to about two units in the last place for x of at most 128; 0 from -150 down; NaN stays NaN.
+#[expect(clippy::approx_constant, reason = "a coefficient near ln 2, which it is not")]
 #[inline(always)]
-pub(crate) fn exp2<L: Lanes>(x: L) -> L {
+pub fn exp2<L: Lanes>(x: L) -> L {
     let x = x.at_least(L::splat(-150.0));
     // Adding 1.5 · 2^23 rounds to a whole number.
     let magic = L::splat(12_582_912.0);
@@ -72,6 +74,7 @@ macro_rules! in_plain_loops {
                     }
                 }))
             }
+            #[expect(clippy::float_cmp, reason = "equality is what is asked for")]
             #[inline(always)]
             fn same(self, other: Self) -> bool {
                 array(self) == array(other)

@@ -7,8 +7,14 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::unit::{self, Unit};
 use crate::{Error, Result, shim};
+
+mod shared;
+
+pub use shared::Shared;
 
 /// Runs `body` over `0..n` in ranges of at least `grain`, on all of libtorch's threads.
 ///
@@ -19,12 +25,14 @@ use crate::{Error, Result, shim};
 pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
     struct Env<'a> {
         body: &'a (dyn Fn(Range<usize>) + Sync),
+        unit: Option<Unit>,
         panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     }
     #[allow(unsafe_code)]
     unsafe extern "C" fn run(env: *mut c_void, begin: i64, end: i64) {
         // SAFETY: `env` outlives the loop, which ends before `for_each_range` returns.
         let env = unsafe { &*env.cast::<Env>() };
+        let _held = unit::hold(env.unit);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (env.body)(begin as usize..end as usize))) {
             env.panic
                 .lock()
@@ -37,6 +45,7 @@ pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync
     }
     let env = Env {
         body: &body,
+        unit: unit::held(),
         panic: Mutex::new(None),
     };
     // SAFETY: `env` lives until the call returns, and all of its ranges have then run.
@@ -60,6 +69,22 @@ pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Runs `work` on every one of `n` tasks, the first ones first, each thread taking the next when it is done.
+///
+/// What a task computes must not depend on which thread runs it. `work` gets an iterator over the thread's tasks, so
+/// that it can set up what they share.
+pub fn balance(n: usize, work: impl Fn(&mut dyn Iterator<Item = usize>) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = num_threads().min(n);
+    for_each_range(threads, 1, |_| {
+        let mut tasks = std::iter::from_fn(|| {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            (task < n).then_some(task)
+        });
+        work(&mut tasks);
+    });
+}
+
 /// How many threads libtorch computes with.
 pub fn num_threads() -> usize {
     tch::get_num_threads().max(1) as usize
@@ -75,7 +100,7 @@ pub fn set_num_threads(threads: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn every_index_is_met_once() {
@@ -84,6 +109,20 @@ mod tests {
             sum.fetch_add(range.map(|i| i as u64).sum(), Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 1000 * 1001 / 2);
+    }
+
+    #[test]
+    fn every_task_is_taken_once() {
+        let mut taken = vec![0u8; 1001];
+        let shared = Shared::new(&mut taken);
+        // SAFETY: each task is met once.
+        #[allow(unsafe_code)]
+        balance(1001, |tasks| {
+            for task in tasks {
+                unsafe { shared.part(task..task + 1)[0] += 1 };
+            }
+        });
+        assert_eq!(taken, [1; 1001]);
     }
 
     #[test]

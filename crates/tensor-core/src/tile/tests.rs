@@ -5,6 +5,7 @@ use half::bf16;
 use super::pack::{self, Rows};
 use super::scratch::{self, Need};
 use super::*;
+use crate::unit::on_each;
 
 /// Rows of a slice with numbers between them.
 #[derive(Clone, Copy)]
@@ -92,9 +93,9 @@ fn check<T: Number + scratch::Plain>(way: Way, [m, n, k]: [usize; 3]) {
         len: shapes[i].0,
         width: shapes[i].1,
     });
-    for &unit in Unit::available() {
+    on_each(|unit| {
         let mut c = vec![0.5; whole(m) * whole(n)];
-        dispatch(unit, Product { way, a, b, c: &mut c });
+        dispatch(Product { way, a, b, c: &mut c });
         for i in 0..whole(m) {
             for j in 0..whole(n) {
                 let want: f64 = 0.5
@@ -116,7 +117,7 @@ fn check<T: Number + scratch::Plain>(way: Way, [m, n, k]: [usize; 3]) {
                 );
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -141,9 +142,9 @@ fn powers_of_two_are_good_to_three_units_in_the_last_place() {
         }
     }
     let x: Vec<f32> = (-126_000..16_000).map(|i| i as f32 * 1e-3 + 1.7e-4).collect();
-    for &unit in Unit::available() {
+    on_each(|unit| {
         let mut y = vec![0.0; x.len()];
-        dispatch(unit, Powers(&x, &mut y));
+        dispatch(Powers(&x, &mut y));
         for (&x, &y) in x.iter().zip(&y) {
             let want = f64::from(x).exp2();
             assert!(
@@ -170,9 +171,9 @@ fn powers_of_two_are_good_to_three_units_in_the_last_place() {
             0.0,
         ];
         let mut y = [0.0; 16];
-        dispatch(unit, Powers(&ends, &mut y));
+        dispatch(Powers(&ends, &mut y));
         assert_eq!(y[..4], [0.0, 0.0, 0.0, 1.0]);
         assert!(y[4].is_nan());
         assert_eq!(y[5..8], [2.0, 4.0, 8.0]);
-    }
+    });
 }

@@ -2,8 +2,8 @@
 //!
 //! Source: Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3.
 
-use super::{BLOCK, LANES, Number, TileLanes, exp2};
-use crate::vector::Lanes;
+use tensor_core::tile::{BLOCK, LANES, Number, TileLanes, exp2};
+use tensor_core::vector::Lanes;
 
 /// Below every score, but finite: the maximum of nothing.
 pub(crate) const LOWEST: f32 = -1e30;

@@ -3,7 +3,8 @@
 use super::{BLOCK, LANES, Number, TileLanes, whole};
 
 /// A matrix `[len, width]` whose rows lie anywhere.
-pub(crate) trait Rows<T>: Copy {
+#[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+pub trait Rows<T>: Copy {
     /// How many rows.
     fn len(&self) -> usize;
     /// Numbers of a row.
@@ -35,7 +36,7 @@ fn padded<T: Copy + Default, const N: usize>(row: &[T]) -> [T; N] {
 
 /// Rows copied to `[whole(len), whole(width)]`: a left operand.
 #[inline(always)]
-pub(crate) fn left<T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+pub fn left<T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     let (len, width, padded) = (rows.len(), rows.width(), whole(rows.width()));
     let (used, rest) = to[..whole(len) * padded].split_at_mut(len * padded);
     for (i, to) in used.chunks_exact_mut(padded).enumerate() {
@@ -48,7 +49,7 @@ pub(crate) fn left<T: Number>(rows: impl Rows<T>, to: &mut [T]) {
 /// The transpose `[whole(width), whole(len)]` of the columns `columns..` as a left operand in blocks of 32 rows:
 /// `[whole(len) / 32, m, 32]`, m columns from `first` on.
 #[inline(always)]
-pub(crate) fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first: usize, m: usize, to: &mut [T]) {
+pub fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first: usize, m: usize, to: &mut [T]) {
     for (block, to) in to[..whole(rows.len()) * m].chunks_exact_mut(m * BLOCK).enumerate() {
         for column in (0..m).step_by(LANES) {
             // Sixteen columns of as many rows as one vector holds.
@@ -74,7 +75,7 @@ pub(crate) fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first
 
 /// The rows as a right operand `[whole(len), whole(width)]`: panels `whole(len)` deep.
 #[inline(always)]
-pub(crate) fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+pub fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     let (depth, columns) = (whole(rows.len()), whole(rows.width()));
     for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
         for (i, to) in to.chunks_exact_mut(T::PER_VECTOR).enumerate() {
@@ -91,7 +92,7 @@ pub(crate) fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
 
 /// The transpose of the rows as a right operand `[whole(width), whole(len)]`: panels `whole(width)` deep.
 #[inline(always)]
-pub(crate) fn right_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
+pub fn right_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     let (depth, columns) = (whole(rows.width()), whole(rows.len()));
     for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
         for at in (0..depth).step_by(T::PER_VECTOR) {

@@ -4,66 +4,23 @@
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, chapter 18.
 #![allow(unsafe_code)]
 
+mod outer;
+mod product;
+
+use crate::tile::{BLOCK, Tiles};
+
+pub(super) use outer::outer;
+pub(super) use product::product;
+
 /// Bytes of a tile of operands: 16 rows of 32 bf16.
 pub(super) const TILE_BYTES: usize = 1024;
-/// Rows and columns of a block of sums.
-pub(super) const BLOCK: usize = 32;
 
 /// A block of sums as it leaves the tiles: `[32, 32]` f32.
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [f32; BLOCK * BLOCK]);
 
-/// Whether this machine has the tiles and lets this process use them.
-pub(super) fn available() -> bool {
-    use std::sync::OnceLock;
-    static PERMITTED: OnceLock<bool> = OnceLock::new();
-    *PERMITTED.get_or_init(|| {
-        crate::device::has_matrix_units() && std::arch::is_x86_feature_detected!("avx512bf16") && permitted()
-    })
-}
-
-#[cfg(target_os = "linux")]
-fn permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XTILEDATA: libc::c_long = 18;
-    // SAFETY: a request that changes nothing but what this process may use.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn permitted() -> bool {
-    false
-}
-
-/// The calling thread's tiles, set up while this lives.
-pub(super) struct Tiles(());
-
+#[expect(clippy::unused_self, reason = "the registers are set up while a `Tiles` lives")]
 impl Tiles {
-    /// # Safety
-    /// [`available`] said yes.
-    pub(super) unsafe fn set_up() -> Self {
-        #[repr(C, align(64))]
-        struct Config {
-            palette: u8,
-            start_row: u8,
-            reserved: [u8; 14],
-            row_bytes: [u16; 16],
-            rows: [u8; 16],
-        }
-        let mut config = Config {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [0; 16],
-            rows: [0; 16],
-        };
-        config.row_bytes[..8].fill(64);
-        config.rows[..8].fill(16);
-        // SAFETY: a valid configuration on a machine that has tiles.
-        unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-        Self(())
-    }
-
     /// Clears the sums.
     pub(super) fn clear(&self) {
         // SAFETY: the tiles are set up.
@@ -193,12 +150,5 @@ impl Tiles {
                 options(nostack),
             );
         }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        // SAFETY: the tiles are set up.
-        unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
     }
 }
