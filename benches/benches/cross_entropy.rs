@@ -1,12 +1,10 @@
 //! The loss of a frozen head: fused in tiles, and libtorch's over whole logits in f32. 512 tokens, 49152 words.
 #![allow(missing_docs, reason = "criterion's macros write a public function without one")]
 
-use benches::{HIDDEN, TOKENS, compare, normal};
+use benches::{HIDDEN, TOKENS, VOCABULARY, compare, normal};
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::linear_cross_entropy;
 use tch::{Device, Kind, Reduction, Tensor};
-
-const VOCABULARY: i64 = 49_152;
 
 fn losses(criterion: &mut Criterion) {
     let tokens = TOKENS / 4;

@@ -15,6 +15,8 @@ pub const TOKENS: i64 = 2048;
 pub const HIDDEN: i64 = 576;
 /// Width of the feed-forward layers.
 pub const FEED_FORWARD: i64 = 1536;
+/// Words.
+pub const VOCABULARY: i64 = 49_152;
 /// Query heads.
 pub const HEADS: i64 = 9;
 /// Key/value heads.

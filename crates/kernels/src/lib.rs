@@ -39,6 +39,8 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
+#[cfg(test)]
+mod inlined;
 pub mod reference;
 mod rows;
 mod softmax;

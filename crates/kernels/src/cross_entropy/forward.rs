@@ -7,7 +7,7 @@
 use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
 use tensor_core::parallel::{self, Shared, balance};
-use tensor_core::tile::pack::{self, Rows};
+use tensor_core::tile::pack::{self, Matrix, Rows};
 use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
 use tensor_core::tile::{
     BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, product, whole,
@@ -57,42 +57,6 @@ pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kep
     };
     balance(n.div_ceil(tokens), |mine| dispatch(Run(&head, mine)));
     found
-}
-
-/// Rows `[len, width]`, one after the other.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
-    pub(super) data: &'a [T],
-    pub(super) width: usize,
-}
-
-impl<'a, T> Matrix<'a, T> {
-    pub(super) fn new(data: &'a [T], width: usize) -> Self {
-        Self { data, width }
-    }
-
-    #[inline(always)]
-    pub(super) fn part(self, rows: std::ops::Range<usize>) -> Self {
-        Self::new(&self.data[rows.start * self.width..rows.end * self.width], self.width)
-    }
-}
-
-impl<T> Rows<T> for Matrix<'_, T>
-where
-    T: Copy,
-{
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.data.len() / self.width
-    }
-    #[inline(always)]
-    fn width(&self) -> usize {
-        self.width
-    }
-    #[inline(always)]
-    fn row(&self, i: usize) -> &[T] {
-        &self.data[i * self.width..][..self.width]
-    }
 }
 
 /// Some words' rows as a left operand: where they lie, or copied to `padded` where they are no whole blocks.

@@ -8,13 +8,13 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 use tensor_core::blob;
 use tensor_core::parallel::{Shared, balance};
-use tensor_core::tile::pack::{self, Rows};
+use tensor_core::tile::pack::{self, Matrix, Rows};
 use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
 use tensor_core::tile::{
     BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, product, whole,
 };
 
-use super::forward::{Matrix, words};
+use super::forward::words;
 use super::targets::Kept;
 use crate::softmax::halves;
 
@@ -200,10 +200,12 @@ impl<T: Number + Plain> Head<'_, T> {
             let (even, odd): ([L; 2], [L; 2]) = (halves(even), halves(odd));
             let (before, after) = to.split_at_mut((2 * pair + 1) * STEP);
             for half in 0..2 {
-                let slope = |score: L| L::splat(0.0) - exp2(score * scale - sums[half]) * factors[half];
+                let p_even = exp2(even[half] * scale - sums[half]);
+                let p_odd = exp2(odd[half] * scale - sums[half]);
+                let factor = L::splat(0.0) - factors[half];
                 let lane = half * LANES;
                 let to_even = &mut before[2 * pair * STEP + lane..];
-                T::store_rows(slope(even[half]), slope(odd[half]), to_even, &mut after[lane..]);
+                T::store_rows(p_even * factor, p_odd * factor, to_even, &mut after[lane..]);
             }
         }
     }

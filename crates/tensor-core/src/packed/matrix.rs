@@ -1,7 +1,7 @@
 //! A matrix in column tiles.
 //!
 //! W `[n, k]` lies as `[n/16][k/32]` tiles; a tile is 16 pairs of k by 16 of n, the pair side by side, as `tdpbf16ps`
-//! reads its second operand.
+//! and `vdpbf16ps` read their second operand.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,7 +9,10 @@ use std::sync::Arc;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-use crate::{blob, parallel};
+use crate::blob;
+use crate::parallel::{self, Shared};
+use crate::tile::pack::{self, Matrix};
+use crate::tile::{TileKernel, TileLanes, Tiles, dispatch};
 
 /// Numbers of a tile.
 pub(super) const TILE: usize = 512;
@@ -50,20 +53,28 @@ impl std::fmt::Debug for PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// From a contiguous bf16 CPU matrix `[n, k]`; both sides are filled up with zeros to multiples of 16 and 32.
+    /// From a bf16 CPU matrix `[n, k]`; both sides are filled up with zeros to multiples of 16 and 32.
+    ///
+    /// The transpose of a contiguous matrix is read where it lies.
     pub(super) fn pack(matrix: &Tensor) -> Self {
         let (n, k) = matrix.size2().expect("a matrix has two dimensions");
+        let is_turned = matrix.tr().is_contiguous();
+        let source = if is_turned { matrix.tr() } else { matrix.contiguous() };
         let (n, k) = (n as usize, k as usize);
-        let source = blob::slice::<bf16>(matrix);
-        let (strips, steps) = (n.div_ceil(16), k.div_ceil(32));
-        let mut lines = vec![Line::ZERO; strips * steps * 16];
-        let target = SendPtr(lines.as_mut_ptr());
-        parallel::for_each_range(strips, 8, |range| {
-            for strip in range {
-                // SAFETY: each strip is written by one thread, inside the vector.
-                let own = unsafe { std::slice::from_raw_parts_mut(target.get().add(strip * steps * 16), steps * 16) };
-                pack_strip(source, n, k, strip, numbers_mut(own));
-            }
+        let (strips, lines_a_strip) = (n.div_ceil(16), k.div_ceil(32) * 16);
+        let mut lines = vec![Line::ZERO; strips * lines_a_strip];
+        let shared = Shared::new(&mut lines);
+        let rows = Matrix::new(blob::slice::<bf16>(&source), if is_turned { n } else { k });
+        parallel::for_each_range(strips, 8, |strips| {
+            // SAFETY: each strip is met once.
+            let lines = unsafe { shared.part(strips.start * lines_a_strip..strips.end * lines_a_strip) };
+            dispatch(Pack {
+                rows,
+                is_turned,
+                first: strips.start,
+                numbers_a_strip: lines_a_strip * 32,
+                to: numbers_mut(lines),
+            });
         });
         Self {
             n,
@@ -113,13 +124,24 @@ fn place(steps: usize, row: usize, column: usize) -> usize {
     tile * TILE + (column % 32) / 2 * 32 + (row % 16) * 2 + column % 2
 }
 
-fn pack_strip(source: &[bf16], n: usize, k: usize, strip: usize, tiles: &mut [bf16]) {
-    let rows = 16.min(n - strip * 16);
-    for lane in 0..rows {
-        let row = &source[(strip * 16 + lane) * k..][..k];
-        for (pair, two) in row.chunks(2).enumerate() {
-            let at = pair * 32 + lane * 2;
-            tiles[at..at + two.len()].copy_from_slice(two);
+struct Pack<'a> {
+    /// W, or its transpose.
+    rows: Matrix<'a, bf16>,
+    is_turned: bool,
+    first: usize,
+    numbers_a_strip: usize,
+    to: &'a mut [bf16],
+}
+
+impl TileKernel for Pack<'_> {
+    #[inline(always)]
+    fn run<L: TileLanes>(self, _: &Tiles) {
+        for (i, to) in self.to.chunks_exact_mut(self.numbers_a_strip).enumerate() {
+            if self.is_turned {
+                pack::right_panel::<L, bf16>(self.rows, self.first + i, to);
+            } else {
+                pack::right_transposed_panel::<L, bf16>(self.rows, self.first + i, to);
+            }
         }
     }
 }

@@ -5,19 +5,27 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
+use super::is_worthwhile;
 use super::matrix::SendPtr;
 use crate::{Unit, blob};
 
-/// `Lᵀ R`: `[r, n]` f32 of bf16 `left` `[t, r]` and `right` `[t, n]`, on tiles where they fit, else by libtorch.
+/// `Lᵀ R`: `[r, n]` f32 of bf16 `left` `[t, r]` and `right` `[t, n]`; by libtorch where that is no slower.
 pub fn outer(left: &Tensor, right: &Tensor) -> Tensor {
-    let (Ok((t, rank)), Ok((_, n))) = (left.size2(), right.size2()) else {
-        return left.tr().matmul(right);
-    };
-    let on_tiles =
-        right.kind() == Kind::BFloat16 && right.device() == Device::Cpu && n % 32 == 0 && Unit::best() == Unit::Amx;
-    if !on_tiles {
-        return super::reference::outer(left, right);
+    let sizes = (left.size2(), right.size2());
+    let fits = right.kind() == Kind::BFloat16
+        && right.device() == Device::Cpu
+        && matches!(sizes, (Ok((t, rank)), Ok((_, n))) if t > 0 && rank > 0 && n % 32 == 0);
+    if fits && is_worthwhile() {
+        fused(left, right)
+    } else {
+        super::reference::outer(left, right)
     }
+}
+
+/// As [`outer`], on the best unit whatever it is, for shapes that fit.
+pub(super) fn fused(left: &Tensor, right: &Tensor) -> Tensor {
+    let (t, rank) = left.size2().expect("a matrix has two dimensions");
+    let n = right.size()[1];
     let right = if right.stride()[1] == 1 {
         right.shallow_clone()
     } else {
@@ -35,8 +43,11 @@ pub fn outer(left: &Tensor, right: &Tensor) -> Tensor {
         n,
         target: SendPtr(blob::slice_mut::<f32>(&result).as_mut_ptr()),
     };
-    #[cfg(target_arch = "x86_64")]
-    super::amx::outer(&sides);
+    match Unit::best() {
+        #[cfg(target_arch = "x86_64")]
+        Unit::Amx => super::amx::outer(&sides),
+        _ => super::lanes::outer(&sides),
+    }
     result
 }
 

@@ -51,7 +51,7 @@ pub fn product(terms: &[Term], onto: Option<&Tensor>) -> (Tensor, Vec<Option<Ten
     match Unit::best() {
         #[cfg(target_arch = "x86_64")]
         Unit::Amx => super::amx::product(&sides),
-        unit => panic!("nothing is packed for {unit:?}"),
+        _ => super::lanes::product(&sides),
     }
     (
         y,
@@ -112,8 +112,8 @@ impl<'a> Part<'a> {
             let result = Tensor::empty([m as i64, rank as i64], (Kind::BFloat16, Device::Cpu));
             PackedLowRank {
                 rank,
-                inner: PackedMatrix::pack(&low_rank.inner.contiguous()),
-                outer: PackedMatrix::pack(&low_rank.outer.contiguous()),
+                inner: PackedMatrix::pack(low_rank.inner),
+                outer: PackedMatrix::pack(low_rank.outer),
                 scale: low_rank.scale as f32,
                 target: SendPtr(blob::slice_mut::<bf16>(&result).as_mut_ptr()),
                 result,

@@ -17,6 +17,7 @@ pub mod scratch;
 pub use amx::Tiles;
 pub use lanes::{TileLanes, exp2};
 pub use number::Number;
+pub(crate) use product::add_rows;
 pub use product::{Left, Right, product};
 
 use crate::unit::Unit;

@@ -108,7 +108,7 @@ impl Number for bf16 {
     #[inline(always)]
     unsafe fn add<L: TileLanes>(sum: L, a: *const Self, b: *const Self) -> L {
         // SAFETY: the caller's.
-        unsafe { sum.add_pairs(*a.cast(), &*b.cast()) }
+        unsafe { sum.add_pairs(*a.cast(), L::load(&b.cast::<[f32; LANES]>().read_unaligned())) }
     }
     #[inline(always)]
     fn for_tiles(tiles: &Tiles, a: *const Self, b: [*const Self; 2]) -> Option<(*const bf16, [*const bf16; 2])> {

@@ -1,5 +1,7 @@
 //! Operands of [`super::product`] from rows in memory, padded with zeros to whole blocks.
 
+use std::ops::Range;
+
 use super::{BLOCK, LANES, Number, TileLanes, whole};
 
 /// A matrix `[len, width]` whose rows lie anywhere.
@@ -11,6 +13,44 @@ pub trait Rows<T>: Copy {
     fn width(&self) -> usize;
     /// One row, of `width` numbers.
     fn row(&self, i: usize) -> &[T];
+}
+
+/// Rows one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a, T> {
+    /// All numbers.
+    pub data: &'a [T],
+    /// Of a row.
+    pub width: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// `data` in rows of `width` numbers.
+    pub fn new(data: &'a [T], width: usize) -> Self {
+        Self { data, width }
+    }
+
+    /// Some of the rows.
+    #[must_use]
+    #[inline(always)]
+    pub fn part(self, rows: Range<usize>) -> Self {
+        Self::new(&self.data[rows.start * self.width..rows.end * self.width], self.width)
+    }
+}
+
+impl<T: Copy> Rows<T> for Matrix<'_, T> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.data.len() / self.width
+    }
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.width
+    }
+    #[inline(always)]
+    fn row(&self, i: usize) -> &[T] {
+        &self.data[i * self.width..][..self.width]
+    }
 }
 
 /// Numbers from `at` on of row `i`, zeros where there are none.
@@ -78,15 +118,21 @@ pub fn left_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, first: usize
 pub fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     let (depth, columns) = (whole(rows.len()), whole(rows.width()));
     for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
-        for (i, to) in to.chunks_exact_mut(T::PER_VECTOR).enumerate() {
-            let even = read(rows, i * T::DEPTH, panel * LANES);
-            let odd = if T::DEPTH == 2 {
-                read(rows, i * T::DEPTH + 1, panel * LANES)
-            } else {
-                even
-            };
-            T::store_bits(T::weave::<L>([&even, &odd]), to);
-        }
+        right_panel::<L, T>(rows, panel, to);
+    }
+}
+
+/// One panel of [`right`]: the rows' columns from `16 panel` on.
+#[inline(always)]
+pub fn right_panel<L: TileLanes, T: Number>(rows: impl Rows<T>, panel: usize, to: &mut [T]) {
+    for (i, to) in to.chunks_exact_mut(T::PER_VECTOR).enumerate() {
+        let even = read(rows, i * T::DEPTH, panel * LANES);
+        let odd = if T::DEPTH == 2 {
+            read(rows, i * T::DEPTH + 1, panel * LANES)
+        } else {
+            even
+        };
+        T::store_bits(T::weave::<L>([&even, &odd]), to);
     }
 }
 
@@ -95,14 +141,20 @@ pub fn right<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
 pub fn right_transposed<L: TileLanes, T: Number>(rows: impl Rows<T>, to: &mut [T]) {
     let (depth, columns) = (whole(rows.width()), whole(rows.len()));
     for (panel, to) in to[..depth * columns].chunks_exact_mut(depth * LANES).enumerate() {
-        for at in (0..depth).step_by(T::PER_VECTOR) {
-            let mut bits = [L::splat(0.0); LANES];
-            for (i, bits) in bits.iter_mut().enumerate() {
-                *bits = vector(rows, panel * LANES + i, at);
-            }
-            for (i, bits) in L::transpose(bits).into_iter().enumerate() {
-                T::store_bits(bits, &mut to[at * LANES + i * T::PER_VECTOR..]);
-            }
+        right_transposed_panel::<L, T>(rows, panel, to);
+    }
+}
+
+/// One panel of [`right_transposed`]: the rows from `16 panel` on.
+#[inline(always)]
+pub fn right_transposed_panel<L: TileLanes, T: Number>(rows: impl Rows<T>, panel: usize, to: &mut [T]) {
+    for at in (0..to.len() / LANES).step_by(T::PER_VECTOR) {
+        let mut bits = [L::splat(0.0); LANES];
+        for (i, bits) in bits.iter_mut().enumerate() {
+            *bits = vector(rows, panel * LANES + i, at);
+        }
+        for (i, bits) in L::transpose(bits).into_iter().enumerate() {
+            T::store_bits(bits, &mut to[at * LANES + i * T::PER_VECTOR..]);
         }
     }
 }

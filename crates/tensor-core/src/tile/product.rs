@@ -1,8 +1,9 @@
-//! The product itself: blocks of 32 × 32, walked over the operands.
+//! The product itself: blocks of 32 × 32, walked over the operands; without tile registers, in blocks of as many sums as
+//! the vector registers hold.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::block::{self, Block};
+use super::amx::block::{Block, multiply};
 use super::{BLOCK, LANES, Number, TileLanes, Tiles};
 
 /// A left operand: rows of k numbers.
@@ -103,7 +104,7 @@ pub fn product<L: TileLanes, T: Number>(
                 let out = c.as_mut_ptr().add(row * c_row + column);
                 #[cfg(target_arch = "x86_64")]
                 if let Some((left, right)) = T::for_tiles(tiles, left, right) {
-                    block::multiply(Block {
+                    multiply(Block {
                         a: left,
                         a_row: 2 * a.row,
                         a_step: 2 * a.step,
@@ -115,56 +116,81 @@ pub fn product<L: TileLanes, T: Number>(
                     });
                     continue;
                 }
-                for eight in (0..BLOCK).step_by(8) {
-                    let left = left.add(eight * a.row);
-                    eight_rows::<L, T>(
-                        left,
-                        (a.row, a.step),
-                        right,
-                        k,
-                        (out.add(eight * c_row), c_row),
-                        accumulate,
-                    );
+                let sizes = (a.row, a.step, k);
+                if L::REGISTERS >= 32 {
+                    for eight in (0..BLOCK).step_by(8) {
+                        let out = (out.add(eight * c_row), c_row);
+                        block::<L, T, 8, 2>(left.add(eight * a.row), sizes, right, out, accumulate);
+                    }
+                } else {
+                    for four in (0..BLOCK).step_by(4) {
+                        let left = left.add(four * a.row);
+                        for (panel, right) in right.into_iter().enumerate() {
+                            let out = (out.add(four * c_row + panel * LANES), c_row);
+                            block::<L, T, 4, 1>(left, sizes, [right], out, accumulate);
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// Eight rows and two panels: sixteen sums stay in registers along k.
+/// `M` rows and `N` panels of a product; `sizes` are the numbers between rows and between steps of A, and k.
+///
+/// # Safety
+/// The operands and C are as long as that takes.
 #[inline(always)]
-unsafe fn eight_rows<L: TileLanes, T: Number>(
+unsafe fn block<L: TileLanes, T: Number, const M: usize, const N: usize>(
     a: *const T,
-    (row, step): (usize, usize),
-    b: [*const T; 2],
-    k: usize,
+    (row, step, k): (usize, usize, usize),
+    b: [*const T; N],
     (c, c_row): (*mut f32, usize),
     accumulate: bool,
 ) {
-    // SAFETY: `product` checked the operands' lengths.
+    // SAFETY: the caller's.
     unsafe {
-        let mut sums = [[L::splat(0.0); 2]; 8];
+        let mut sums = [[L::splat(0.0); N]; M];
         if accumulate {
-            for (i, pair) in sums.iter_mut().enumerate() {
-                for (j, sum) in pair.iter_mut().enumerate() {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                for (j, sum) in sums.iter_mut().enumerate() {
                     *sum = L::load(&*c.add(i * c_row + j * LANES).cast());
                 }
             }
         }
-        for block in 0..k / BLOCK {
-            let a = a.add(block * step);
-            for at in (0..BLOCK).step_by(T::DEPTH) {
-                let from = (block * BLOCK + at) * LANES;
-                for (i, pair) in sums.iter_mut().enumerate() {
-                    let a = a.add(i * row + at);
-                    pair[0] = T::add(pair[0], a, b[0].add(from));
-                    pair[1] = T::add(pair[1], a, b[1].add(from));
-                }
+        for at in 0..k / BLOCK {
+            let mut b = b;
+            for b in &mut b {
+                *b = b.add(at * BLOCK * LANES);
+            }
+            add_rows(&mut sums, a.add(at * step), row, b, BLOCK);
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            for (j, sum) in sums.into_iter().enumerate() {
+                sum.store(&mut *c.add(i * c_row + j * LANES).cast());
             }
         }
-        for (i, pair) in sums.into_iter().enumerate() {
-            for (j, sum) in pair.into_iter().enumerate() {
-                sum.store(&mut *c.add(i * c_row + j * LANES).cast());
+    }
+}
+
+/// Adds the products of `M` rows of A, `row` numbers apart, and `N` panels, both `k` long, to sums that stay in
+/// registers.
+///
+/// # Safety
+/// The operands are as long as that takes.
+#[inline(always)]
+pub(crate) unsafe fn add_rows<L: TileLanes, T: Number, const M: usize, const N: usize>(
+    sums: &mut [[L; N]; M],
+    a: *const T,
+    row: usize,
+    b: [*const T; N],
+    k: usize,
+) {
+    for at in (0..k).step_by(T::DEPTH) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                // SAFETY: the caller's.
+                *sum = unsafe { T::add(*sum, a.add(i * row + at), b.add(at * LANES)) };
             }
         }
     }

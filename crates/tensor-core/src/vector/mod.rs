@@ -33,7 +33,7 @@ pub use lanes::{LANES, Lanes};
 pub use scalar::Scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, bf16_bits};
 
 pub(crate) use portable::Portable;
 

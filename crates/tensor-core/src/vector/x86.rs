@@ -5,6 +5,7 @@
 #![allow(clippy::wildcard_imports, reason = "one name an instruction")]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 use std::ops::{Add, Div, Mul, Sub};
 
 use half::bf16;
@@ -32,7 +33,7 @@ pub(crate) struct Avx512(pub(crate) __m512);
 
 /// Named only where AVX2 was detected.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(__m256, __m256);
+pub(crate) struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
 impl Sealed for Avx512 {}
 impl Sealed for Avx2 {}
@@ -87,11 +88,12 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn load(from: &[f32; LANES]) -> Self {
-        Self(unsafe { _mm512_loadu_ps(from.as_ptr()) })
+        // No intrinsic: with debug assertions it is too large to be inlined everywhere.
+        Self(unsafe { transmute::<[f32; LANES], __m512>(*from) })
     }
     #[inline(always)]
     fn store(self, to: &mut [f32; LANES]) {
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
+        *to = unsafe { transmute::<__m512, [f32; LANES]>(self.0) };
     }
     #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
@@ -141,13 +143,6 @@ impl Lanes for Avx512 {
     }
 }
 
-impl Avx2 {
-    #[inline(always)]
-    fn each(self, f: impl Fn(__m256) -> __m256) -> Self {
-        Self(f(self.0), f(self.1))
-    }
-}
-
 /// # Safety
 /// Eight numbers lie there.
 #[inline(always)]
@@ -178,8 +173,9 @@ fn power(n: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
 }
 
+/// The upper halves, rounded, in the lower 16 bits of each lane.
 #[inline(always)]
-fn bf16_bits(x: __m256) -> __m256i {
+pub(crate) fn bf16_bits(x: __m256) -> __m256i {
     // SAFETY: called on what `Avx2` holds.
     unsafe {
         let bits = _mm256_castps_si256(x);
@@ -200,14 +196,12 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load(from: &[f32; LANES]) -> Self {
-        unsafe { Self(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
+        let [low, high] = unsafe { transmute::<[f32; LANES], [__m256; 2]>(*from) };
+        Self(low, high)
     }
     #[inline(always)]
     fn store(self, to: &mut [f32; LANES]) {
-        unsafe {
-            _mm256_storeu_ps(to.as_mut_ptr(), self.0);
-            _mm256_storeu_ps(to.as_mut_ptr().add(8), self.1);
-        }
+        *to = unsafe { transmute::<[__m256; 2], [f32; LANES]>([self.0, self.1]) };
     }
     #[inline(always)]
     fn load_bf16(from: &[bf16; LANES]) -> Self {
@@ -226,7 +220,12 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn round_to_bf16(self) -> Self {
-        self.each(|x| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bf16_bits(x))) })
+        unsafe {
+            Self(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bf16_bits(self.0))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bf16_bits(self.1))),
+            )
+        }
     }
     #[inline(always)]
     fn mul_add(self, b: Self, c: Self) -> Self {
@@ -243,7 +242,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
-        self.each(|x| unsafe { _mm256_sqrt_ps(x) })
+        unsafe { Self(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
     }
     #[inline(always)]
     fn ldexp(self, n: Self) -> Self {
