@@ -81,15 +81,26 @@ fn a_chat_that_outgrows_the_model_forgets_its_oldest_turns() {
     let talk = |said: &str| {
         let mut command = command(&home);
         command.args(["chat", "--model", &model, "--max-new-tokens", "4", "--dtype", "f32"]);
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
         answer(child.wait_with_output().unwrap()).works()
     };
     // The model sees 128 positions: two of these turns fit, three do not.
-    let turns = ["What is slow? And steady?", "What glitters? And is gold?", "Who comes first? Or last?"];
+    let turns = [
+        "What is slow? And steady?",
+        "What glitters? And is gold?",
+        "Who comes first? Or last?",
+    ];
     let found = talk(&turns.join("\n"));
-    assert!(found.stderr.contains("128 positions: the oldest 2 turns are forgotten"), "{}", found.stderr);
+    assert!(
+        found.stderr.contains("128 positions: the oldest 2 turns are forgotten"),
+        "{}",
+        found.stderr
+    );
     assert_eq!(found.stdout.lines().count(), 3, "{}", found.stdout);
     // The last answer is that of a conversation which began with the second turn.
     let shorter = talk(&turns[1..].join("\n"));

@@ -24,11 +24,10 @@ fn written_logits_are_the_model_s_of_every_row() {
         .iter()
         .filter(|row| row["ids"] != serde_json::json!([]))
         .collect();
-    let lines: String = texts
+    let lines = texts
         .iter()
-        .map(|row| format!("{}\n", serde_json::json!({ "text": row["text"] })))
-        .collect();
-    std::fs::write(&rows, lines).expect("a file");
+        .map(|row| serde_json::json!({ "text": row["text"] }).to_string());
+    std::fs::write(&rows, lines.collect::<Vec<_>>().join("\n")).expect("a file");
     let path = |path: &std::path::Path| path.display().to_string();
     let args = [
         "finetune",
