@@ -37,6 +37,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale_columns;
 pub mod swiglu;
 
 #[cfg(test)]
@@ -51,4 +52,5 @@ pub use attention::{SequenceKv, attend_past, attention};
 pub use cross_entropy::{linear_cross_entropy, token_log_probs, token_log_probs_and_entropies};
 pub use rms_norm::{Gain, add_rms_norm, rms_norm};
 pub use rope::{RopeTable, Rotation, rope, rope_qkv};
+pub use scale_columns::scale_columns;
 pub use swiglu::{Activation, gated, gated_packed, geglu_tanh, swiglu};

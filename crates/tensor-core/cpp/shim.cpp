@@ -89,6 +89,8 @@ void shim_free_error(char* error) { std::free(error); }
 
 int shim_is_recording(void) { return at::GradMode::is_enabled(); }
 
+void shim_bump_version(tensor t) { ref(t).unsafeGetTensorImpl()->bump_version(); }
+
 char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, void* env, shim_backward_fn apply,
                   shim_drop_fn drop) {
   // From here the node owns `env`: it is dropped with the node whatever happens below.

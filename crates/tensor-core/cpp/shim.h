@@ -19,6 +19,7 @@ typedef void (*shim_range_fn)(void* env, int64_t begin, int64_t end);
 
 void shim_free_error(char* error);
 int shim_is_recording(void);
+void shim_bump_version(tensor t);  // Memory that was written without libtorch.
 char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, void* env, shim_backward_fn apply, shim_drop_fn drop);
 char* shim_backward(tensor* roots, tensor* grads, size_t n);
 char* shim_parallel_for(int64_t begin, int64_t end, int64_t grain, void* env, shim_range_fn body);

@@ -85,7 +85,9 @@ pub fn slice<T: Number>(tensor: &Tensor) -> &[T] {
 )]
 pub fn slice_mut<T: Number>(tensor: &Tensor) -> &mut [T] {
     check::<T>(tensor);
-    // SAFETY: as in `slice`; exclusive use is the caller's promise, and all callers write fresh tensors.
+    // SAFETY: a live tensor. Whoever computed something of its old values must be able to tell.
+    unsafe { shim::shim_bump_version(tensor.as_ptr().cast_mut().cast()) };
+    // SAFETY: as in `slice`; exclusive use is the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
 

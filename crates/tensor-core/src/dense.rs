@@ -106,10 +106,7 @@ impl Projection for Dense {
     }
 
     fn parts(&self, _pass: &Pass) -> Option<Parts<'_>> {
-        (!self.weight.is_trainable()).then_some(Parts {
-            frozen: self,
-            update: None,
-        })
+        (!self.weight.is_trainable()).then(|| Parts::frozen(self))
     }
 }
 

@@ -55,7 +55,7 @@ pub use param::{Param, Parameters, Role, named_params, num_params};
 pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses};
 pub use path::ModulePath;
 pub use policy::{Loss, Objective, Policy};
-pub use project::{Parts, Update, Way, over_frozen, project};
+pub use project::{Finish, Parts, Update, Way, over_frozen, project};
 pub use projection::{FrozenMap, Linear, Projection, ProjectionSurgeon};
 pub use sublayer::{Sublayer, SublayerSurgeon};
 pub use tape::{Plan, Treatment};

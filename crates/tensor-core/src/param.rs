@@ -75,6 +75,12 @@ impl Param {
         self.value.requires_grad()
     }
 
+    /// Differs from every earlier stamp once the value has been written to: by libtorch, or through
+    /// [`crate::blob::slice_mut`] as optimisers do. For what is computed from parameters and kept.
+    pub fn stamp(&self) -> (usize, i64) {
+        (self.value.data_ptr() as usize, self.value.internal_version())
+    }
+
     /// The value in dtype `kind`, differentiably; the value itself if it has that dtype.
     pub fn cast(&self, kind: Kind) -> Tensor {
         if self.value.kind() == kind {
@@ -128,4 +134,29 @@ pub fn num_params(module: &(impl Parameters + ?Sized)) -> (usize, usize) {
         trainable += if param.is_trainable() { count } else { 0 };
     });
     (all, trainable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_tells_of_every_write() {
+        let param = Param::trainable(&Tensor::from_slice(&[1.0f32, 2.0]), Role::Adapter);
+        let mut seen = vec![param.stamp()];
+        assert_eq!(param.share().stamp(), seen[0]);
+        crate::blob::slice_mut::<f32>(param.value())[0] = 3.0;
+        seen.push(param.stamp());
+        tch::no_grad(|| param.value().shallow_clone().copy_(&Tensor::from_slice(&[4.0f32, 5.0])));
+        seen.push(param.stamp());
+        param
+            .value()
+            .shallow_clone()
+            .set_data(&Tensor::from_slice(&[6.0f32, 7.0]));
+        seen.push(param.stamp());
+        let _ = (param.cast(Kind::Float) * 2.0).sum(Kind::Float);
+        assert_eq!(param.stamp(), seen[3], "reading is no write");
+        seen.dedup();
+        assert_eq!(seen.len(), 4, "{seen:?}");
+    }
 }

@@ -15,6 +15,28 @@ pub struct Parts<'a> {
     pub frozen: &'a dyn FrozenMap,
     /// The update; none where there is none, or where adapters are off.
     pub update: Option<Update<'a>>,
+    /// What is done to the output, if anything.
+    pub finish: Option<Finish<'a>>,
+}
+
+/// A function of a projection's output, `[t, out]` to `[t, out]`, with a backward pass of its own: `DoRA`'s magnitudes.
+/// It may write into the memory that it is given.
+pub type Finish<'a> = Box<dyn Fn(Tensor) -> Tensor + 'a>;
+
+impl<'a> Parts<'a> {
+    /// A frozen map alone.
+    pub fn frozen(frozen: &'a dyn FrozenMap) -> Self {
+        Self {
+            frozen,
+            update: None,
+            finish: None,
+        }
+    }
+
+    /// Whether there is nothing beside the frozen map.
+    pub fn is_plain(&self) -> bool {
+        self.update.is_none() && self.finish.is_none()
+    }
 }
 
 /// A low-rank update `s · B A`.
@@ -55,6 +77,17 @@ pub fn project<const N: usize>(x: &Tensor, slots: [&Linear; N], pass: &Pass) -> 
 
 /// As [`project`], without biases, over maps that are known to be frozen.
 pub fn over_frozen(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
+    let outputs = linear(x, parts).into_iter().zip(parts);
+    outputs
+        .map(|(y, part)| match &part.finish {
+            Some(finish) => finish(y),
+            None => y,
+        })
+        .collect()
+}
+
+/// The outputs before their finish, as one function of `x` and of every factor.
+fn linear(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
     let factors: Vec<Option<Factors>> = parts
         .iter()
         .map(|part| part.update.map(|update| Factors::of(&update, x.kind())))

@@ -16,6 +16,7 @@ pub(crate) type RangeFn = unsafe extern "C" fn(env: *mut c_void, begin: i64, end
 unsafe extern "C" {
     fn shim_free_error(error: *mut c_char);
     pub(crate) fn shim_is_recording() -> c_int;
+    pub(crate) fn shim_bump_version(tensor: *mut c_void);
     pub(crate) fn shim_attach(
         inputs: *mut *mut c_void,
         n_in: usize,
