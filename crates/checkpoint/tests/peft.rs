@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use tensor_core::ModulePath;
 
 fn adapters() -> Vec<std::path::PathBuf> {
-    let folder = golden::vectors_dir().join("adapters");
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = ["adapters", "dora"].map(|group| fs::read_dir(golden::vectors_dir().join(group)).unwrap());
     let mut all: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("adapter_config.json").is_file())
         .collect();
     all.sort();

@@ -14,6 +14,12 @@ const TOKENS: i64 = 7;
 
 /// Every law of a projection with `input` columns. `make` builds the same one at each call.
 pub fn projection_laws(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) {
+    projection_laws_but_slopes(name, input, make);
+    gradients_are_slopes(name, input, make);
+}
+
+/// As [`projection_laws`], for a method whose backward pass is by design not its forward pass's derivative.
+pub fn projection_laws_but_slopes(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) {
     forward_is_the_weight(name, input, make);
     merging_changes_nothing(name, input, make);
     gradients_reach_exactly_what_trains(name, input, make);
@@ -68,12 +74,7 @@ fn merging_changes_nothing(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Pr
 }
 
 fn gradients_reach_exactly_what_trains(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) {
-    let documents = Documents::new(&[TOKENS as usize]);
-    let projection = make();
-    let x = inputs(input).set_requires_grad(true);
-    let y = projection.forward(&x, &Pass::train(&documents, DropoutKey(1)));
-    let dy = Tensor::randn_like(&y.detach());
-    autograd::backward(&[&y], &[&dy]).unwrap_or_else(|error| panic!("`{name}`: {error}"));
+    let (projection, x, dy) = gone_back(name, input, make);
     projection.visit(&ModulePath::root(), &mut |at, param| {
         let reached = param.value().grad().defined();
         assert_eq!(
@@ -90,15 +91,28 @@ fn gradients_reach_exactly_what_trains(name: &str, input: i64, make: &dyn Fn() -
         1e-4,
         1e-4,
     );
-    gradients_are_slopes(name, &*projection, &x.detach(), &dy);
+}
+
+/// The projection after one backward pass, its input and the gradient that came.
+fn gone_back(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) -> (Box<dyn Projection>, Tensor, Tensor) {
+    let documents = Documents::new(&[TOKENS as usize]);
+    let projection = make();
+    let x = inputs(input).set_requires_grad(true);
+    let y = projection.forward(&x, &Pass::train(&documents, DropoutKey(1)));
+    let dy = Tensor::randn_like(&y.detach());
+    autograd::backward(&[&y], &[&dy]).unwrap_or_else(|error| panic!("`{name}`: {error}"));
+    (projection, x, dy)
 }
 
 /// Each trainable parameter's gradient against a central difference along a random direction.
-fn gradients_are_slopes(name: &str, projection: &dyn Projection, x: &Tensor, dy: &Tensor) {
+fn gradients_are_slopes(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) {
+    let (projection, x, dy) = gone_back(name, input, make);
     let documents = Documents::new(&[TOKENS as usize]);
     let value = || {
-        let y = projection.forward(x, &Pass::evaluate(&documents)).to_kind(Kind::Double);
-        (y * dy).sum(Kind::Double).double_value(&[])
+        let y = projection
+            .forward(&x.detach(), &Pass::evaluate(&documents))
+            .to_kind(Kind::Double);
+        (y * &dy).sum(Kind::Double).double_value(&[])
     };
     projection.visit(&ModulePath::root(), &mut |at, param| {
         if !param.is_trainable() {

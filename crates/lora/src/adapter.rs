@@ -12,7 +12,7 @@ use tensor_core::{ModulePath, Parameters};
 use crate::{Error, Init, LoraConfig, Result, TargetModules};
 
 /// What PEFT puts before every path.
-pub(crate) const PREFIX: &str = "base_model.model.";
+pub const PREFIX: &str = "base_model.model.";
 
 /// Everything of `model` that an adapter file holds, f32, under PEFT's names, in the model's order.
 pub fn adapter_tensors(model: &(impl Parameters + ?Sized)) -> Vec<(String, Tensor)> {

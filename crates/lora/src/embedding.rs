@@ -73,6 +73,6 @@ impl Embedding for LoraEmbedding {
 impl Parameters for LoraEmbedding {
     fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
         self.base.visit(at, visitor);
-        self.low_rank.visit(at, "", visitor);
+        self.low_rank.visit_as(at, "", visitor);
     }
 }

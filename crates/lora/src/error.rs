@@ -98,7 +98,7 @@ pub enum Error {
 
 impl Error {
     /// As the error of a surgery at `at`.
-    pub(crate) fn at(self, at: &ModulePath) -> tensor_core::Error {
+    pub fn at(self, at: &ModulePath) -> tensor_core::Error {
         match self {
             Self::Core(error) => error,
             other => tensor_core::Error::Surgery {

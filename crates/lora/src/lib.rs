@@ -33,7 +33,7 @@ mod place;
 mod projection;
 mod wrap;
 
-pub use adapter::{adapter_tensors, from_peft_config, to_peft_config};
+pub use adapter::{PREFIX, adapter_tensors, from_peft_config, to_peft_config};
 pub use config::{LoraConfig, TargetModules};
 pub use embedding::LoraEmbedding;
 pub use error::{Error, Result};

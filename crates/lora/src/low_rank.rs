@@ -57,7 +57,7 @@ impl LowRank {
     }
 
     /// As the seam's fused function reads it.
-    pub(crate) fn as_update(&self) -> Update<'_> {
+    pub fn as_update(&self) -> Update<'_> {
         Update {
             a: &self.a,
             b: &self.b,
@@ -85,8 +85,13 @@ impl LowRank {
         })
     }
 
+    /// Both factors as PEFT names those of a projection.
+    pub fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
+        self.visit_as(at, ".weight", visitor);
+    }
+
     /// Both factors under PEFT's names; first values, where kept, beside them.
-    pub(crate) fn visit(&self, at: &ModulePath, suffix: &str, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
+    pub(crate) fn visit_as(&self, at: &ModulePath, suffix: &str, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
         let (a, b) = if suffix.is_empty() {
             ("lora_embedding_A", "lora_embedding_B")
         } else {

@@ -82,13 +82,26 @@ impl Placement {
             self.placed.borrow_mut().insert(at.join("weight"));
             return Ok(Box::new(FullUpdate::new(base, weight)));
         }
+        Ok(match self.low_rank(at, &*base)? {
+            Some(low_rank) => Box::new(Lora::new(base, low_rank, self.config.lora_dropout, at.site())),
+            None => base,
+        })
+    }
+
+    /// The update that the adapter holds for the module at `at`, which counts as placed.
+    ///
+    /// For methods that build on LoRA; [`Self::projection`] puts it beside its base.
+    pub fn low_rank(&self, at: &ModulePath, base: &dyn Projection) -> tensor_core::Result<Option<LowRank>> {
         let Some((a, b)) = self.projections.get(at) else {
-            return Ok(base);
+            return Ok(None);
         };
-        let low_rank = self
-            .low_rank(at, a, b, &base.weight(), false)
-            .map_err(|error| error.at(at))?;
-        Ok(Box::new(Lora::new(base, low_rank, self.config.lora_dropout, at.site())))
+        let placed = self.placed_pair(at, a, b, &base.weight(), false);
+        placed.map(Some).map_err(|error| error.at(at))
+    }
+
+    /// The options.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
     }
 
     /// What is done to the token table at `at`.
@@ -103,7 +116,7 @@ impl Placement {
             return Ok(base);
         };
         let low_rank = self
-            .low_rank(at, a, b, &base.weight(), true)
+            .placed_pair(at, a, b, &base.weight(), true)
             .map_err(|error| error.at(at))?;
         Ok(Box::new(LoraEmbedding::new(base, low_rank)))
     }
@@ -137,7 +150,7 @@ impl Placement {
         }
     }
 
-    fn low_rank(&self, at: &ModulePath, a: &Tensor, b: &Tensor, weight: &Tensor, table: bool) -> Result<LowRank> {
+    fn placed_pair(&self, at: &ModulePath, a: &Tensor, b: &Tensor, weight: &Tensor, table: bool) -> Result<LowRank> {
         let (rank, scale) = self.config.rank_and_scale(at)?;
         let shape = weight.size();
         let (out, input) = if table {

@@ -70,7 +70,7 @@ impl Projection for Lora {
     }
 
     fn parts(&self, pass: &Pass) -> Option<Parts<'_>> {
-        let base = self.base.parts(pass).filter(|parts| parts.update.is_none())?;
+        let base = self.base.parts(pass).filter(Parts::is_plain)?;
         if !pass.adapters_on() {
             return Some(base);
         }
@@ -82,6 +82,6 @@ impl Projection for Lora {
 impl Parameters for Lora {
     fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
         self.base.visit(at, visitor);
-        self.low_rank.visit(at, ".weight", visitor);
+        self.low_rank.visit(at, visitor);
     }
 }

@@ -57,6 +57,16 @@ impl Wrapping {
         Ok(Self { config, chosen, whole })
     }
 
+    /// The options.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Whether the module at `path` gets an update.
+    pub fn is_chosen(&self, path: &ModulePath) -> bool {
+        self.chosen.contains(path)
+    }
+
     /// The modules that get an update, in order.
     pub fn chosen(&self) -> impl Iterator<Item = &ModulePath> {
         self.chosen.iter()
@@ -76,6 +86,18 @@ impl Wrapping {
         if !self.chosen.contains(at) {
             return Ok(base);
         }
+        let (base, low_rank) = self.low_rank(at, base)?;
+        Ok(Box::new(Lora::new(base, low_rank, self.config.lora_dropout, at.site())))
+    }
+
+    /// The update that the module at `at` begins with, and its base: less that update, where it was taken out of it.
+    ///
+    /// For methods that build on LoRA; [`Self::projection`] puts the two together.
+    pub fn low_rank(
+        &self,
+        at: &ModulePath,
+        base: Box<dyn Projection>,
+    ) -> tensor_core::Result<(Box<dyn Projection>, LowRank)> {
         refuse_second(at, &*base)?;
         let weight = base.weight();
         let (out, input) = matrix(at, &weight)?;
@@ -83,12 +105,11 @@ impl Wrapping {
         let init = self.config.init_lora_weights;
         let (a, b) = tch::no_grad(|| init.factors(&weight, rank, scale, self.config.seed ^ at.site()));
         let low_rank = LowRank::new(&a, &b, scale);
-        let (base, low_rank) = if init.takes_from_base() {
+        Ok(if init.takes_from_base() {
             (less(at, base, &low_rank)?, low_rank.taken_from_base())
         } else {
             (base, low_rank)
-        };
-        Ok(Box::new(Lora::new(base, low_rank, self.config.lora_dropout, at.site())))
+        })
     }
 
     /// What is done to the token table at `at`.
