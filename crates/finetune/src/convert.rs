@@ -112,7 +112,7 @@ fn check(adapter: &Adapter, infos: &[TensorInfo]) -> Result<()> {
 }
 
 /// The tensor `name` with the adapter's update in it, summed in f32.
-fn merged(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<Tensor> {
+fn merged(placement: &dora::Placement, name: &str, base: &Tensor) -> Result<Tensor> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
         let table = placement.table(
@@ -135,7 +135,7 @@ fn merged(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<Tens
 }
 
 /// Puts the adapter's part over `base` and drops the result.
-fn wrapped(placement: &lora::Placement, name: &str, base: &Tensor) -> Result<()> {
+fn wrapped(placement: &dora::Placement, name: &str, base: &Tensor) -> Result<()> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
         placement.table(

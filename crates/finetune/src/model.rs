@@ -10,11 +10,13 @@ use checkpoint::{
 };
 use data::{ChatTemplate, ChatTemplates, SpecialTokens, Tokenizer};
 use decoder::{Decoder, HeadKind};
-use lora::{LoraConfig, Placement};
+use dora::Placement;
+use lora::LoraConfig;
 use serde_json::{Map, Value};
 use tch::Tensor;
 use tensor_core::ModulePath;
 
+use crate::bottleneck::{self, Bottlenecks};
 use crate::machine::{Machine, MachineArgs};
 use crate::recipe::ModelConfig;
 
@@ -24,7 +26,7 @@ pub struct ModelArgs {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     pub model: String,
-    /// A PEFT adapter for it
+    /// An adapter for it: PEFT's LoRA or DoRA, or bottleneck adapters
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     #[command(flatten)]
@@ -47,10 +49,10 @@ impl ModelArgs {
     /// Opens and loads.
     pub fn load(&self) -> Result<Loaded> {
         // What is small and often wrong comes first.
-        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        let adapter = self.adapter.as_deref().map(Attached::open).transpose()?;
         let source = Source::open(&self.model)?;
         let source = match &adapter {
-            Some(adapter) => source.with_templates_of(adapter)?,
+            Some(adapter) => source.with_templates_in(adapter.path())?,
             None => source,
         };
         let tokenizer = source.tokenizer()?;
@@ -58,7 +60,7 @@ impl ModelArgs {
         let model = source.decoder(machine)?;
         let model = match adapter {
             Some(adapter) => {
-                let place = || format!("adapter `{}` on model `{}`", adapter.path.display(), self.model);
+                let place = || format!("adapter `{}` on model `{}`", adapter.path().display(), self.model);
                 adapter.place(model).with_context(place)?
             }
             None => model,
@@ -68,6 +70,36 @@ impl ModelArgs {
             tokenizer,
             source,
         })
+    }
+}
+
+/// What `--adapter` means.
+enum Attached {
+    Peft(Adapter),
+    Bottlenecks(Bottlenecks),
+}
+
+impl Attached {
+    fn open(path: &Path) -> Result<Self> {
+        Ok(if bottleneck::is_in(path) {
+            Self::Bottlenecks(Bottlenecks::open(path)?)
+        } else {
+            Self::Peft(Adapter::open(path)?)
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Peft(adapter) => adapter.path(),
+            Self::Bottlenecks(adapters) => adapters.path(),
+        }
+    }
+
+    fn place(&self, model: Decoder) -> Result<Decoder> {
+        match self {
+            Self::Peft(adapter) => adapter.place(model),
+            Self::Bottlenecks(adapters) => adapters.place(model),
+        }
     }
 }
 
@@ -115,11 +147,15 @@ impl Source {
 
     /// With the chat templates that lie beside `adapter`, if any do: what it was trained with.
     pub fn with_templates_of(self, adapter: &Adapter) -> Result<Self> {
-        let templates = TokenizerFiles::in_folder(adapter.path())?.chat_templates()?;
+        self.with_templates_in(adapter.path())
+    }
+
+    fn with_templates_in(self, adapter: &Path) -> Result<Self> {
+        let templates = TokenizerFiles::in_folder(adapter)?.chat_templates()?;
         if templates.is_empty() {
             Ok(self)
         } else {
-            self.with_templates(adapter.path().display().to_string(), templates)
+            self.with_templates(adapter.display().to_string(), templates)
         }
     }
 
@@ -245,17 +281,21 @@ pub const LABELS: &str = "labels.json";
 pub struct Adapter {
     path: PathBuf,
     config: LoraConfig,
+    use_dora: bool,
     file: PeftAdapter,
     tensors: Vec<(String, Tensor)>,
 }
 
 impl Adapter {
-    /// Opens the adapter in the folder `path`.
+    /// Opens the adapter in the folder `path`, whose weights can be merged.
     pub fn open(path: &Path) -> Result<Self> {
+        if bottleneck::is_in(path) {
+            return Err(adapters::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
+        }
         let file = PeftAdapter::open(path)?;
         let text = std::fs::read(path.join("adapter_config.json")).with_context(|| format!("`{}`", path.display()))?;
         let object: Map<String, Value> = serde_json::from_slice(&text)?;
-        let config = lora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
+        let (config, use_dora) = dora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
         let weights = Safetensors::open(&path.join("adapter_model.safetensors"))?;
         let tensors = weights
             .names()
@@ -264,6 +304,7 @@ impl Adapter {
         Ok(Self {
             path: path.to_owned(),
             config,
+            use_dora,
             file,
             tensors,
         })
@@ -284,6 +325,11 @@ impl Adapter {
         &self.config
     }
 
+    /// Whether it is DoRA's: magnitudes beside LoRA's factors.
+    pub fn use_dora(&self) -> bool {
+        self.use_dora
+    }
+
     /// Its tensors, by their names in the file.
     pub fn tensors(&self) -> &[(String, Tensor)] {
         &self.tensors
@@ -296,23 +342,7 @@ impl Adapter {
 
     /// The classes of the head that it brings; none if it brings no classification head.
     pub fn labels(&self) -> Result<Option<Vec<String>>> {
-        let score = self.tensors.iter().find(|(name, _)| name.ends_with("score.weight"));
-        let Some((_, score)) = score else { return Ok(None) };
-        let count = score.size()[0] as usize;
-        let path = self.path.join(LABELS);
-        if !path.is_file() {
-            return Ok(Some((0..count).map(|label| format!("LABEL_{label}")).collect()));
-        }
-        let place = || format!("`{}`", path.display());
-        let labels: Vec<String> =
-            serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
-        anyhow::ensure!(
-            labels.len() == count,
-            "{}: wanted {count} labels, found {}",
-            place(),
-            labels.len()
-        );
-        Ok(Some(labels))
+        labels_of(&self.path, &self.tensors)
     }
 
     /// Its way into a model.
@@ -321,7 +351,7 @@ impl Adapter {
             .tensors
             .iter()
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
-        Ok(Placement::new(self.config.clone(), tensors)?)
+        Ok(Placement::new(self.config.clone(), self.use_dora, tensors)?)
     }
 
     /// Puts it into a model.
@@ -347,6 +377,26 @@ impl Adapter {
         placement.finish()?;
         Ok(model)
     }
+}
+
+/// The classes of the head among an adapter's tensors; none if there is no classification head.
+pub(crate) fn labels_of(folder: &Path, tensors: &[(String, Tensor)]) -> Result<Option<Vec<String>>> {
+    let score = tensors.iter().find(|(name, _)| name.ends_with("score.weight"));
+    let Some((_, score)) = score else { return Ok(None) };
+    let count = score.size()[0] as usize;
+    let path = folder.join(LABELS);
+    if !path.is_file() {
+        return Ok(Some((0..count).map(|label| format!("LABEL_{label}")).collect()));
+    }
+    let place = || format!("`{}`", path.display());
+    let labels: Vec<String> = serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
+    anyhow::ensure!(
+        labels.len() == count,
+        "{}: wanted {count} labels, found {}",
+        place(),
+        labels.len()
+    );
+    Ok(Some(labels))
 }
 
 /// Writes an adapter as PEFT writes it.

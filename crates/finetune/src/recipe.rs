@@ -5,6 +5,7 @@
 
 mod data;
 mod document;
+mod low_rank;
 mod places;
 mod surgery;
 

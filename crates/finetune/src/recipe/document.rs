@@ -86,12 +86,17 @@ impl Document {
 
     /// The table at `at` as `T`; none if it is not there. `without` is a key that the caller has read already.
     pub fn section<T: DeserializeOwned>(&self, at: &str, without: Option<&str>) -> Result<Option<T>> {
+        self.part(at, |key| Some(key) != without)
+    }
+
+    /// As [`Self::section`], of the keys that `is_wanted` alone.
+    pub fn part<T: DeserializeOwned>(&self, at: &str, is_wanted: impl Fn(&str) -> bool) -> Result<Option<T>> {
         let Some(value) = lookup(&self.table, at) else {
             return Ok(None);
         };
         let mut value = value.clone();
-        if let (Some(key), Value::Table(table)) = (without, &mut value) {
-            table.remove(key);
+        if let Value::Table(table) = &mut value {
+            table.retain(|key, _| is_wanted(key));
         }
         serde_path_to_error::deserialize(value).map(Some).map_err(|error| {
             let inner = error.path().to_string();

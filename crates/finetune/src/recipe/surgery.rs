@@ -1,10 +1,12 @@
 //! `[[surgery]]`: what is put into the model before training, in order.
 
+use adapters::AdapterConfig;
 use anyhow::{Result, bail};
+use dora::DoraConfig;
 use lora::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-use super::Document;
+use super::{Document, low_rank};
 
 /// One change to the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -12,8 +14,19 @@ use super::Document;
 pub enum Surgery {
     /// Low-rank updates beside frozen weights.
     Lora(LoraConfig),
+    /// Low-rank updates of directions, and magnitudes.
+    Dora(DoraConfig),
+    /// Bottleneck adapters behind or beside frozen sublayers.
+    Adapter(AdapterConfig),
     /// The model's own parameters train.
     Full(FullConfig),
+}
+
+impl Surgery {
+    /// Whether what it makes is kept beside its base.
+    pub fn is_adapter(&self) -> bool {
+        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
+    }
 }
 
 /// Options of `full`.
@@ -35,7 +48,7 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["lora", "full"];
+const KINDS: &[&str] = &["lora", "dora", "adapter", "full"];
 
 /// All surgeries of a recipe; a LoRA without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
@@ -50,16 +63,14 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
         .map(|idx| {
             let at = format!("surgery.{idx}");
             Ok(match document.kind(&at, KINDS)? {
-                "lora" => {
-                    let mut config: LoraConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    let own = document
-                        .section::<toml::Table>(&at, None)?
-                        .is_some_and(|table| table.contains_key("seed"));
-                    config.seed = if own { config.seed } else { seed };
-                    config
-                        .modules()
-                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
-                    Surgery::Lora(config)
+                kind @ ("lora" | "dora") => low_rank::read(document, &at, kind, seed)?,
+                "adapter" => {
+                    let mut config: AdapterConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
+                    let own: Option<toml::Table> = document.part(&at, |key| key == "seed")?;
+                    if own.is_none_or(|own| own.is_empty()) {
+                        config.seed = seed;
+                    }
+                    Surgery::Adapter(config)
                 }
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })

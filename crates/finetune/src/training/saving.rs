@@ -11,21 +11,34 @@ use crate::model::{LABELS, Source};
 
 /// Writes the adapter or the model into `folder`.
 pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) -> Result<()> {
+    let task = match operated.model.head_kind() {
+        HeadKind::LanguageModel => "CAUSAL_LM",
+        _ => "SEQ_CLS",
+    };
     match &operated.kept {
         Kept::Adapter { config, targets } => {
-            let task = match operated.model.head_kind() {
-                HeadKind::LanguageModel => "CAUSAL_LM",
-                _ => "SEQ_CLS",
-            };
             let config = lora::to_peft_config(config, Some(source.name()), task, targets);
             crate::model::save_adapter(folder, config, &lora::adapter_tensors(&operated.model))?;
-            if let Some(labels) = &sets.labels {
-                let path = folder.join(LABELS);
-                std::fs::write(&path, serde_json::to_string_pretty(labels)?)
-                    .with_context(|| format!("`{}`", path.display()))?;
-            }
-            source.save_tokenizer(folder)
         }
-        Kept::Whole => source.save_model(folder, &operated.model),
+        Kept::Decomposed { config, targets, still } => {
+            let mut tensors = lora::adapter_tensors(&operated.model);
+            for (at, shape) in still {
+                let (rank, _) = config.lora.rank_and_scale(at)?;
+                tensors.extend(dora::still_factors(at, rank, *shape));
+            }
+            let config = dora::to_peft_config(config, Some(source.name()), task, targets);
+            crate::model::save_adapter(folder, config, &tensors)?;
+        }
+        Kept::Bottleneck(config) => crate::bottleneck::save(folder, config, &operated.model, source.name())?,
+        Kept::Whole => return source.save_model(folder, &operated.model),
     }
+    save_labels(folder, sets)?;
+    source.save_tokenizer(folder)
+}
+
+/// Beside an adapter of a classifier: the names of its classes.
+fn save_labels(folder: &Path, sets: &Sets) -> Result<()> {
+    let Some(labels) = &sets.labels else { return Ok(()) };
+    let path = folder.join(LABELS);
+    std::fs::write(&path, serde_json::to_string_pretty(labels)?).with_context(|| format!("`{}`", path.display()))
 }

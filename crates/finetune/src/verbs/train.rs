@@ -40,7 +40,7 @@ impl Args {
         let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
         let begin = if self.resume { Begin::Resume } else { Begin::New };
         let folder = recipe.output_dir().clone();
-        let is_adapter = recipe.surgery.iter().any(|surgery| matches!(surgery, Surgery::Lora(_)));
+        let is_adapter = recipe.surgery.iter().any(Surgery::is_adapter);
         let model = recipe.model.name_or_path.clone();
         let report = training::run(recipe, machine, begin)?;
         if self.json {

@@ -9,9 +9,9 @@ use crate::recipe::FullConfig;
 
 pub(super) fn operate(patient: Patient, config: &FullConfig) -> Result<Patient> {
     let Patient { model, kept, mut what } = patient;
-    if matches!(kept, Some(Kept::Adapter { .. })) {
+    if kept.as_ref().is_some_and(|kept| !matches!(kept, Kept::Whole)) {
         bail!(
-            "`kind = \"full\"` after `kind = \"lora\"`: an adapter file does not hold the base\n\
+            "`kind = \"full\"` after an adapter: an adapter file does not hold the base\n\
              hint: modules that train whole beside an adapter go into `modules_to_save`"
         );
     }

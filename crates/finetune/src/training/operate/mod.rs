@@ -1,9 +1,13 @@
 //! The recipe's surgeries on a model, in order: each kind is a file here.
 
+mod adapter;
+mod dora;
 mod full;
 mod lora;
 
+use ::dora::DoraConfig;
 use ::lora::LoraConfig;
+use adapters::AdapterConfig;
 use anyhow::{Context, Result, bail};
 use decoder::Decoder;
 use tensor_core::ModulePath;
@@ -32,6 +36,17 @@ pub enum Kept {
         /// The wrapped modules.
         targets: Vec<ModulePath>,
     },
+    /// A DoRA adapter for the base it was trained on.
+    Decomposed {
+        /// As `adapter_config.json` shall say it.
+        config: DoraConfig,
+        /// The modules with magnitudes.
+        targets: Vec<ModulePath>,
+        /// Those of them whose direction stays, with the shapes of their weights.
+        still: Vec<(ModulePath, [i64; 2])>,
+    },
+    /// Bottleneck adapters for the base they were trained on.
+    Bottleneck(AdapterConfig),
     /// The whole model.
     Whole,
 }
@@ -53,6 +68,8 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         patient = match surgery {
             Surgery::Lora(config) => lora::operate(patient, config),
+            Surgery::Dora(config) => dora::operate(patient, config),
+            Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;

@@ -64,7 +64,15 @@ impl Model {
         }
         for surgery in &recipe.surgery {
             match surgery {
-                Surgery::Lora(lora) => model.added += updates(lora, &config, &tensors)?,
+                Surgery::Lora(lora) => model.added += updates(lora, None, &config, &tensors)?,
+                Surgery::Dora(dora) => model.added += updates(&dora.lora, Some(dora), &config, &tensors)?,
+                Surgery::Adapter(adapter) => {
+                    model.added += adapter.num_parameters(config.hidden_size, model.layers) as f64;
+                    let norms = tensors.iter().filter(|(name, _)| name.ends_with("norm.weight"));
+                    if adapter.train_norms {
+                        model.unfrozen += norms.map(|(_, shape)| size(shape)).sum::<f64>();
+                    }
+                }
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
                     let trains = |name: &str| {
@@ -88,8 +96,18 @@ impl Model {
     }
 }
 
-fn updates(lora: &lora::LoraConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<f64> {
+/// Numbers of LoRA's factors and whole modules, and, with `dora`, of magnitudes.
+fn updates(
+    lora: &lora::LoraConfig,
+    dora: Option<&dora::DoraConfig>,
+    config: &ModelConfig,
+    tensors: &[(String, Vec<i64>)],
+) -> Result<f64> {
     let mut paths = decoder::projection_paths(config);
+    let magnitude_only: Vec<ModulePath> = match dora.map(dora::DoraConfig::magnitude_only).transpose()?.flatten() {
+        Some(modules) => modules.choose(paths.iter().map(|(path, output)| (path, *output)))?,
+        None => Vec::new(),
+    };
     paths.push((ModulePath::from("model.embed_tokens"), true));
     let whole: Vec<ModulePath> = paths
         .iter()
@@ -110,10 +128,15 @@ fn updates(lora: &lora::LoraConfig, config: &ModelConfig, tensors: &[(String, Ve
             })
     };
     let mut numbers = 0.0;
-    for path in chosen.iter().filter(|path| !whole.contains(path)) {
+    for path in chosen
+        .iter()
+        .filter(|path| !whole.contains(path) && !magnitude_only.contains(path))
+    {
         let (rank, _) = lora.rank_and_scale(path)?;
-        numbers += (rank * shape(path).iter().sum::<i64>()) as f64;
+        let magnitudes = if dora.is_some() { shape(path)[0] } else { 0 };
+        numbers += (rank * shape(path).iter().sum::<i64>() + magnitudes) as f64;
     }
+    numbers += magnitude_only.iter().map(|path| shape(path)[0] as f64).sum::<f64>();
     Ok(numbers
         + whole
             .iter()

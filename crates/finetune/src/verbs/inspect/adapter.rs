@@ -6,10 +6,14 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use crate::bottleneck::{self, Bottlenecks};
 use crate::model::Adapter;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
+    if bottleneck::is_in(path) {
+        return facts_of_bottlenecks(path);
+    }
     let adapter = Adapter::open(path)?;
     let (file, config) = (adapter.file().config(), adapter.config());
     let parameters: usize = adapter.tensors().iter().map(|(_, tensor)| tensor.numel()).sum();
@@ -26,6 +30,7 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
     put("kind", json!("adapter"));
     put("path", json!(path.display().to_string()));
     put("type", json!(file.peft_type));
+    put("method", json!(if adapter.use_dora() { "DoRA" } else { "LoRA" }));
     put("task", json!(file.task_type));
     put("base", json!(file.base_model_name_or_path));
     put("rank", json!(config.r));
@@ -47,5 +52,29 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
     if !unknown.is_empty() {
         put("unknown_keys", json!(unknown));
     }
+    Ok(facts)
+}
+
+fn facts_of_bottlenecks(path: &Path) -> Result<Map<String, Value>> {
+    let adapters = Bottlenecks::open(path)?;
+    let (file, config) = (adapters.file(), adapters.config());
+    let parameters: usize = adapters.tensors().iter().map(|(_, tensor)| tensor.numel()).sum();
+    let mut facts = Map::new();
+    let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
+    put("kind", json!("adapter"));
+    put("path", json!(path.display().to_string()));
+    put("method", json!("bottleneck adapters"));
+    put("base", file.get("model_name").cloned().unwrap_or_default());
+    let options = serde_json::to_value(config)?;
+    for (name, value) in options
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| *name != "seed")
+    {
+        put(name, value.clone());
+    }
+    put("parameters", json!(parameters));
+    put("labels", json!(adapters.labels()?));
     Ok(facts)
 }

@@ -1,0 +1,31 @@
+//! `kind = "adapter"`: bottleneck adapters behind or beside frozen sublayers.
+
+use adapters::{AdapterConfig, Insertion};
+use anyhow::{Result, bail};
+use tensor_core::{LanguageModel as _, Role};
+
+use super::{Kept, Patient};
+
+pub(super) fn operate(patient: Patient, config: &AdapterConfig) -> Result<Patient> {
+    let Patient { model, kept, mut what } = patient;
+    if kept.is_some() {
+        bail!(
+            "an adapter file holds one `kind = \"adapter\"` over a frozen base, found a surgery before it that trains\n\
+             hint: other widths by layer go into `reduction_factor`, norms into `train_norms`"
+        );
+    }
+    let (width, layers) = (model.config().hidden_size, model.num_blocks());
+    let insertion = Insertion::new(config.clone(), width, layers, model.device())?;
+    let mut model = model.map_sublayers(&mut |at, inner| insertion.sublayer(at, inner))?;
+    let count = config.num_parameters(width, layers);
+    what.push(format!("bottleneck adapters of {count} numbers in {layers} layers"));
+    if config.train_norms {
+        model = model.train_where(|at, role| role == Role::Norm && at.as_str().ends_with("norm.weight"))?;
+        what.push("norms".to_owned());
+    }
+    Ok(Patient {
+        model,
+        kept: Some(Kept::Bottleneck(config.clone())),
+        what,
+    })
+}
