@@ -37,6 +37,8 @@ pub enum Verb {
     Score(verbs::score::Args),
     /// Measure a model by a suite of tasks
     Evaluate(verbs::evaluate::Args),
+    /// How training moved a model's weights, in magnitude and direction
+    Analyse(verbs::analyse::Args),
     /// Put an adapter into its model's weights
     Merge(verbs::merge::Args),
     /// Write a model in a format that others read
@@ -60,6 +62,7 @@ impl Verb {
             Self::Chat(args) => args.run(),
             Self::Score(args) => args.run(),
             Self::Evaluate(args) => args.run(),
+            Self::Analyse(args) => args.run(),
             Self::Merge(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Import(args) => args.run(),

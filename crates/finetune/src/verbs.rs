@@ -1,5 +1,6 @@
 //! The verbs of the command line, one a file.
 
+pub mod analyse;
 pub mod chat;
 pub mod doctor;
 pub mod estimate;

@@ -1,0 +1,151 @@
+//! What training made: an adapter or a whole model, read matrix by matrix.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::ModelDir;
+use dora::{Change, change};
+use tch::Device;
+use tensor_core::{Dense, ModulePath, Param, Role};
+
+use crate::bottleneck;
+use crate::model::Adapter;
+
+/// One result of training, with the group that it is a point of.
+#[derive(Debug)]
+pub(super) struct Tuned {
+    path: PathBuf,
+    group: String,
+    name: String,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Adapter(Box<Adapter>, dora::Placement),
+    Whole(Box<ModelDir>),
+}
+
+/// The results that the command line names, runs resolved to their checkpoints.
+pub(super) fn of_runs(single: &[PathBuf], runs: &[PathBuf]) -> Result<Vec<Tuned>> {
+    let mut found = Vec::new();
+    for path in single {
+        let mut result = Tuned::open(path, String::new(), path.display().to_string())?;
+        result.group = result.method().to_owned();
+        found.push(result);
+    }
+    for run in runs {
+        let group = run
+            .file_name()
+            .unwrap_or(run.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        let checkpoints = checkpoints(run)?;
+        if checkpoints.is_empty() {
+            bail!(
+                "`{}`: wanted `checkpoint-N` folders, found none\nhint: train with `save_strategy = \"steps\"`, or give single results to `--adapter`",
+                run.display()
+            );
+        }
+        for (step, path) in checkpoints {
+            found.push(Tuned::open(&path, group.clone(), format!("checkpoint-{step}"))?);
+        }
+    }
+    Ok(found)
+}
+
+/// A run's checkpoints by their steps.
+fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let entries = std::fs::read_dir(run).with_context(|| format!("`{}` cannot be read", run.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(step) = name.strip_prefix("checkpoint-").and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl Tuned {
+    fn open(path: &Path, group: String, name: String) -> Result<Self> {
+        if bottleneck::is_in(path) {
+            bail!(
+                "`{}`: bottleneck adapters stand beside the weights and move none of them: nothing to analyse",
+                path.display()
+            );
+        }
+        let held = if path.join("adapter_config.json").is_file() {
+            let adapter = Adapter::open(path)?;
+            let placement = adapter.placement()?;
+            Held::Adapter(Box::new(adapter), placement)
+        } else {
+            Held::Whole(Box::new(ModelDir::open(path)?))
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            group,
+            name,
+            held,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn group(&self) -> &str {
+        &self.group
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn method(&self) -> &'static str {
+        match &self.held {
+            Held::Adapter(adapter, _) if adapter.use_dora() => "DoRA",
+            Held::Adapter(..) => "LoRA",
+            Held::Whole(_) => "full fine-tuning",
+        }
+    }
+
+    /// How far the matrix at `at` moved; none if the result does not hold it.
+    pub(super) fn change(&self, base: &ModelDir, at: &ModulePath, device: Device) -> Result<Option<Change>> {
+        let name = at.join("weight");
+        let stored = match base.contains(name.as_str()) {
+            true => name.as_str(),
+            // A tied head.
+            false if at.as_str() == "lm_head" => "model.embed_tokens.weight",
+            false => return Ok(None),
+        };
+        match &self.held {
+            Held::Adapter(adapter, placement) => {
+                if !adapter.touches(at.as_str()) {
+                    return Ok(None);
+                }
+                let before = base.tensor(stored)?.to_device(device);
+                let dense = Dense::new(Param::frozen(before.shallow_clone(), Role::Base));
+                let after = placement.projection(at, Box::new(dense))?.weight();
+                Ok(Some(change(&before, &after)))
+            }
+            Held::Whole(dir) => {
+                if !dir.contains(name.as_str()) {
+                    return Ok(None);
+                }
+                let after = dir.tensor(name.as_str())?.to_device(device);
+                // What the saved dtype rounds away is no change.
+                let before = base.tensor(stored)?.to_device(device).to_kind(after.kind());
+                anyhow::ensure!(
+                    before.size() == after.size(),
+                    "`{name}`: wanted shape {:?}, found {:?}\nhint: it was trained from another model",
+                    before.size(),
+                    after.size()
+                );
+                Ok(Some(change(&before, &after)))
+            }
+        }
+    }
+}
