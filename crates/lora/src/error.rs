@@ -88,6 +88,47 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// Two adapters that cannot be of one model.
+    #[error(
+        "`{at}`: wanted an update of {} × {} as in `{first}`, found {} × {} in `{second}`\nhint: adapters of one base can be combined",
+        wanted[0], wanted[1], found[0], found[1]
+    )]
+    OtherModel {
+        /// The module.
+        at: ModulePath,
+        /// The adapter that came first.
+        first: String,
+        /// The shape of its update: rows and columns of the weight.
+        wanted: [i64; 2],
+        /// The other adapter.
+        second: String,
+        /// The shape of its update.
+        found: [i64; 2],
+    },
+    /// Ranks that differ where factors are combined one by one.
+    #[error(
+        "`{at}`: `{combination}` combines A and B apart, which needs equal ranks; found rank {found}\nhint: `sum`, `svd` and the types that end in `_svd` combine adapters of any ranks"
+    )]
+    Ranks {
+        /// The module.
+        at: ModulePath,
+        /// The type of combination.
+        combination: &'static str,
+        /// Each adapter's rank.
+        found: String,
+    },
+    /// An adapter with something that cannot be weighted and summed.
+    #[error("adapter `{adapter}`: `{what}` is {is}\nhint: {hint}")]
+    Uncombined {
+        /// The adapter.
+        adapter: String,
+        /// The tensor or module.
+        what: String,
+        /// What it is.
+        is: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// An adapter's tensor of a kind that is not known.
     #[error("the adapter holds `{key}`, which is no LoRA factor and no saved module")]
     Tensor {

@@ -124,7 +124,8 @@ fn uniform(rng: &mut StdRng, rows: i64, columns: i64, bound: f32) -> Tensor {
     Tensor::from_slice(&values).view([rows, columns])
 }
 
-fn normal(rng: &mut StdRng, rows: i64, columns: i64, deviation: f32) -> Tensor {
+/// Normal numbers `[rows, columns]` f32 of this deviation.
+pub(crate) fn normal(rng: &mut StdRng, rows: i64, columns: i64, deviation: f32) -> Tensor {
     let values: Vec<f32> = (0..rows * columns)
         .map(|_| rng.sample::<f32, _>(StandardNormal) * deviation)
         .collect();

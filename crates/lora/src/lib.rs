@@ -22,6 +22,8 @@
 //! assert_eq!(Vec::<f32>::try_from(lora.weight().view([-1])).unwrap(), [2.0, 1.0, 0.0, 1.0]);
 //! ```
 
+pub mod combine;
+
 mod adapter;
 mod config;
 mod embedding;

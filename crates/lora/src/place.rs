@@ -9,6 +9,13 @@ use tensor_core::{Embedding, ModulePath, Param, Projection};
 use crate::adapter::PREFIX;
 use crate::{Error, FullTable, FullUpdate, Lora, LoraConfig, LoraEmbedding, LowRank, Result};
 
+/// What an adapter's file holds: pairs of factors (A, B) of projections and of tables, and tensors of whole modules.
+pub(crate) struct Parts {
+    pub(crate) projections: BTreeMap<ModulePath, (Tensor, Tensor)>,
+    pub(crate) tables: BTreeMap<ModulePath, (Tensor, Tensor)>,
+    pub(crate) whole: BTreeMap<ModulePath, Tensor>,
+}
+
 /// A read adapter on its way into a model: hand its surgeons to the model, then call [`Self::finish`].
 #[derive(Debug)]
 pub struct Placement {
@@ -72,6 +79,21 @@ impl Placement {
             whole,
             placed: RefCell::default(),
         })
+    }
+
+    /// The tensors, for those who do not place them.
+    pub(crate) fn into_parts(self) -> Parts {
+        let Self {
+            projections,
+            tables,
+            whole,
+            ..
+        } = self;
+        Parts {
+            projections,
+            tables,
+            whole,
+        }
     }
 
     /// What is done to the projection at `at`.
