@@ -41,6 +41,8 @@ pub enum Verb {
     Analyse(verbs::analyse::Args),
     /// Put an adapter into its model's weights
     Merge(verbs::merge::Args),
+    /// Several adapters of one model as one
+    Combine(verbs::combine::Args),
     /// Write a model in a format that others read
     Export(verbs::export::Args),
     /// Take a model into the local store
@@ -64,6 +66,7 @@ impl Verb {
             Self::Evaluate(args) => args.run(),
             Self::Analyse(args) => args.run(),
             Self::Merge(args) => args.run(),
+            Self::Combine(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Inspect(args) => args.run(),

@@ -1,0 +1,241 @@
+//! `finetune combine`: several adapters of one base as one, in PEFT's format.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::StagedDir;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use lora::combine::{Combination, CombinationType, CombineConfig, MajoritySign, Weighted, combine};
+use serde_json::{Value, json};
+
+use crate::adapters::AdapterArg;
+use crate::model::{Adapter, LABELS, save_adapter};
+use crate::output;
+
+/// Arguments of `combine`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Types: sum is the exact weighted sum of the updates, at the smallest rank that holds it or cut to --rank; the others\n\
+                  are those of PEFT's add_weighted_adapter. Each module's rank is shown with the share of the update that the rank\n\
+                  explains, and how far the result is from the exact sum.\n\n\
+                  Example:\n  finetune combine --adapter runs/poems=0.7 --adapter runs/jokes=0.3 --output runs/both\n  \
+                  finetune combine --adapter runs/a --adapter runs/b --type ties_svd --density 0.5 --rank 16 --output runs/c"
+)]
+pub struct Args {
+    /// An adapter's folder with its weight; 1 if there is none, and negative ones take an adapter out
+    #[arg(long, value_name = "DIR=WEIGHT", required = true)]
+    adapter: Vec<AdapterArg>,
+    /// How they are combined
+    #[arg(long = "type", value_name = "T", default_value = "sum", value_parser = types())]
+    combination_type: CombinationType,
+    /// The rank of the result, for sum, svd and the types that end in _svd
+    #[arg(long, value_name = "R", visible_alias = "svd-rank")]
+    rank: Option<i64>,
+    /// The share of numbers that stays, for types that prune
+    #[arg(long, value_name = "D")]
+    density: Option<f64>,
+    /// How signs are voted on, for types with ties in their name: total (the default) or frequency
+    #[arg(long, value_name = "M", value_parser = signs())]
+    majority_sign_method: Option<MajoritySign>,
+    /// Numbers of both factors are held within this quantile of them, for svd and the types that end in _svd
+    #[arg(long, value_name = "Q")]
+    svd_clamp: Option<f64>,
+    /// Where the random numbers of dare start
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+    /// The model that the result is for, where the adapters call one model by several names
+    #[arg(long, value_name = "M")]
+    base_model: Option<String>,
+    /// Where the combined adapter is written; an adapter that is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// What became of each module as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn types() -> impl clap::builder::TypedValueParser<Value = CombinationType> {
+    PossibleValuesParser::new(CombinationType::ALL.map(|(_, name)| name)).try_map(|name| name.parse())
+}
+
+fn signs() -> impl clap::builder::TypedValueParser<Value = MajoritySign> {
+    PossibleValuesParser::new(["total", "frequency"]).map(|name| match name.as_str() {
+        "frequency" => MajoritySign::Frequency,
+        _ => MajoritySign::Total,
+    })
+}
+
+impl Args {
+    /// Reads, combines, writes.
+    pub fn run(self) -> Result<ExitCode> {
+        let options = CombineConfig {
+            combination_type: self.combination_type,
+            svd_rank: self.rank,
+            svd_clamp: self.svd_clamp,
+            density: self.density,
+            majority_sign_method: self.majority_sign_method,
+            seed: self.seed,
+        };
+        options.check()?;
+        let adapters = self.open()?;
+        self.refuse_other_bases(&adapters)?;
+        if self.output.join("adapter_config.json").exists() {
+            let path = self.output.clone();
+            return Err(checkpoint::Error::Exists {
+                path,
+                found: "an adapter".into(),
+            }
+            .into());
+        }
+        let bar = output::bar(0, "modules");
+        let combination = combine(&weighted(&self.adapter, &adapters), &options, &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })?;
+        bar.finish_and_clear();
+        self.write(&adapters, &combination)?;
+        if self.json {
+            output::json(&self.facts(&combination))?;
+        } else {
+            show(&combination)?;
+        }
+        output::note(format!("combined adapter written to `{}`", self.output.display()));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn open(&self) -> Result<Vec<Adapter>> {
+        let open = |one: &AdapterArg| {
+            if let Some(name) = &one.name {
+                let path = one.path.display();
+                bail!("`--adapter {name}={path}`: wanted DIR=WEIGHT, found `{path}`, which is no number");
+            }
+            Adapter::open(&one.path)
+        };
+        self.adapter.iter().map(open).collect()
+    }
+
+    /// Adapters of different models may have the same shapes; only their names tell.
+    fn refuse_other_bases(&self, adapters: &[Adapter]) -> Result<()> {
+        let tasks = adapters.iter().map(|one| (one, &one.file().config().task_type));
+        refuse_two("task", tasks, "adapters of one task can be combined")?;
+        if self.base_model.is_none() {
+            let bases = adapters
+                .iter()
+                .map(|one| (one, &one.file().config().base_model_name_or_path));
+            let hint = "adapters of one base can be combined; if these are names of one model, give `--base-model`";
+            refuse_two("base model", bases, hint)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, adapters: &[Adapter], combination: &Combination) -> Result<()> {
+        let configs = || adapters.iter().map(|adapter| adapter.file().config());
+        let base = configs().find_map(|config| config.base_model_name_or_path.as_deref());
+        let task = configs().find_map(|config| config.task_type.as_deref());
+        let modules: Vec<_> = combination.modules.iter().map(|module| &module.at).collect();
+        let base = self.base_model.as_deref().or(base);
+        let mut config = lora::to_peft_config(&combination.config, base, task.unwrap_or_default(), modules);
+        if task.is_none() {
+            config.insert("task_type".into(), Value::Null);
+        }
+        let staged = StagedDir::create(&self.output)?;
+        save_adapter(staged.path(), config, &combination.tensors)?;
+        for adapter in adapters.iter().filter(|adapter| adapter.path().join(LABELS).is_file()) {
+            // The classes go with the head, which one adapter at most has.
+            if adapter.touches("score") {
+                let from = adapter.path().join(LABELS);
+                std::fs::copy(&from, staged.path().join(LABELS)).with_context(|| format!("`{}`", from.display()))?;
+            }
+        }
+        if self.output.is_dir() {
+            staged.commit_into("adapter_config.json")?;
+        } else {
+            staged.commit()?;
+        }
+        Ok(())
+    }
+
+    fn facts(&self, combination: &Combination) -> Value {
+        let adapters: Vec<Value> = self
+            .adapter
+            .iter()
+            .map(|one| json!({ "path": one.path.display().to_string(), "weight": one.weight.unwrap_or(1.0) }))
+            .collect();
+        let modules: Vec<Value> = combination
+            .modules
+            .iter()
+            .map(|module| {
+                json!({
+                    "module": module.at.as_str(),
+                    "rank": module.rank,
+                    "explained": module.explained,
+                    "distance": module.distance,
+                })
+            })
+            .collect();
+        json!({
+            "type": self.combination_type,
+            "adapters": adapters,
+            "output": self.output.display().to_string(),
+            "modules": modules,
+        })
+    }
+}
+
+fn weighted(args: &[AdapterArg], adapters: &[Adapter]) -> Vec<Weighted> {
+    let pairs = args.iter().zip(adapters);
+    pairs
+        .map(|(arg, adapter)| Weighted {
+            name: adapter.path().display().to_string(),
+            config: adapter.config().clone(),
+            tensors: adapter
+                .tensors()
+                .iter()
+                .map(|(key, tensor)| (key.clone(), tensor.shallow_clone()))
+                .collect(),
+            weight: arg.weight.unwrap_or(1.0),
+        })
+        .collect()
+}
+
+/// An error if two adapters name two things; one that names nothing fits any.
+fn refuse_two<'a>(
+    what: &str,
+    named: impl Iterator<Item = (&'a Adapter, &'a Option<String>)>,
+    hint: &str,
+) -> Result<()> {
+    let named: Vec<(&Path, &str)> = named
+        .filter_map(|(one, name)| Some((one.path(), name.as_deref()?)))
+        .collect();
+    let Some((first, wanted)) = named.first() else {
+        return Ok(());
+    };
+    match named.iter().find(|(_, name)| name != wanted) {
+        None => Ok(()),
+        Some((path, found)) => bail!(
+            "`{}`: wanted the {what} of `{}`, which is `{wanted}`, found `{found}`\nhint: {hint}",
+            path.display(),
+            first.display()
+        ),
+    }
+}
+
+fn show(combination: &Combination) -> Result<()> {
+    let width = combination
+        .modules
+        .iter()
+        .map(|module| module.at.as_str().len())
+        .max()
+        .unwrap_or(0);
+    for module in &combination.modules {
+        output::line(format!(
+            "{:width$}  rank {:>4}  explained {:>8.4} %  off the exact sum by {:>8.4} %",
+            module.at.as_str(),
+            module.rank,
+            100.0 * module.explained,
+            100.0 * module.distance
+        ))?;
+    }
+    Ok(())
+}
