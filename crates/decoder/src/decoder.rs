@@ -138,7 +138,8 @@ impl Decoder {
         let pass = Pass::evaluate(documents);
         let hidden = self.hidden(tokens, &pass);
         let last = hidden.index_select(0, &documents.last_tokens(self.device));
-        tch::no_grad(|| self.head.forward(&last, &pass).to_kind(Kind::Float))
+        let ones = documents.one_token_each();
+        tch::no_grad(|| self.head.forward(&last, &Pass::evaluate(&ones)).to_kind(Kind::Float))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, Pass, blob};
+use tensor_core::{Documents, Mix, Pass, blob};
 
 use crate::cache::KvCache;
 use crate::decoder::Decoder;
@@ -28,6 +28,8 @@ pub struct GenerateOptions {
     pub max_sequences: usize,
     /// The most prompt tokens that one pass reads; a longer prompt has a pass of its own.
     pub max_prefill_tokens: usize,
+    /// The adapters that each prompt is answered with, one mix a prompt; none for the model's default.
+    pub mixes: Vec<Mix>,
 }
 
 /// Whether the model's own end tokens end a sequence.
@@ -48,6 +50,7 @@ impl Default for GenerateOptions {
             end_tokens: EndTokens::Stop,
             max_sequences: 32,
             max_prefill_tokens: 4096,
+            mixes: Vec::new(),
         }
     }
 }
@@ -89,6 +92,9 @@ impl Decoder {
     ///
     /// Errors: a head that is not for language modelling, an empty prompt or one that leaves no room, an option outside
     /// its range, logits that are not numbers.
+    ///
+    /// # Panics
+    /// If there are mixes, but not one a prompt.
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -98,6 +104,8 @@ impl Decoder {
         self.needs_language_head("generation")?;
         options.sampler.check()?;
         self.check_prompts(prompts)?;
+        let mixes = &options.mixes;
+        assert!(mixes.is_empty() || mixes.len() == prompts.len(), "one mix a prompt");
         let mut stop_ids = options.stop_ids.clone();
         if options.end_tokens == EndTokens::Stop {
             stop_ids.extend(self.config.eos_token_ids.iter().map(|&id| id as u32));
@@ -113,9 +121,9 @@ impl Decoder {
         while !(live.is_empty() && waiting.is_empty()) {
             let admitted = admit(&mut waiting, live.len(), options);
             let (logits, first) = if admitted.is_empty() {
-                (self.next_logits(&live, &cache)?, 0)
+                (self.next_logits(&live, mixes, &cache)?, 0)
             } else {
-                let (logits, past) = self.prefill(&admitted)?;
+                let (logits, past) = self.prefill(&admitted, mixes)?;
                 let first = live.len();
                 live.extend(admitted);
                 cache.append(past);
@@ -156,9 +164,9 @@ impl Decoder {
     }
 
     /// The logits `[n, v]` after each prompt, f32 on the CPU, and the cache that the prompts leave.
-    fn prefill(&self, sequences: &[Live]) -> Result<(Tensor, KvCache)> {
+    fn prefill(&self, sequences: &[Live], mixes: &[Mix]) -> Result<(Tensor, KvCache)> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
-        let documents = Documents::new(&lengths);
+        let documents = mixed(Documents::new(&lengths), sequences, mixes);
         let cache = KvCache::new(sequences.len());
         let tokens: Vec<i64> = sequences
             .iter()
@@ -169,9 +177,10 @@ impl Decoder {
     }
 
     /// The logits `[n, v]` after each sequence's newest token, f32 on the CPU; the cache takes the token in.
-    fn next_logits(&self, sequences: &[Live], cache: &KvCache) -> Result<Tensor> {
+    fn next_logits(&self, sequences: &[Live], mixes: &[Mix], cache: &KvCache) -> Result<Tensor> {
         let starts: Vec<usize> = sequences.iter().map(|s| s.tokens.len() - 1).collect();
         let documents = Documents::continuing(&vec![1; sequences.len()], &starts);
+        let documents = mixed(documents, sequences, mixes);
         let newest = sequences
             .iter()
             .zip(&starts)
@@ -187,7 +196,7 @@ impl Decoder {
             hidden = hidden.index_select(0, &documents.last_tokens(self.device));
         }
         // The head has no past, and sees one position a sequence.
-        let ones = Documents::new(&vec![1; documents.len()]);
+        let ones = documents.one_token_each();
         let logits = tch::no_grad(|| self.head.forward(&hidden, &Pass::evaluate(&ones)));
         let logits = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
         if logits.isfinite().all().int64_value(&[]) == 0 {
@@ -211,6 +220,15 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// The documents of these sequences, each with its prompt's mix.
+fn mixed(documents: Documents, sequences: &[Live], mixes: &[Mix]) -> Documents {
+    if mixes.is_empty() {
+        return documents;
+    }
+    let each: Vec<Mix> = sequences.iter().map(|sequence| mixes[sequence.idx].clone()).collect();
+    documents.with_mixes(&each)
 }
 
 /// Takes waiting sequences into the next prefill, as many as fit.

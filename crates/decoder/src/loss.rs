@@ -83,7 +83,7 @@ pub fn label_logits(policy: &Policy, tokens: &Tensor, documents: &Documents) -> 
     expect_shape("tokens", tokens, &[documents.num_tokens() as i64])?;
     let hidden = policy.hidden(tokens, documents);
     let last = hidden.index_select(0, &documents.last_tokens(hidden.device()));
-    let ones = Documents::new(&vec![1; documents.len()]);
+    let ones = documents.one_token_each();
     Ok(policy.head().forward(&last, &policy.pass(&ones)).to_kind(Kind::Float))
 }
 
@@ -122,8 +122,9 @@ pub fn token_log_probs(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &
     let (rows, targets_there) = (hidden.index_select(0, &wanted), targets.index_select(0, &wanted));
     let each: Vec<Tensor> = chunks(wanted.size()[0])
         .map(|(start, length)| {
-            let targets = targets_there.narrow(0, start, length);
-            log_probs(&rows.narrow(0, start, length), head, &targets, pass)
+            let part = |x: &Tensor| x.narrow(0, start, length);
+            let there = pass.documents().at(&part(&wanted));
+            log_probs(&part(&rows), head, &part(&targets_there), &pass.over(&there))
         })
         .collect();
     let zeros = Tensor::zeros(targets.size(), (Kind::Float, hidden.device()));
@@ -170,7 +171,8 @@ fn chunked_cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass:
     let mut gradients: Vec<Option<Tensor>> = leaves.iter().map(|_| None).collect();
     for (start, length) in chunks(wanted.size()[0]) {
         let chunk = rows.narrow(0, start, length).detach().set_requires_grad(records);
-        let loss = -log_probs(&chunk, head, &targets.narrow(0, start, length), pass).sum(Kind::Float);
+        let there = pass.documents().at(&wanted.narrow(0, start, length));
+        let loss = -log_probs(&chunk, head, &targets.narrow(0, start, length), &pass.over(&there)).sum(Kind::Float);
         sum += loss.detach();
         if !records {
             continue;

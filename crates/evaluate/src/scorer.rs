@@ -34,7 +34,7 @@ impl Scorer for Decoder {
                 &Pass::evaluate(documents),
             );
             let last = hidden.index_select(0, &documents.last_tokens(self.device()));
-            let ones = Documents::new(&vec![1; documents.len()]);
+            let ones = documents.one_token_each();
             let logits = self.head().forward(&last, &Pass::evaluate(&ones)).to_kind(Kind::Float);
             let columns = Tensor::from_slice(&columns).to_device(self.device());
             logits

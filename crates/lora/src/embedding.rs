@@ -22,25 +22,26 @@ impl LoraEmbedding {
 
     /// `[t]` tokens to their update `[t, d]`, in f32.
     fn update(&self, tokens: &Tensor) -> Tensor {
-        let (a, b, scale) = (
-            self.low_rank.a().value(),
-            self.low_rank.b().value(),
-            self.low_rank.scale(),
-        );
-        let columns = tch::no_grad(|| a.index_select(1, tokens).tr().contiguous() * scale);
-        let y = tch::no_grad(|| columns.matmul(&b.tr()));
-        if !autograd::wants(&[a, b]) {
-            return y;
-        }
-        let (tokens, a_shape, held) = (tokens.shallow_clone(), a.detach(), b.detach());
-        autograd::attach(&[a, b], y, move |dy| {
-            let Some(dy) = dy else { return vec![None, None] };
-            let da = a_shape
-                .zeros_like()
-                .index_add_(1, &tokens, &(dy.matmul(&held) * scale).tr().contiguous());
-            vec![Some(da), Some(dy.tr().matmul(&columns))]
-        })
+        rows(&self.low_rank, self.low_rank.scale(), tokens)
     }
+}
+
+/// `[t]` tokens to `scale · B A[:, token]`, `[t, d]` f32.
+pub(crate) fn rows(low_rank: &LowRank, scale: f64, tokens: &Tensor) -> Tensor {
+    let (a, b) = (low_rank.a().value(), low_rank.b().value());
+    let columns = tch::no_grad(|| a.index_select(1, tokens).tr().contiguous() * scale);
+    let y = tch::no_grad(|| columns.matmul(&b.tr()));
+    if !autograd::wants(&[a, b]) {
+        return y;
+    }
+    let (tokens, a_shape, held) = (tokens.shallow_clone(), a.detach(), b.detach());
+    autograd::attach(&[a, b], y, move |dy| {
+        let Some(dy) = dy else { return vec![None, None] };
+        let da = a_shape
+            .zeros_like()
+            .index_add_(1, &tokens, &(dy.matmul(&held) * scale).tr().contiguous());
+        vec![Some(da), Some(dy.tr().matmul(&columns))]
+    })
 }
 
 impl Embedding for LoraEmbedding {

@@ -129,6 +129,28 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// Two adapters of a set with one name.
+    #[error("two adapters are called `{name}`\nhint: give each a name of its own")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// A choice of an adapter that the set does not have.
+    #[error("wanted one of the adapters {known}, found `{name}`")]
+    NoAdapter {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// What is wrong with one adapter of a set.
+    #[error("adapter `{name}`: {source}")]
+    Member {
+        /// The adapter.
+        name: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// An adapter's tensor of a kind that is not known.
     #[error("the adapter holds `{key}`, which is no LoRA factor and no saved module")]
     Tensor {

@@ -33,6 +33,7 @@ mod init;
 mod low_rank;
 mod place;
 mod projection;
+mod set;
 mod wrap;
 
 pub use adapter::{PREFIX, adapter_tensors, from_peft_config, to_peft_config};
@@ -44,4 +45,5 @@ pub use init::Init;
 pub use low_rank::LowRank;
 pub use place::Placement;
 pub use projection::Lora;
+pub use set::{AdapterNames, AdapterSet, Member};
 pub use wrap::Wrapping;

@@ -3,7 +3,7 @@
 //! `ΔW = s · B A`, never formed while training. Forward `s · (x Aᵀ) Bᵀ`; backward with `v = s · dy B`:
 //! `dB = s · dyᵀ (x Aᵀ)`, `dA = vᵀ x`, `dx = v A`. Shapes: t tokens, r rank; A `[r, in]`, B `[out, r]`.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, Param, Role, Update, autograd, packed};
 
 /// Factors A and B in f32, with the scale of their product.
@@ -32,6 +32,17 @@ impl LowRank {
         let initial = |param: &Param| Param::frozen(param.value().detach().copy(), Role::Adapter);
         Self {
             initial: Some((initial(&self.a), initial(&self.b))),
+            ..self
+        }
+    }
+
+    /// The same factors, not training.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        let freeze = |param: Param| param.with_training(false, Kind::Float);
+        Self {
+            a: freeze(self.a),
+            b: freeze(self.b),
             ..self
         }
     }

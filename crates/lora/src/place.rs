@@ -172,6 +172,19 @@ impl Placement {
         }
     }
 
+    /// The update that the adapter holds for the module at `at` (a token table if `table`), which counts as placed.
+    pub(crate) fn update(&self, at: &ModulePath, weight: &Tensor, table: bool) -> tensor_core::Result<Option<LowRank>> {
+        let pairs = if table { &self.tables } else { &self.projections };
+        let Some((a, b)) = pairs.get(at) else { return Ok(None) };
+        let placed = self.placed_pair(at, a, b, weight, table);
+        placed.map(Some).map_err(|error| error.at(at))
+    }
+
+    /// The first tensor of a module that was trained whole.
+    pub(crate) fn first_whole(&self) -> Option<&ModulePath> {
+        self.whole.keys().next()
+    }
+
     fn placed_pair(&self, at: &ModulePath, a: &Tensor, b: &Tensor, weight: &Tensor, table: bool) -> Result<LowRank> {
         let (rank, scale) = self.config.rank_and_scale(at)?;
         let shape = weight.size();

@@ -2,13 +2,20 @@
 //!
 //! Shapes: t tokens of a row, n documents.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
-/// The documents of one packed row `[t]`: offsets, and positions that restart (or continue a past) in each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::mix::{Mix, Mixes};
+
+/// The documents of one packed row `[t]`: offsets, positions that restart (or continue a past) in each, and perhaps the
+/// adapters that each is read with.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Documents {
     offsets: Vec<usize>,
     starts: Vec<usize>,
+    mixes: Option<Arc<Mixes>>,
 }
 
 impl Documents {
@@ -34,6 +41,63 @@ impl Documents {
         Self {
             offsets,
             starts: starts.to_vec(),
+            mixes: None,
+        }
+    }
+
+    /// The same documents, each read with its own mix of the model's adapters; without, the model's default.
+    ///
+    /// # Panics
+    /// If there is not one mix a document.
+    #[must_use]
+    pub fn with_mixes(self, mixes: &[Mix]) -> Self {
+        assert_eq!(mixes.len(), self.len(), "one mix a document");
+        Self {
+            mixes: Some(Arc::new(Mixes::new(mixes))),
+            ..self
+        }
+    }
+
+    /// The mixes, if any were given.
+    pub fn mixes(&self) -> Option<&Mixes> {
+        self.mixes.as_deref()
+    }
+
+    /// Each document's tokens with its mix; nothing if none were given.
+    pub fn mixed_ranges(&self) -> impl Iterator<Item = (Range<usize>, &Mix)> {
+        self.mixes().into_iter().flat_map(|mixes| mixes.ranges(self.ranges()))
+    }
+
+    /// Every document as one token: what a head sees of each one's last.
+    #[must_use]
+    pub fn one_token_each(&self) -> Self {
+        Self {
+            mixes: self.mixes.clone(),
+            ..Self::new(&vec![1; self.len()])
+        }
+    }
+
+    /// The tokens at these positions (`[m]` i64, ascending) of the row, as documents of one token each where documents
+    /// are read differently, else as one.
+    #[must_use]
+    pub fn at(&self, positions: &Tensor) -> Self {
+        let count = positions.numel();
+        match self.mixes().filter(|mixes| mixes.uniform().is_none() && count > 0) {
+            None => Self {
+                mixes: self.mixes.as_ref().map(|mixes| Arc::new(mixes.of_parts([0]))),
+                ..Self::new(&[count.max(1)])
+            },
+            Some(mixes) => {
+                let positions = positions.to_device(Device::Cpu);
+                let parent = |idx: usize| {
+                    let at = positions.int64_value(&[idx as i64]) as usize;
+                    self.offsets.partition_point(|&offset| offset <= at) - 1
+                };
+                Self {
+                    mixes: Some(Arc::new(mixes.of_parts((0..count).map(parent)))),
+                    ..Self::new(&vec![1; count])
+                }
+            }
         }
     }
 
@@ -63,7 +127,7 @@ impl Documents {
     }
 
     /// The token ranges of the documents, in order.
-    pub fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.offsets.windows(2).map(|pair| pair[0]..pair[1])
     }
 
@@ -116,6 +180,30 @@ mod tests {
         assert_eq!(documents.positions(), [0, 1, 2, 7, 8]);
         assert_eq!(documents.offsets(), [0, 3, 5]);
         assert_eq!((documents.num_tokens(), documents.longest()), (5, 3));
+    }
+
+    #[test]
+    fn a_document_keeps_its_mix_in_every_part_of_it() {
+        let (a, b) = (Mix::one(0), Mix::of([(0, 0.5), (1, 2.0), (2, 0.0)]));
+        let documents = Documents::new(&[2, 3, 1]).with_mixes(&[a.clone(), b.clone(), a.clone()]);
+        assert_eq!(b.shares(), [(0, 0.5), (1, 2.0)]);
+        let mixes = documents.mixes().unwrap();
+        assert_eq!(
+            (mixes.distinct().len(), mixes.of_documents()),
+            (2, [0, 1, 0].as_slice())
+        );
+        assert_eq!(documents.one_token_each().mixes(), Some(mixes));
+        let picked = documents.at(&Tensor::from_slice(&[0i64, 2, 4, 5]));
+        let each: Vec<(Range<usize>, &Mix)> = picked.mixed_ranges().collect();
+        assert_eq!(each, [(0..1, &a), (1..2, &b), (2..3, &b), (3..4, &a)]);
+        // Read alike, or with no choice, they need not be told apart.
+        let alike = Documents::new(&[2, 3]).with_mixes(&[b.clone(), b.clone()]);
+        let picked = alike.at(&Tensor::from_slice(&[1i64, 2, 4]));
+        assert_eq!(
+            (picked.len(), picked.num_tokens(), picked.mixes().unwrap().uniform()),
+            (1, 3, Some(&b))
+        );
+        assert!(Documents::new(&[2]).at(&Tensor::from_slice(&[1i64])).mixes().is_none());
     }
 
     #[test]

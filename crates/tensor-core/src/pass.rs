@@ -98,6 +98,12 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The same pass over other documents, such as the tokens of these that a head is asked about.
+    #[must_use]
+    pub fn over(self, documents: &'a Documents) -> Self {
+        Self { documents, ..self }
+    }
+
     /// The same pass continuing `past`.
     #[must_use]
     pub fn with_past(self, past: &'a dyn PastKeyValues) -> Self {
