@@ -1,11 +1,12 @@
 //! A data file read and recognised: rows in their normal form, each with its place.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::error::{self, Unit};
@@ -20,6 +21,8 @@ pub struct Dataset {
     shape: Shape,
     unit: Unit,
     rows: Vec<(u32, Row)>,
+    /// By the row's number: the columns that were to be kept, where it has them.
+    kept: BTreeMap<u32, Map<String, Value>>,
     digest: [u8; 32],
 }
 
@@ -57,6 +60,11 @@ impl Dataset {
                 });
             }
         };
+        let mut kept = BTreeMap::new();
+        for (number, row) in raw.rows.iter().filter(|_| !config.keep.is_empty()) {
+            let there = |name: &String| Some((name.clone(), row.get(name).filter(|value| !value.is_null())?.clone()));
+            kept.insert(*number as u32, config.keep.iter().filter_map(there).collect());
+        }
         let rows = raw
             .rows
             .into_par_iter()
@@ -70,6 +78,7 @@ impl Dataset {
             shape,
             unit,
             rows,
+            kept,
             digest: digest(bytes, &path, config),
         })
     }
@@ -97,6 +106,11 @@ impl Dataset {
     /// A row.
     pub fn row(&self, idx: usize) -> &Row {
         &self.rows[idx].1
+    }
+
+    /// What a row has in a column of [`ReadConfig::keep`]; none for null.
+    pub fn kept(&self, idx: usize, column: &str) -> Option<&Value> {
+        self.kept.get(&self.rows[idx].0)?.get(column)
     }
 
     /// All rows in the file's order.
@@ -150,6 +164,7 @@ impl Dataset {
         let empty = |rows| Self {
             rows,
             path: self.path.clone(),
+            kept: self.kept.clone(),
             ..self
         };
         let mut learn = empty(Vec::new());

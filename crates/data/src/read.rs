@@ -24,6 +24,9 @@ pub struct ReadConfig {
     pub columns: BTreeMap<String, String>,
     /// What a row of a plain text file is.
     pub sample_by: SampleBy,
+    /// Columns that are kept beside their rows as they stand, for [`crate::Dataset::kept`].
+    #[serde(skip)]
+    pub keep: Vec<String>,
 }
 
 /// What a row of a `.txt` file is; empty ones are left out.

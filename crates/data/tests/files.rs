@@ -76,6 +76,32 @@ fn text_files_are_cut_as_asked() {
 }
 
 #[test]
+fn columns_that_are_kept_stay_with_their_rows() {
+    let text = "{\"text\": \"a\", \"adapter\": \"x\"}\n{\"text\": \"b\", \"adapter\": null}\n\n{\"text\": \"c\", \"adapter\": {\"y\": 0.5}}\n{\"text\": \"d\"}\n";
+    let config = ReadConfig {
+        keep: vec!["adapter".into()],
+        ..ReadConfig::default()
+    };
+    let set = Dataset::parse(Path::new("a.jsonl"), text.as_bytes(), &config).unwrap();
+    let kept = |set: &Dataset| -> Vec<Option<String>> {
+        (0..set.len())
+            .map(|idx| set.kept(idx, "adapter").map(ToString::to_string))
+            .collect()
+    };
+    let wanted = [Some("\"x\"".to_owned()), None, Some("{\"y\":0.5}".to_owned()), None];
+    assert_eq!(kept(&set), wanted);
+    let (learn, held) = set.split(data::HeldOut::Count(2), 3).unwrap();
+    let mut both = [kept(&learn), kept(&held)].concat();
+    both.sort();
+    let mut sorted = wanted.to_vec();
+    sorted.sort();
+    assert_eq!((both, texts(&learn).len()), (sorted, 2));
+    // Nothing is kept that was not asked for.
+    let set = Dataset::parse(Path::new("a.jsonl"), text.as_bytes(), &ReadConfig::default()).unwrap();
+    assert_eq!(kept(&set), [None, None, None, None]);
+}
+
+#[test]
 fn broken_files_are_refused_with_their_line() {
     for (name, bytes, wanted) in [
         (

@@ -1,6 +1,7 @@
 //! Which of a row's own choices the model finds likeliest, and how any answer is scored.
 
 use data::{Prompt, Tokenizer};
+use tensor_core::Mix;
 
 use crate::{Error, Normalise, Result, Scorer, Task, TaskReport, packing, rows};
 
@@ -44,7 +45,8 @@ pub(crate) fn multiple_choice(
             .map(|choice| self::answered(task, idx, &question.prompt, choice, tokenizer));
         answered.push(row.collect::<Result<Vec<_>>>()?);
     }
-    let sums = scores(task, scorer, &answered, progress)?;
+    let mixes = rows::mixes(task, scorer, questions.iter().map(|question| question.adapter.as_ref()))?;
+    let sums = scores(task, scorer, &answered, &mixes, progress)?;
     let right = |per_byte: bool| {
         let chosen = |row: usize| {
             let scores: Vec<f64> = sums[row]
@@ -106,17 +108,20 @@ pub(crate) fn answered(
     })
 }
 
-/// `[rows][answers]` log-probabilities of the answers, divided as the task says.
+/// `[rows][answers]` log-probabilities of the answers, divided as the task says; `mixes`: one a row, or none.
 pub(crate) fn scores(
     task: &Task,
     scorer: &dyn Scorer,
     answered: &[Vec<Answered>],
+    mixes: &[Mix],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<f64>>> {
     let flat: Vec<&Answered> = answered.iter().flatten().collect();
     let documents: Vec<Vec<u32>> = flat.iter().map(|answer| answer.tokens.clone()).collect();
     let mut each = Vec::with_capacity(flat.len());
-    packing::rows(&documents, |first, tokens, row| -> Result<()> {
+    let of_answers = |(mix, row): (&Mix, &Vec<Answered>)| std::iter::repeat_n(mix.clone(), row.len());
+    let mixes: Vec<Mix> = mixes.iter().zip(answered).flat_map(of_answers).collect();
+    packing::rows(&documents, &mixes, |first, tokens, row| -> Result<()> {
         let log_probs = scorer.log_probs(tokens, row)?;
         for (range, answer) in row.ranges().zip(&flat[first..]) {
             let sum: f64 = log_probs[range.start + answer.answer_from..range.end]

@@ -1,6 +1,7 @@
 //! Which of a fixed set of answers the model finds likeliest: accuracy and macro-F1.
 
 use data::{Prompt, Tokenizer};
+use tensor_core::Mix;
 
 use crate::choice::{self, Answered};
 use crate::rows::{self, Question};
@@ -32,7 +33,8 @@ pub(crate) fn classify(
         .map(|(idx, question)| gold_of(task, idx, question, &labels))
         .collect::<Result<_>>()?;
     let prompts: Vec<&Prompt> = questions.iter().map(|question| &question.prompt).collect();
-    let scores = label_scores(task, scorer, tokenizer, &prompts, &labels, progress)?;
+    let mixes = rows::mixes(task, scorer, questions.iter().map(|question| question.adapter.as_ref()))?;
+    let scores = label_scores(task, scorer, tokenizer, &prompts, &mixes, &labels, progress)?;
     let mut confusion = vec![vec![0; labels.len()]; labels.len()];
     for (scores, &gold) in scores.iter().zip(&gold) {
         confusion[gold][choice::best(scores)] += 1;
@@ -88,6 +90,7 @@ fn label_scores(
     scorer: &dyn Scorer,
     tokenizer: &Tokenizer,
     prompts: &[&Prompt],
+    mixes: &[Mix],
     labels: &[String],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<f64>>> {
@@ -102,14 +105,14 @@ fn label_scores(
         })
         .collect::<Result<_>>()?;
     let Some(tokens) = one_token_each(&answered).filter(|_| task.normalise == Normalise::Sum) else {
-        return choice::scores(task, scorer, &answered, progress);
+        return choice::scores(task, scorer, &answered, mixes, progress);
     };
     let documents: Vec<Vec<u32>> = answered
         .iter()
         .map(|row| row[0].tokens[..row[0].answer_from].to_vec())
         .collect();
     let mut scores = Vec::with_capacity(documents.len());
-    packing::rows(&documents, |first, row, documents| -> Result<()> {
+    packing::rows(&documents, mixes, |first, row, documents| -> Result<()> {
         let next = scorer.next_log_probs(row, documents, &tokens)?;
         scores.extend(
             next.into_iter()

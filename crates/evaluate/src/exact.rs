@@ -16,6 +16,7 @@ pub(crate) fn exact_match(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
     let questions = rows::questions(task)?;
+    let mixes = rows::mixes(task, scorer, questions.iter().map(|question| question.adapter.as_ref()))?;
     let failed = |row: usize, source| Error::Text {
         path: task.data.clone(),
         row: row + 1,
@@ -39,8 +40,9 @@ pub(crate) fn exact_match(
                     .map_err(|source| failed(first + at, source))
             })
             .collect::<Result<Vec<_>>>()?;
+        let mixes = mixes.get(first..first + rows.len()).unwrap_or_default();
         for (at, (tokens, question)) in scorer
-            .answer(&prompts, task.max_new_tokens)?
+            .answer(&prompts, mixes, task.max_new_tokens)?
             .iter()
             .zip(rows)
             .enumerate()

@@ -1,13 +1,16 @@
 //! Documents into rows of a few thousand tokens, in order: nothing is padded.
 
-use tensor_core::Documents;
+use tensor_core::{Documents, Mix};
 
 /// Tokens of a row.
 const ROW: usize = 4096;
 
 /// Calls `body` with each row of documents: the index of its first, their tokens in one piece, and where each begins.
+///
+/// `mixes`: one a document, or none at all.
 pub(crate) fn rows<E>(
     documents: &[Vec<u32>],
+    mixes: &[Mix],
     mut body: impl FnMut(usize, &[u32], &Documents) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut first = 0;
@@ -23,7 +26,11 @@ pub(crate) fn rows<E>(
             .max(1);
         let row = &documents[first..first + count];
         let lengths: Vec<usize> = row.iter().map(Vec::len).collect();
-        body(first, &row.concat(), &Documents::new(&lengths))?;
+        let mut row_documents = Documents::new(&lengths);
+        if !mixes.is_empty() {
+            row_documents = row_documents.with_mixes(&mixes[first..first + count]);
+        }
+        body(first, &row.concat(), &row_documents)?;
         first += count;
     }
     Ok(())
@@ -40,8 +47,14 @@ mod tests {
             .map(|&length| vec![7; length])
             .collect();
         let mut met = Vec::new();
-        rows::<()>(&documents, |first, tokens, row| {
+        let mixes: Vec<Mix> = (0..5).map(Mix::one).collect();
+        rows::<()>(&documents, &mixes, |first, tokens, row| {
             assert_eq!(tokens.len(), row.num_tokens());
+            assert!(
+                row.mixed_ranges()
+                    .map(|(_, mix)| mix)
+                    .eq(&mixes[first..first + row.len()])
+            );
             met.push((first, row.len()));
             Ok(())
         })

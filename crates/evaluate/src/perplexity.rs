@@ -21,8 +21,9 @@ pub(crate) fn perplexity(
 ) -> Result<TaskReport> {
     let texts = rows::texts(task, tokenizer)?;
     let mut bytes = 0;
-    let mut windows = Vec::new();
-    for (row, text) in texts.iter().enumerate() {
+    let row_mixes = rows::mixes(task, scorer, texts.iter().map(|(_, adapter)| adapter.as_ref()))?;
+    let (mut windows, mut mixes) = (Vec::new(), Vec::new());
+    for (row, (text, _)) in texts.iter().enumerate() {
         let tokens = tokenizer.encode_prompt(text).map_err(|source| Error::Text {
             path: task.data.clone(),
             row: row + 1,
@@ -33,6 +34,9 @@ pub(crate) fn perplexity(
         }
         bytes += text.len();
         windows.extend(split(&tokens, task.max_length, task.stride.unwrap_or(task.max_length)));
+        if let Some(mix) = row_mixes.get(row) {
+            mixes.resize(windows.len(), mix.clone());
+        }
     }
     if windows.is_empty() {
         let found = "no text has two tokens".to_owned();
@@ -44,7 +48,7 @@ pub(crate) fn perplexity(
     }
     let documents: Vec<Vec<u32>> = windows.iter().map(|window| window.tokens.clone()).collect();
     let (mut sum, mut count) = (0.0, 0usize);
-    packing::rows(&documents, |first, tokens, row| -> Result<()> {
+    packing::rows(&documents, &mixes, |first, tokens, row| -> Result<()> {
         let scores = scorer.log_probs(tokens, row)?;
         for (range, window) in row.ranges().zip(&windows[first..]) {
             let scored = &scores[range.start + window.scored_from..range.end];

@@ -7,8 +7,9 @@ use std::fs;
 
 use data::{Chat, Dataset, Exchange, Message, Prompt, ReadConfig, Row, Tokenizer};
 use serde_json::Value;
+use tensor_core::Mix;
 
-use crate::{Error, Result, Task};
+use crate::{Error, Result, Scorer, Task};
 
 /// What is asked and the right answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,20 +17,59 @@ pub(crate) struct Question {
     pub(crate) prompt: Prompt,
     pub(crate) gold: Vec<String>,
     pub(crate) choices: Vec<String>,
+    /// The row's `adapter`.
+    pub(crate) adapter: Option<Value>,
+}
+
+/// The column that chooses a row's adapters.
+const ADAPTER: &str = "adapter";
+
+/// The mix of each row, as its `adapter` says; nothing where the scorer gives rows no choice.
+pub(crate) fn mixes<'r>(
+    task: &Task,
+    scorer: &dyn Scorer,
+    rows: impl Iterator<Item = Option<&'r Value>>,
+) -> Result<Vec<Mix>> {
+    let each = rows.enumerate().map(|(idx, chosen)| {
+        let mix = scorer.mix(chosen);
+        mix.map_err(|found| refused(task, idx, "an `adapter` that there is", &found))
+    });
+    each.filter_map(Result::transpose).collect()
+}
+
+/// A plain text with its row's `adapter`.
+pub(crate) type Chosen = (String, Option<Value>);
+
+fn read(task: &Task) -> Result<Dataset> {
+    let config = ReadConfig {
+        keep: vec![ADAPTER.to_owned()],
+        ..ReadConfig::default()
+    };
+    Ok(Dataset::read(&task.data, &config)?)
 }
 
 /// Plain texts of a perplexity task: a text column, or a conversation as its template writes it.
-pub(crate) fn texts(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+pub(crate) fn texts(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<Chosen>> {
     if let Some(field) = &task.text_field {
         return objects(task)?
             .iter()
             .enumerate()
-            .map(|(idx, row)| text_of(task, idx, row, field))
+            .map(|(idx, row)| {
+                Ok((
+                    text_of(task, idx, row, field)?,
+                    row.get(ADAPTER).filter(|chosen| !chosen.is_null()).cloned(),
+                ))
+            })
             .collect();
     }
-    let dataset = Dataset::read(&task.data, &ReadConfig::default())?;
+    let dataset = read(task)?;
     let rows = dataset.rows().take(task.max_rows.unwrap_or(usize::MAX)).enumerate();
-    rows.map(|(idx, row)| match row {
+    rows.map(|(idx, row)| Ok((whole(task, idx, row, tokenizer)?, dataset.kept(idx, ADAPTER).cloned())))
+        .collect()
+}
+
+fn whole(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<String> {
+    match row {
         Row::Text(text) | Row::Labelled { text, .. } => Ok(text.clone()),
         Row::Chat(chat) => render(task, idx, chat, tokenizer),
         Row::Prompted(exchange) => match exchange {
@@ -37,8 +77,7 @@ pub(crate) fn texts(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<String>> {
             Exchange::Turns { .. } => render(task, idx, &exchange.chat().unwrap_or_default(), tokenizer),
         },
         other => Err(refused(task, idx, "a text or a conversation", &format!("{other:?}"))),
-    })
-    .collect()
+    }
 }
 
 fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result<String> {
@@ -73,9 +112,15 @@ pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
             .map(|(idx, row)| raw_question(task, idx, row))
             .collect();
     }
-    let dataset = Dataset::read(&task.data, &ReadConfig::default())?;
+    let dataset = read(task)?;
     let rows = dataset.rows().take(task.max_rows.unwrap_or(usize::MAX)).enumerate();
-    rows.map(|(idx, row)| question_of(task, idx, row)).collect()
+    rows.map(|(idx, row)| {
+        Ok(Question {
+            adapter: dataset.kept(idx, ADAPTER).cloned(),
+            ..question_of(task, idx, row)?
+        })
+    })
+    .collect()
 }
 
 fn is_raw(row: &Value) -> bool {
@@ -130,6 +175,7 @@ fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question> {
         prompt,
         gold: vec![gold],
         choices: Vec::new(),
+        adapter: None,
     })
 }
 
@@ -196,7 +242,12 @@ fn raw_question(task: &Task, idx: usize, row: &Value) -> Result<Question> {
         }
         other => vec![plain(other)],
     };
-    Ok(Question { prompt, gold, choices })
+    Ok(Question {
+        prompt,
+        gold,
+        choices,
+        adapter: row.get(ADAPTER).filter(|chosen| !chosen.is_null()).cloned(),
+    })
 }
 
 fn user(text: &str) -> Chat {

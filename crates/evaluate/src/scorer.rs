@@ -3,8 +3,9 @@
 //! Shapes: t tokens of a packed row, n documents.
 
 use decoder::{Decoder, GenerateOptions};
+use serde_json::Value;
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, LanguageModel, Pass, blob};
+use tensor_core::{Documents, LanguageModel, Mix, Pass, blob};
 
 use crate::Result;
 
@@ -16,8 +17,16 @@ pub trait Scorer {
     /// `[n][candidates]` the log-probability in nats of each candidate as the token after each document.
     fn next_log_probs(&self, tokens: &[u32], documents: &Documents, candidates: &[u32]) -> Result<Vec<Vec<f32>>>;
 
-    /// The greedy continuation of each prompt, without the token that ends it.
-    fn answer(&self, prompts: &[Vec<u32>], max_new_tokens: usize) -> Result<Vec<Vec<u32>>>;
+    /// The greedy continuation of each prompt, without the token that ends it; with each prompt's mix, if there are any.
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], max_new_tokens: usize) -> Result<Vec<Vec<u32>>>;
+
+    /// The adapters that a row's own `adapter` names (none: the row names none); none where rows have no choice.
+    ///
+    /// Errors: what was found instead of a choice.
+    fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
+        let _ = chosen;
+        Ok(None)
+    }
 }
 
 impl Scorer for Decoder {
@@ -49,9 +58,10 @@ impl Scorer for Decoder {
             .collect())
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
         let options = GenerateOptions {
             max_new_tokens,
+            mixes: mixes.to_vec(),
             ..GenerateOptions::default()
         };
         let answers = self.generate(prompts, &options, &mut |_, _| ())?;

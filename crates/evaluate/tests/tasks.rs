@@ -5,7 +5,7 @@ use std::path::Path;
 
 use data::{SpecialTokens, Tokenizer};
 use evaluate::{Result, Scorer, Suite, evaluate};
-use tensor_core::Documents;
+use tensor_core::{Documents, Mix};
 
 /// Finds every token as likely as 1 in `id + 2`, and always answers with token 3.
 struct Known;
@@ -24,7 +24,7 @@ impl Scorer for Known {
         Ok(vec![row; documents.len()])
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], _: usize) -> Result<Vec<Vec<u32>>> {
+    fn answer(&self, prompts: &[Vec<u32>], _: &[Mix], _: usize) -> Result<Vec<Vec<u32>>> {
         Ok(vec![vec![3]; prompts.len()])
     }
 }

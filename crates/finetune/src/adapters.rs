@@ -1,7 +1,14 @@
 //! Adapters as users name them: `DIR`, `NAME=DIR` or `DIR=WEIGHT`.
 
+mod chosen;
+mod templates;
+
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+pub use chosen::{Adapters, COLUMN, mix};
+pub use templates::Templates;
 
 /// One `--adapter`.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +19,17 @@ pub struct AdapterArg {
     pub name: Option<String>,
     /// What its update is multiplied by.
     pub weight: Option<f64>,
+}
+
+impl fmt::Display for AdapterArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match (&self.name, self.weight) {
+            (Some(name), _) => write!(f, "{name}={path}"),
+            (None, Some(weight)) => write!(f, "{path}={weight}"),
+            (None, None) => write!(f, "{path}"),
+        }
+    }
 }
 
 impl FromStr for AdapterArg {

@@ -8,14 +8,15 @@ use checkpoint::{
     Existing, ModelDir, PeftAdapter, PeftConfig, Safetensors, SaveOptions, TensorInfo, TokenizerFiles, write_file,
     write_safetensors,
 };
-use data::{ChatTemplate, ChatTemplates, SpecialTokens, Tokenizer};
+use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
 use decoder::{Decoder, HeadKind};
 use dora::Placement;
-use lora::LoraConfig;
+use lora::{AdapterNames, LoraConfig};
 use serde_json::{Map, Value};
 use tch::Tensor;
-use tensor_core::ModulePath;
+use tensor_core::{Mix, ModulePath};
 
+use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::bottleneck::{self, Bottlenecks};
 use crate::machine::{Machine, MachineArgs};
 use crate::recipe::ModelConfig;
@@ -26,9 +27,10 @@ pub struct ModelArgs {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     pub model: String,
-    /// An adapter for it: PEFT's LoRA or DoRA, or bottleneck adapters
+    /// An adapter for it: PEFT's LoRA or DoRA, or bottleneck adapters; several of LoRA's are mixed as DIR=WEIGHT, or
+    /// chosen by each row's key `adapter` as NAME=DIR
     #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    pub adapter: Vec<AdapterArg>,
     #[command(flatten)]
     /// What to compute on.
     pub machine: MachineArgs,
@@ -43,44 +45,63 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Where it came from.
     pub source: Source,
+    /// The adapters in it that rows may choose among.
+    pub adapters: Option<AdapterNames>,
+}
+
+impl Loaded {
+    /// The mix of a row that was read by [`ModelArgs::reading`]; none where rows have no choice.
+    pub fn mix(&self, rows: &Dataset, idx: usize) -> Result<Option<Mix>> {
+        let Some(names) = &self.adapters else { return Ok(None) };
+        chosen::mix(names, rows.kept(idx, chosen::COLUMN)).map(Some)
+    }
 }
 
 impl ModelArgs {
     /// Opens and loads.
     pub fn load(&self) -> Result<Loaded> {
         // What is small and often wrong comes first.
-        let adapter = self.adapter.as_deref().map(Attached::open).transpose()?;
+        let adapters = Adapters::open(&self.adapter)?;
         let source = Source::open(&self.model)?;
-        let source = match &adapter {
-            Some(adapter) => source.with_templates_in(adapter.path())?,
+        let source = match adapters.with_templates()? {
+            Some(folder) => source.with_templates_in(folder)?,
             None => source,
         };
         let tokenizer = source.tokenizer()?;
         let machine = self.machine.start()?;
         let model = source.decoder(machine)?;
-        let model = match adapter {
-            Some(adapter) => {
-                let place = || format!("adapter `{}` on model `{}`", adapter.path().display(), self.model);
-                adapter.place(model).with_context(place)?
-            }
-            None => model,
-        };
+        let place = || format!("model `{}`", self.model);
+        let (model, adapters) = adapters.place(model).with_context(place)?;
         Ok(Loaded {
             model,
             tokenizer,
             source,
+            adapters,
         })
+    }
+
+    /// How rows are read, with what chooses their adapters.
+    pub fn reading(&self) -> ReadConfig {
+        let keep = self.adapter.iter().any(|arg| arg.name.is_some());
+        ReadConfig {
+            keep: keep.then(|| chosen::COLUMN.to_owned()).into_iter().collect(),
+            ..ReadConfig::default()
+        }
     }
 }
 
-/// What `--adapter` means.
-enum Attached {
+/// What one `--adapter` means.
+#[derive(Debug)]
+pub enum Attached {
+    /// PEFT's LoRA or DoRA.
     Peft(Adapter),
+    /// Bottleneck adapters.
     Bottlenecks(Bottlenecks),
 }
 
 impl Attached {
-    fn open(path: &Path) -> Result<Self> {
+    /// Opens what lies in the folder `path`.
+    pub fn open(path: &Path) -> Result<Self> {
         Ok(if bottleneck::is_in(path) {
             Self::Bottlenecks(Bottlenecks::open(path)?)
         } else {
@@ -88,14 +109,16 @@ impl Attached {
         })
     }
 
-    fn path(&self) -> &Path {
+    /// The folder.
+    pub fn path(&self) -> &Path {
         match self {
             Self::Peft(adapter) => adapter.path(),
             Self::Bottlenecks(adapters) => adapters.path(),
         }
     }
 
-    fn place(&self, model: Decoder) -> Result<Decoder> {
+    /// Puts it into a model.
+    pub fn place(&self, model: Decoder) -> Result<Decoder> {
         match self {
             Self::Peft(adapter) => adapter.place(model),
             Self::Bottlenecks(adapters) => adapters.place(model),
@@ -150,7 +173,7 @@ impl Source {
         self.with_templates_in(adapter.path())
     }
 
-    fn with_templates_in(self, adapter: &Path) -> Result<Self> {
+    pub(crate) fn with_templates_in(self, adapter: &Path) -> Result<Self> {
         let templates = TokenizerFiles::in_folder(adapter)?.chat_templates()?;
         if templates.is_empty() {
             Ok(self)
@@ -352,6 +375,21 @@ impl Adapter {
             .iter()
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
         Ok(Placement::new(self.config.clone(), self.use_dora, tensors)?)
+    }
+
+    /// Its way into a model as one of several: of LoRA's only.
+    pub fn member(&self) -> Result<lora::Placement> {
+        anyhow::ensure!(
+            !self.use_dora,
+            "`{}`: DoRA scales whole weights, so it is not one of several updates of a base\n\
+             hint: load it alone, or merge it into a model of its own",
+            self.path.display()
+        );
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        Ok(lora::Placement::new(self.config.clone(), tensors)?)
     }
 
     /// Puts it into a model.

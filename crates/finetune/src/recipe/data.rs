@@ -156,6 +156,7 @@ impl Source {
             shape: self.shape,
             columns: self.columns.clone(),
             sample_by: self.sample_by,
+            ..ReadConfig::default()
         }
     }
 }

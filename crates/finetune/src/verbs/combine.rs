@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use checkpoint::StagedDir;
+use checkpoint::{StagedDir, TokenizerFiles};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use lora::combine::{Combination, CombinationType, CombineConfig, MajoritySign, Weighted, combine};
 use serde_json::{Value, json};
 
-use crate::adapters::AdapterArg;
+use crate::adapters::{AdapterArg, Templates};
 use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
 
@@ -147,6 +147,15 @@ impl Args {
                 let from = adapter.path().join(LABELS);
                 std::fs::copy(&from, staged.path().join(LABELS)).with_context(|| format!("`{}`", from.display()))?;
             }
+        }
+        match Templates::of(adapters)? {
+            Templates::None => {}
+            Templates::Same(adapter) => TokenizerFiles::in_folder(adapter.path())?.save(staged.path())?,
+            Templates::Different(one, other) => output::note(format!(
+                "`{}` and `{}` were trained with different chat templates: none is written, the model's own will be used",
+                one.path().display(),
+                other.path().display()
+            )),
         }
         if self.output.is_dir() {
             staged.commit_into("adapter_config.json")?;

@@ -1,5 +1,6 @@
 //! `finetune evaluate`: a model measured by a suite of tasks, and held against an earlier report.
 
+mod adapted;
 mod head;
 
 use std::path::{Path, PathBuf};
@@ -46,9 +47,10 @@ impl Args {
             check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
         }
         let loaded = self.model.load()?;
-        let name = match &self.model.adapter {
-            Some(adapter) => format!("{} with {}", self.model.model, adapter.display()),
-            None => self.model.model.clone(),
+        let adapters: Vec<String> = self.model.adapter.iter().map(ToString::to_string).collect();
+        let name = match adapters.as_slice() {
+            [] => self.model.model.clone(),
+            adapters => format!("{} with {}", self.model.model, adapters.join(", ")),
         };
         let report = measure(&suite, &name, &loaded)?;
         let changes = before
@@ -86,7 +88,7 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
         return head::measure(suite, name, loaded, labels);
     }
     let mut bar: Option<(String, indicatif::ProgressBar)> = None;
-    let report = evaluate::evaluate(suite, name, &loaded.model, &loaded.tokenizer, &mut |task, done, all| {
+    let report = evaluate::evaluate(suite, name, loaded, &loaded.tokenizer, &mut |task, done, all| {
         if bar.as_ref().is_none_or(|(shown, _)| shown != task) {
             bar = Some((task.to_owned(), output::bar(all, task)));
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use data::{Dataset, ReadConfig};
+use data::Dataset;
 use decoder::{GenerateOptions, Sampler, Stop};
 use serde_json::json;
 
@@ -90,7 +90,7 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| Dataset::read(path, &ReadConfig::default()))
+            .map(|path| Dataset::read(path, &self.model.reading()))
             .transpose()?;
         let loaded = self.model.load()?;
         match (rows, &self.prompt) {
@@ -148,9 +148,17 @@ fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOp
             })
             .collect::<Result<_>>()?;
         let prompts: Vec<Vec<u32>> = lot.iter().map(|asked| asked.tokens.clone()).collect();
+        let mixes = (start..start + lot.len()).map(|idx| {
+            let mix = loaded.mix(rows, idx);
+            mix.with_context(|| rows.place(idx).to_string())
+        });
+        let options = GenerateOptions {
+            mixes: mixes.filter_map(Result::transpose).collect::<Result<_>>()?,
+            ..options.clone()
+        };
         let answers = loaded
             .model
-            .generate(&prompts, options, &mut |_, _| ())
+            .generate(&prompts, &options, &mut |_, _| ())
             .with_context(|| format!("{} and the rows after it", rows.place(start)))?;
         for (asked, answer) in lot.iter().zip(&answers) {
             output::json(&json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, answer))?;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::TensorInfo;
-use data::{Dataset, ReadConfig};
+use data::Dataset;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use tensor_core::Documents;
+use tensor_core::{Documents, Mix};
 
 use crate::model::{Loaded, ModelArgs};
 use crate::{output, prompts};
@@ -41,6 +41,8 @@ const ROW_TOKENS: usize = 2048;
 struct Scored {
     tokens: Vec<u32>,
     bytes: usize,
+    /// Its adapters, where it may choose them.
+    mix: Option<Mix>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ struct Sums {
 impl Args {
     /// Scores row by row, packed.
     pub fn run(self) -> Result<ExitCode> {
-        let rows = Dataset::read(&self.data, &ReadConfig::default())?;
+        let rows = Dataset::read(&self.data, &self.model.reading())?;
         let loaded = self.model.load()?;
         let bar = output::bar(rows.len(), "rows");
         let mut sums = Sums::default();
@@ -91,7 +93,20 @@ fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
         _ => Ok(Scored {
             tokens,
             bytes: text.len(),
+            mix: loaded.mix(rows, idx)?,
         }),
+    }
+}
+
+/// The rows as documents, each with its adapters.
+fn documents(lot: &[Scored]) -> Documents {
+    let lengths: Vec<usize> = lot.iter().map(|row| row.tokens.len()).collect();
+    let mixes: Vec<Mix> = lot.iter().filter_map(|row| row.mix.clone()).collect();
+    let documents = Documents::new(&lengths);
+    if mixes.is_empty() {
+        documents
+    } else {
+        documents.with_mixes(&mixes)
     }
 }
 
@@ -99,8 +114,7 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
     if lot.is_empty() {
         return Ok(());
     }
-    let lengths: Vec<usize> = lot.iter().map(|row| row.tokens.len()).collect();
-    let documents = Documents::new(&lengths);
+    let documents = documents(lot);
     let tokens: Vec<u32> = lot.iter().flat_map(|row| row.tokens.iter().copied()).collect();
     let each = loaded.model.token_log_probs(&tokens, &documents)?;
     if each.iter().any(|log_prob| !log_prob.is_finite()) {
@@ -125,27 +139,23 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
 
 /// One row's logits in memory at a time.
 fn write_logits(loaded: &Loaded, rows: &Dataset, path: &Path) -> Result<()> {
-    let tokens = (0..rows.len()).map(|idx| Ok(row_tokens(loaded, rows, idx)?.tokens));
-    let tokens = tokens.collect::<Result<Vec<_>>>()?;
-    let infos: Vec<TensorInfo> = (tokens.iter().enumerate())
-        .map(|(idx, tokens)| TensorInfo {
+    let scored = (0..rows.len()).map(|idx| row_tokens(loaded, rows, idx));
+    let scored = scored.collect::<Result<Vec<_>>>()?;
+    let infos: Vec<TensorInfo> = (scored.iter().enumerate())
+        .map(|(idx, row)| TensorInfo {
             name: idx.to_string(),
-            shape: vec![tokens.len() as i64, loaded.model.vocab_size() as i64],
+            shape: vec![row.tokens.len() as i64, loaded.model.vocab_size() as i64],
             kind: Kind::Float,
         })
         .collect();
     let bar = output::bar(rows.len(), "logits");
     checkpoint::write_safetensors(path, &infos, |info| {
         bar.inc(1);
-        let tokens: Vec<i64> = tokens[info.name.parse::<usize>()?]
-            .iter()
-            .map(|&token| i64::from(token))
-            .collect();
-        let row = Tensor::from_slice(&tokens).to_device(loaded.model.device());
-        Ok(loaded
-            .model
-            .logits(&row, &Documents::new(&[tokens.len()]))
-            .to_device(Device::Cpu))
+        let row = &scored[info.name.parse::<usize>()?];
+        let tokens: Vec<i64> = row.tokens.iter().map(|&token| i64::from(token)).collect();
+        let tokens = Tensor::from_slice(&tokens).to_device(loaded.model.device());
+        let logits = loaded.model.logits(&tokens, &documents(std::slice::from_ref(row)));
+        Ok(logits.to_device(Device::Cpu))
     })?;
     bar.finish_and_clear();
     Ok(())

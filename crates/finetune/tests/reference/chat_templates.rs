@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use clap::Parser as _;
 use data::{Chat, Ending, Message, Tokenizer};
+use finetune::adapters::AdapterArg;
+use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine, MachineArgs};
 use finetune::model::{Adapter, ModelArgs, Source};
 use finetune::recipe::Recipe;
@@ -53,16 +56,22 @@ fn rendered(tokenizer: &Tokenizer) -> String {
 }
 
 fn loaded(model: &str, adapter: Option<&Path>) -> String {
+    let plain = |path: &Path| path.display().to_string().parse().expect("a folder");
+    load(model, adapter.map(plain).into_iter().collect()).expect("loaded")
+}
+
+fn load(model: &str, adapter: Vec<AdapterArg>) -> Result<String, String> {
     let args = ModelArgs {
         model: model.to_owned(),
-        adapter: adapter.map(Path::to_owned),
+        adapter,
         machine: MachineArgs {
             dtype: Some(Dtype::F32),
             device: Some("cpu".into()),
             threads: Some(1),
         },
     };
-    rendered(&args.load().expect("loaded").tokenizer)
+    let loaded = args.load().map_err(|error| finetune::failure::text(&error))?;
+    Ok(rendered(&loaded.tokenizer))
 }
 
 #[test]
@@ -116,6 +125,48 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
     .write(&to)
     .expect("merged");
     assert_eq!(loaded(&to.display().to_string(), None), "[user] Hi\n[assistant] Ho\n");
+}
+
+#[test]
+fn several_adapters_bring_one_template_or_are_refused() {
+    let home = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| home.path().join(name).display().to_string();
+    for (name, template) in [("a", "own.jinja"), ("b", "own.jinja"), ("c", "chatml")] {
+        save(&home.path().join(name), &tiny(), "lora", Some(template));
+    }
+    let named = |names: [&str; 2]| {
+        names
+            .map(|name| format!("{name}={}", at(name)).parse().expect("an adapter"))
+            .into()
+    };
+    let own = "[user] Hi\n[assistant] Ho\n";
+    assert_eq!(load(&tiny(), named(["a", "b"])).as_deref(), Ok(own));
+    let error = load(&tiny(), named(["a", "c"])).expect_err("refused");
+    assert!(
+        error.contains("chat template") && error.contains("one at a time"),
+        "{error}"
+    );
+    // What comes of them brings it too, if it is one.
+    for (second, wanted) in [("b", own.to_owned()), ("c", loaded(&tiny(), None))] {
+        let (out, first, second) = (at(&format!("of-{second}")), at("a"), at(second));
+        let args = [
+            "finetune",
+            "combine",
+            "--adapter",
+            &first,
+            "--adapter",
+            &second,
+            "--output",
+            &out,
+            "--json",
+        ];
+        Cli::try_parse_from(args)
+            .expect("arguments")
+            .verb
+            .run()
+            .expect("combined");
+        assert_eq!(loaded(&tiny(), Some(Path::new(&out))), wanted, "{second}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use evaluate::{Kind, Report, Suite, Task, TaskReport, macro_f1};
 use tch::Tensor;
 use tensor_core::Documents;
 
+use crate::adapters;
 use crate::model::Loaded;
 use crate::output;
 
@@ -35,7 +36,11 @@ pub(super) fn measure(suite: &Suite, name: &str, loaded: &Loaded, labels: &[Stri
 
 fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskReport> {
     let begun = Instant::now();
-    let mut rows = Dataset::read(&task.data, &ReadConfig::default())?;
+    let reading = ReadConfig {
+        keep: vec![adapters::COLUMN.to_owned()],
+        ..ReadConfig::default()
+    };
+    let mut rows = Dataset::read(&task.data, &reading)?;
     rows.truncate(task.max_rows.unwrap_or(usize::MAX));
     let config = EncodeConfig {
         max_length: Some(task.max_length),
@@ -43,6 +48,7 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
         ..EncodeConfig::default()
     };
     let mut documents = Vec::with_capacity(rows.len());
+    let mut mixes = Vec::new();
     for idx in 0..rows.len() {
         let place = || rows.place(idx).to_string();
         let sample = encode(rows.row(idx), &loaded.tokenizer, &config)
@@ -51,6 +57,7 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
         let Some(label) = sample.label else {
             bail!("{}: wanted a row with `text` and `label`", place());
         };
+        mixes.extend(loaded.mix(&rows, idx).with_context(place)?);
         documents.push((
             sample.documents.into_iter().next().unwrap_or_default().tokens,
             label as usize,
@@ -64,7 +71,10 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
             .iter()
             .flat_map(|&idx| documents[idx].0.iter().map(|&token| i64::from(token)))
             .collect();
-        let packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
+        let mut packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
+        if !mixes.is_empty() {
+            packed = packed.with_mixes(&lot.iter().map(|&idx| mixes[idx].clone()).collect::<Vec<_>>());
+        }
         let logits = loaded
             .model
             .classify(&Tensor::from_slice(&tokens).to_device(loaded.model.device()), &packed);

@@ -1,0 +1,131 @@
+//! The adapters of a command line in a model: one alone, several with weights, or several by name.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use decoder::{Decoder, HeadKind};
+use lora::{AdapterNames, AdapterSet, Member};
+use serde_json::Value;
+use tensor_core::{Mix, ModulePath};
+
+use super::{AdapterArg, Templates};
+use crate::model::{Adapter, Attached};
+
+/// The column of a data file whose value chooses a row's adapters.
+pub const COLUMN: &str = "adapter";
+
+/// Adapters, opened and checked in themselves.
+#[derive(Debug)]
+pub enum Adapters {
+    /// None.
+    None,
+    /// One as it is.
+    Alone(Box<Attached>),
+    /// Several, each with its name and its weight in the default mix.
+    Set(Vec<(String, f64, Adapter)>),
+}
+
+impl Adapters {
+    /// `DIR` alone, or all `NAME=DIR` (the first takes part where a row chooses none), or all `DIR=WEIGHT` (mixed).
+    pub fn open(args: &[AdapterArg]) -> Result<Self> {
+        let named = args.iter().filter(|arg| arg.name.is_some()).count();
+        let weighted = args.iter().filter(|arg| arg.weight.is_some()).count();
+        match args {
+            [] => return Ok(Self::None),
+            [arg] if named + weighted == 0 => return Ok(Self::Alone(Box::new(Attached::open(&arg.path)?))),
+            _ => {}
+        }
+        let each = || args.iter().map(ToString::to_string).collect::<Vec<_>>().join("`, `");
+        ensure!(
+            named == args.len() || weighted == args.len(),
+            "`--adapter`: wanted a name or a weight for each of several, found `{}`\nhint: NAME=DIR for adapters that rows choose by their key `{COLUMN}`, DIR=WEIGHT for adapters that are mixed",
+            each()
+        );
+        let open = |(idx, arg): (usize, &AdapterArg)| {
+            let (name, weight) = match (&arg.name, arg.weight) {
+                (Some(name), _) => (name.clone(), if idx == 0 { 1.0 } else { 0.0 }),
+                (None, weight) => (arg.path.display().to_string(), weight.unwrap_or(1.0)),
+            };
+            ensure!(
+                weight.is_finite(),
+                "`--adapter {arg}`: wanted a number as weight, found {weight}"
+            );
+            Ok((name, weight, Adapter::open(&arg.path)?))
+        };
+        Ok(Self::Set(args.iter().enumerate().map(open).collect::<Result<_>>()?))
+    }
+
+    /// The folder of the adapter whose chat templates are to be used: the first that brings any.
+    ///
+    /// Rows of one model are rendered in one way, so adapters that bring different templates are refused.
+    pub fn with_templates(&self) -> Result<Option<&Path>> {
+        let all: Vec<&Path> = match self {
+            Self::None => Vec::new(),
+            Self::Alone(adapter) => vec![adapter.path()],
+            Self::Set(members) => members.iter().map(|(_, _, adapter)| adapter.path()).collect(),
+        };
+        match Templates::of(all)? {
+            Templates::None => Ok(None),
+            Templates::Same(folder) => Ok(Some(folder)),
+            Templates::Different(one, other) => bail!(
+                "`{}`: wanted the chat template of `{}`, found another\nhint: load adapters that were trained with different templates one at a time",
+                other.display(),
+                one.display()
+            ),
+        }
+    }
+
+    /// Puts them into `model`; the names, if rows may choose.
+    pub fn place(self, model: Decoder) -> Result<(Decoder, Option<AdapterNames>)> {
+        let members = match self {
+            Self::None => return Ok((model, None)),
+            Self::Alone(adapter) => {
+                let place = || format!("adapter `{}`", adapter.path().display());
+                return Ok((adapter.place(model).with_context(place)?, None));
+            }
+            Self::Set(members) => members,
+        };
+        let member = |(name, weight, adapter): (String, f64, Adapter)| {
+            let place = || format!("adapter `{name}` among several");
+            if *model.head_kind() == HeadKind::LanguageModel && adapter.labels()?.is_some() {
+                bail!(
+                    "{}: it brings a classification head\nhint: load this adapter alone",
+                    place()
+                );
+            }
+            let placement = adapter.member().with_context(place)?;
+            Ok(Member {
+                name,
+                placement,
+                weight,
+            })
+        };
+        let set = AdapterSet::new(members.into_iter().map(member).collect::<Result<_>>()?)?;
+        let model = model
+            .map_projections(&mut |at: &ModulePath, base| set.projection(at, base))?
+            .map_embedding(&mut |at: &ModulePath, base| set.table(at, base))?;
+        Ok((model, Some(set.finish()?)))
+    }
+}
+
+/// What a row's value in [`COLUMN`] means: a name, or an object of names with weights (empty for the base alone);
+/// without a value, the default.
+pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<Mix> {
+    let wanted = || format!("`{COLUMN}`: wanted a name, or an object of names and weights");
+    match chosen {
+        None => Ok(names.default_mix().clone()),
+        Some(Value::String(name)) => names.mix([(name.as_str(), 1.0)]).with_context(|| format!("`{COLUMN}`")),
+        Some(Value::Object(shares)) => {
+            let share = |(name, weight): (&String, &Value)| {
+                let weight = weight
+                    .as_f64()
+                    .with_context(|| format!("{}, found weight {weight}", wanted()))?;
+                Ok((name.clone(), weight))
+            };
+            let shares = shares.iter().map(share).collect::<Result<Vec<_>>>()?;
+            let shares = shares.iter().map(|(name, weight)| (name.as_str(), *weight));
+            names.mix(shares).with_context(|| format!("`{COLUMN}`"))
+        }
+        Some(other) => bail!("{}, found {other}", wanted()),
+    }
+}
