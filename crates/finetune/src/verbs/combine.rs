@@ -110,7 +110,15 @@ impl Args {
                 let path = one.path.display();
                 bail!("`--adapter {name}={path}`: wanted DIR=WEIGHT, found `{path}`, which is no number");
             }
-            Adapter::open(&one.path)
+            let adapter = Adapter::open(&one.path)?;
+            if adapter.use_dora() {
+                bail!(
+                    "`{}`: DoRA's magnitudes scale whole weights, and no sum of updates holds them\n\
+                     hint: merge it into a model of its own, or train the adapters as LoRA",
+                    one.path.display()
+                );
+            }
+            Ok(adapter)
         };
         self.adapter.iter().map(open).collect()
     }
@@ -148,13 +156,13 @@ impl Args {
                 std::fs::copy(&from, staged.path().join(LABELS)).with_context(|| format!("`{}`", from.display()))?;
             }
         }
-        match Templates::of(adapters)? {
+        match Templates::of(adapters.iter().map(Adapter::path))? {
             Templates::None => {}
-            Templates::Same(adapter) => TokenizerFiles::in_folder(adapter.path())?.save(staged.path())?,
+            Templates::Same(folder) => TokenizerFiles::in_folder(folder)?.save(staged.path())?,
             Templates::Different(one, other) => output::note(format!(
                 "`{}` and `{}` were trained with different chat templates: none is written, the model's own will be used",
-                one.path().display(),
-                other.path().display()
+                one.display(),
+                other.display()
             )),
         }
         if self.output.is_dir() {
