@@ -47,9 +47,6 @@ fn train(at: &ModulePath, param: &Param) -> Result<()> {
             hint: "a packed weight cannot train: leave it out or do not quantise it",
         });
     }
-    let master = Param::trainable(param.value(), param.role());
-    let mut handle = param.value().shallow_clone();
-    handle.set_data(&master.value().detach());
-    let _ = handle.requires_grad_(true);
+    param.train_in_place(Param::trainable(param.value(), param.role()).value());
     Ok(())
 }

@@ -116,6 +116,10 @@ char* shim_backward(tensor* roots, tensor* grads, size_t n) {
   })
 }
 
+char* shim_drop_gradient(tensor leaf) {
+  GUARD({ ref(leaf).mutable_grad().reset(); })
+}
+
 char* shim_parallel_for(int64_t begin, int64_t end, int64_t grain, void* env, shim_range_fn body) {
   GUARD({ at::parallel_for(begin, end, grain, [&](int64_t b, int64_t e) { body(env, b, e); }); })
 }

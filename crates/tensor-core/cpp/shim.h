@@ -1,5 +1,5 @@
-// What tch does not reach: Rust closures as autograd nodes, backward with given gradients, the thread pool,
-// tensors over foreign memory. Every function returns null or an error to be freed with
+// What tch does not reach: Rust closures as autograd nodes, backward with given gradients, leaves without their
+// gradient, the thread pool, tensors over foreign memory. Every function returns null or an error to be freed with
 // shim_free_error; results go through out pointers. `tensor` is at::Tensor*, as in torch-sys.
 #pragma once
 #include <stddef.h>
@@ -22,6 +22,7 @@ int shim_is_recording(void);
 void shim_bump_version(tensor t);  // Memory that was written without libtorch.
 char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, void* env, shim_backward_fn apply, shim_drop_fn drop);
 char* shim_backward(tensor* roots, tensor* grads, size_t n);
+char* shim_drop_gradient(tensor leaf);
 char* shim_parallel_for(int64_t begin, int64_t end, int64_t grain, void* env, shim_range_fn body);
 char* shim_from_blob(void* data, const int64_t* sizes, size_t n, int kind, void* env, shim_drop_fn drop, tensor* out);
 char* shim_set_f32_precision(const char* precision);

@@ -91,6 +91,14 @@ pub fn backward(roots: &[&Tensor], gradients: &[&Tensor]) -> Result<()> {
     .map_err(Error::Torch)
 }
 
+/// Frees the gradient that a leaf holds: afterwards it has none, as before its first backward pass.
+pub fn drop_gradient(leaf: &Tensor) {
+    // SAFETY: the pointer is a live tensor for the length of the call.
+    #[allow(unsafe_code)]
+    let dropped = unsafe { shim::check(shim::shim_drop_gradient(leaf.as_ptr().cast_mut().cast())) };
+    dropped.unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[allow(unsafe_code)]
 unsafe extern "C" fn apply(
     env: *mut c_void,
@@ -183,6 +191,16 @@ mod tests {
         let y = attach(&[&x], x.detach() * 2.0, |dy| vec![dy.map(|dy| dy * 2.0)]);
         backward(&[&y], &[&y.detach()]).unwrap();
         assert!(backward(&[&y], &[&y.detach()]).is_err());
+    }
+
+    #[test]
+    fn a_dropped_gradient_is_gone_and_comes_again() {
+        let x = Tensor::ones([2], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+        (&x * 3.0).sum(Kind::Float).backward();
+        drop_gradient(&x);
+        assert!(!x.grad().defined());
+        (&x * 4.0).sum(Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(x.grad()).unwrap(), [4.0, 4.0]);
     }
 
     #[test]

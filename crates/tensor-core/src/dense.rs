@@ -2,8 +2,6 @@
 //!
 //! Shapes: t tokens, in and out widths. `y = x Wᵀ`; backward `dx = dy W`, `dW = dyᵀ x`.
 
-use std::sync::OnceLock;
-
 use tch::{Kind, Tensor};
 
 use crate::packed::{self, PackedMatrix, Term};
@@ -13,18 +11,12 @@ use crate::{Found, FrozenMap, ModulePath, Param, Parameters, Parts, Pass, Projec
 #[derive(Debug)]
 pub struct Dense {
     weight: Param,
-    forward: OnceLock<Option<PackedMatrix>>,
-    transposed: OnceLock<Option<PackedMatrix>>,
 }
 
 impl Dense {
     /// From a weight `[out, in]`.
     pub fn new(weight: Param) -> Self {
-        Self {
-            weight,
-            forward: OnceLock::new(),
-            transposed: OnceLock::new(),
-        }
+        Self { weight }
     }
 
     /// The weight as a parameter.
@@ -43,7 +35,7 @@ impl Dense {
             packed::product(
                 &[Term {
                     x,
-                    matrix,
+                    matrix: &matrix,
                     low_rank: None,
                 }],
                 onto,
@@ -57,8 +49,6 @@ impl FrozenMap for Dense {
     fn share(&self) -> Box<dyn FrozenMap + Send> {
         Box::new(Self {
             weight: self.weight.share(),
-            forward: self.forward.clone(),
-            transposed: self.transposed.clone(),
         })
     }
 
@@ -75,13 +65,8 @@ impl FrozenMap for Dense {
             })
     }
 
-    fn packed(&self, way: Way) -> Option<&PackedMatrix> {
-        let weight = self.weight.value();
-        match way {
-            Way::Forward => self.forward.get_or_init(|| PackedMatrix::of(weight)),
-            Way::Transposed => self.transposed.get_or_init(|| PackedMatrix::of(&weight.tr())),
-        }
-        .as_ref()
+    fn packed(&self, way: Way) -> Option<PackedMatrix> {
+        self.weight.packed(way)
     }
 }
 

@@ -3,9 +3,12 @@
 //! Freezing, saving and learning-rate groups ask the role, never a substring of a name. A parameter that trains is an
 //! f32 leaf (its master); the compute copy is made by [`Param::cast`], which the gradient passes through.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
-use crate::ModulePath;
+use crate::packed::{PackedMatrix, Packings};
+use crate::{ModulePath, Way, autograd};
 
 /// The part that a parameter plays in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,16 +37,14 @@ pub enum Role {
 pub struct Param {
     value: Tensor,
     role: Role,
+    packings: Arc<Packings>,
 }
 
 impl Param {
     /// A parameter that does not train.
     #[expect(clippy::needless_pass_by_value, reason = "the parameter owns it from here on")]
     pub fn frozen(value: Tensor, role: Role) -> Self {
-        Self {
-            value: value.detach(),
-            role,
-        }
+        Self::holding(value.detach(), role)
     }
 
     /// A parameter that trains: `value` is copied into an f32 leaf of its own.
@@ -54,9 +55,14 @@ impl Param {
         } else {
             master
         };
+        Self::holding(master.set_requires_grad(true), role)
+    }
+
+    fn holding(value: Tensor, role: Role) -> Self {
         Self {
-            value: master.set_requires_grad(true),
+            value,
             role,
+            packings: Arc::default(),
         }
     }
 
@@ -106,7 +112,40 @@ impl Param {
         Self {
             value: self.value.shallow_clone(),
             role: self.role,
+            packings: self.packings.clone(),
         }
+    }
+
+    /// Makes the parameter trainable behind every handle on it, with `master` as its f32 leaf.
+    ///
+    /// `master` is held, not copied: nothing else may write to it, or lie over memory that cannot be written.
+    pub fn train_in_place(&self, master: &Tensor) {
+        self.hold(&master.to_kind(Kind::Float), true);
+    }
+
+    /// Freezes the parameter behind every handle on it, as `value` (held, not copied); its gradient is freed.
+    pub fn freeze_in_place(&self, value: &Tensor) {
+        self.hold(value, false);
+    }
+
+    /// All handles share one tensor, whose data change under them; the gradient and packings of the old are no more.
+    fn hold(&self, value: &Tensor, trains: bool) {
+        let mut handle = self.value.shallow_clone();
+        autograd::drop_gradient(&handle);
+        // The dtype may change only while no gradient is expected.
+        let _ = handle.requires_grad_(false);
+        handle.set_data(&value.detach());
+        let _ = handle.requires_grad_(trains);
+        self.packings.forget();
+    }
+
+    /// The matrix of a frozen parameter packed for one direction, made when it is first asked for; none where this
+    /// machine gains nothing by it, or where the parameter trains.
+    pub(crate) fn packed(&self, way: Way) -> Option<PackedMatrix> {
+        if self.is_trainable() {
+            return None;
+        }
+        self.packings.get(way, &self.value, PackedMatrix::of)
     }
 }
 
@@ -138,7 +177,10 @@ pub fn num_params(module: &(impl Parameters + ?Sized)) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
+    use crate::{Dense, Documents, Pass, Projection};
 
     #[test]
     fn a_stamp_tells_of_every_write() {
@@ -158,5 +200,45 @@ mod tests {
         assert_eq!(param.stamp(), seen[3], "reading is no write");
         seen.dedup();
         assert_eq!(seen.len(), 4, "{seen:?}");
+    }
+
+    fn ones(kind: Kind) -> Tensor {
+        Tensor::ones([64, 32], (kind, Device::Cpu))
+    }
+
+    #[test]
+    fn a_parameter_changes_behind_every_handle() {
+        let param = Param::frozen(ones(Kind::BFloat16), Role::Base);
+        let tied = param.share();
+        let master = ones(Kind::Float) * 3.0;
+        param.train_in_place(&master);
+        assert!(tied.is_trainable() && tied.value().equal(&master));
+        (tied.value() * 2.0).sum(Kind::Float).backward();
+        assert!(param.value().grad().defined());
+        param.freeze_in_place(&master.to_kind(Kind::BFloat16));
+        assert!(!tied.is_trainable() && tied.value().kind() == Kind::BFloat16);
+        assert!(!tied.value().grad().defined(), "the gradient is freed");
+        param.train_in_place(&master);
+        (tied.value() * 2.0).sum(Kind::Float).backward();
+        assert_eq!(tied.value().grad(), ones(Kind::Float) * 2.0);
+    }
+
+    #[test]
+    fn a_matrix_that_is_frozen_again_is_computed_with_its_new_value() {
+        let documents = Documents::new(&[2]);
+        for kind in [Kind::BFloat16, Kind::Float] {
+            let dense = Dense::new(Param::frozen(ones(kind), Role::Base));
+            let x = Tensor::ones([2, 32], (kind, Device::Cpu));
+            let both = || {
+                let y = dense.forward(&x, &Pass::evaluate(&documents));
+                // The way back is packed apart.
+                let back = crate::FrozenMap::apply_transposed(&dense, &y, None);
+                (y.double_value(&[0, 0]), back.double_value(&[0, 0]))
+            };
+            assert_eq!(both(), (32.0, 2048.0));
+            dense.param().train_in_place(&ones(Kind::Float));
+            dense.param().freeze_in_place(&(ones(kind) * 2.0));
+            assert_eq!(both(), (64.0, 8192.0), "{kind:?}");
+        }
     }
 }

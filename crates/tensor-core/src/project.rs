@@ -6,7 +6,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::packed::{self, LowRankTerm, Term};
+use crate::packed::{self, LowRankTerm, PackedMatrix, Term};
 use crate::{FrozenMap, Linear, Param, Pass, autograd};
 
 /// A projection as this module computes it: a frozen map, and at most one trained update beside it.
@@ -168,7 +168,12 @@ fn apply(frozen: &dyn FrozenMap, factors: Option<&Factors>, x: &Tensor) -> (Tens
             outer: &f.b,
             scale: f.scale,
         });
-        let (y, mut inner) = packed::product(&[Term { x, matrix, low_rank }], None);
+        let term = Term {
+            x,
+            matrix: &matrix,
+            low_rank,
+        };
+        let (y, mut inner) = packed::product(&[term], None);
         return (y, inner.pop().flatten());
     }
     let y = frozen.apply(x);
@@ -200,31 +205,35 @@ fn input_gradient(terms: &[Back], wants_dx: bool) -> (Option<Tensor>, Vec<Option
         .iter()
         .map(|term| term.factors.map(|f| (f.b.tr(), f.a.tr())))
         .collect();
-    let packed: Option<Vec<Term>> = terms
+    let matrices: Option<Vec<PackedMatrix>> = terms
         .iter()
-        .zip(&turned)
-        .map(|(term, turned)| {
-            let matrix = term
-                .frozen
+        .map(|term| {
+            term.frozen
                 .packed(Way::Transposed)
-                .filter(|_| term.dy.kind() == Kind::BFloat16)?;
-            let low_rank = turned
-                .as_ref()
-                .zip(term.factors)
-                .map(|((inner, outer), f)| LowRankTerm {
-                    inner,
-                    outer,
-                    scale: f.scale,
-                });
-            Some(Term {
-                x: term.dy,
-                matrix,
-                low_rank,
-            })
+                .filter(|_| term.dy.kind() == Kind::BFloat16)
         })
         .collect();
-    if let Some(packed) = packed.filter(|packed| !packed.is_empty()) {
-        let (dx, vs) = packed::product(&packed, None);
+    if let Some(matrices) = matrices.filter(|matrices| !matrices.is_empty()) {
+        let packed = terms
+            .iter()
+            .zip(&turned)
+            .zip(&matrices)
+            .map(|((term, turned), matrix)| {
+                let low_rank = turned
+                    .as_ref()
+                    .zip(term.factors)
+                    .map(|((inner, outer), f)| LowRankTerm {
+                        inner,
+                        outer,
+                        scale: f.scale,
+                    });
+                Term {
+                    x: term.dy,
+                    matrix,
+                    low_rank,
+                }
+            });
+        let (dx, vs) = packed::product(&packed.collect::<Vec<_>>(), None);
         return (Some(dx), vs);
     }
     let mut dx = None;

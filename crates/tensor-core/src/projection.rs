@@ -45,7 +45,9 @@ pub trait FrozenMap {
     fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor;
 
     /// The weight packed for this machine's matrix unit, if it is: products of several terms then run as one.
-    fn packed(&self, way: Way) -> Option<&PackedMatrix> {
+    ///
+    /// A handle: the memory is shared.
+    fn packed(&self, way: Way) -> Option<PackedMatrix> {
         let _ = way;
         None
     }

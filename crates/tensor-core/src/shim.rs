@@ -27,6 +27,7 @@ unsafe extern "C" {
         drop: DropFn,
     ) -> *mut c_char;
     pub(crate) fn shim_backward(roots: *mut *mut c_void, grads: *mut *mut c_void, n: usize) -> *mut c_char;
+    pub(crate) fn shim_drop_gradient(leaf: *mut c_void) -> *mut c_char;
     pub(crate) fn shim_parallel_for(begin: i64, end: i64, grain: i64, env: *mut c_void, body: RangeFn) -> *mut c_char;
     pub(crate) fn shim_from_blob(
         data: *mut c_void,

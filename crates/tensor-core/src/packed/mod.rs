@@ -11,6 +11,7 @@ mod amx;
 mod lanes;
 mod matrix;
 mod outer;
+mod packings;
 mod product;
 pub mod reference;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::Unit;
 
 pub use matrix::PackedMatrix;
 pub use outer::outer;
+pub(crate) use packings::Packings;
 pub use product::{LowRankTerm, Term, product};
 
 impl PackedMatrix {
