@@ -1,5 +1,7 @@
 //! AdamW with f32 states, all parameters in one fused loop.
 
+use std::collections::BTreeMap;
+
 use kernels::adamw::{Moving, Step, adamw};
 use tch::Tensor;
 
@@ -21,26 +23,28 @@ impl States for AdamW {
     fn update(&mut self, params: &[Trained], update: &Update) {
         let values: Vec<Tensor> = params.iter().map(|param| param.value.detach()).collect();
         let gradients: Vec<Tensor> = params.iter().map(Trained::gradient).collect();
-        let moving: Vec<Moving> = params
-            .iter()
-            .enumerate()
-            .map(|(i, param)| Moving {
+        // The running means of parameters that began later are younger, and so is their correction.
+        let mut by_age: BTreeMap<usize, Vec<Moving>> = BTreeMap::new();
+        for (i, param) in params.iter().enumerate() {
+            by_age.entry(update.step - param.since).or_default().push(Moving {
                 value: &values[i],
                 gradient: &gradients[i],
                 first: &self.means[i],
                 second: &self.squares[i],
                 learning_rate: update.learning_rate * param.rate,
                 weight_decay: param.weight_decay,
-            })
-            .collect();
-        let step = Step {
-            number: update.step as u64,
-            beta1: update.beta1,
-            beta2: update.beta2,
-            eps: update.epsilon,
-            gradient_scale: update.gradient_scale,
-        };
-        adamw(&moving, &step);
+            });
+        }
+        for (age, moving) in by_age {
+            let step = Step {
+                number: age as u64,
+                beta1: update.beta1,
+                beta2: update.beta2,
+                eps: update.epsilon,
+                gradient_scale: update.gradient_scale,
+            };
+            adamw(&moving, &step);
+        }
     }
 
     fn tensors(&self, params: &[Trained]) -> Vec<(String, Tensor)> {

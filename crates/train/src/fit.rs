@@ -4,6 +4,7 @@
 //! checkpoint goes on as if it had never stopped.
 
 mod between;
+mod resume;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,14 +12,15 @@ use std::time::Instant;
 use tch::Device;
 use tensor_core::{DropoutKey, LanguageModel, Objective, Plan};
 
+use self::resume::{load, round_state};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run_dir::{MASTERS, OPTIMIZER, STATE};
+use crate::run_dir::MASTERS;
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    Batches, Checkpoint, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport,
-    TrainConfig, choose_plan, tensors,
+    Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport, TrainConfig,
+    choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.
@@ -35,7 +37,7 @@ pub fn fit<B>(
     hooks: Hooks<'_>,
 ) -> Result<Report> {
     let mut run = Run::begin(model, batches, config, hooks)?;
-    let outcome = run.train(&|run, key| {
+    let outcome = run.train(model, &|run, key| {
         accumulate(model, objective, batches, &run.plan, (run.state.step, key)).map_err(|error| run.with_saved(error))
     })?;
     run.finish(outcome)
@@ -88,10 +90,32 @@ impl<'c, 'h> Run<'c, 'h> {
         let mut optimizer = Optimizer::new(model, config, states)?;
         let device = optimizer.params()[0].value.device();
         let resumed = hooks.dir.resume_from()?;
+        let rounds = hooks.rounds;
         let state = match &resumed {
-            Some(checkpoint) => load(checkpoint, &mut optimizer, config.seed, num_steps_per_epoch)?,
-            None => State::new(config.seed, num_steps_per_epoch),
+            Some(checkpoint) => load(
+                checkpoint,
+                model,
+                &mut optimizer,
+                rounds,
+                (config.seed, num_steps_per_epoch),
+            )?,
+            None => {
+                let mut state = State::new(config.seed, num_steps_per_epoch);
+                if let Some(rounds) = rounds {
+                    optimizer.redraw(model, &rounds.frozen(0), rounds.frozen_kind())?;
+                    state.rounds = Some(round_state(rounds, 0, &optimizer));
+                }
+                state
+            }
         };
+        let changes = rounds.is_some_and(|rounds| rounds.round_of(total - 1, num_steps_per_epoch) > 0);
+        if changes && config.load_best_model_at_end {
+            return Err(Error::NoEffect {
+                option: "load_best_model_at_end",
+                why: "what trains changes during the run, so the best checkpoint's weights do not fit its end".into(),
+                hint: "set it to false; each checkpoint holds the whole model, the best one too",
+            });
+        }
         // Everything that could be refused was: what an earlier run left may go now.
         hooks.dir.claim()?;
         let evaluated = state
@@ -118,7 +142,7 @@ impl<'c, 'h> Run<'c, 'h> {
         })
     }
 
-    fn train(&mut self, gradients: &Gradients<'_>) -> Result<Outcome> {
+    fn train(&mut self, model: &dyn LanguageModel, gradients: &Gradients<'_>) -> Result<Outcome> {
         let seconds_before = self.state.seconds;
         loop {
             self.state.seconds = seconds_before + self.started.elapsed().as_secs_f64();
@@ -147,6 +171,7 @@ impl<'c, 'h> Run<'c, 'h> {
             if gave_up {
                 return Ok(Outcome::StoppedEarly { step: self.state.step });
             }
+            self.begin_round(model)?;
             self.step(gradients)?;
             self.state.seconds = seconds_before + self.started.elapsed().as_secs_f64();
             let is_first = self.state.step == 1 && self.config.logging_first_step;
@@ -155,6 +180,22 @@ impl<'c, 'h> Run<'c, 'h> {
                 self.log()?;
             }
         }
+    }
+
+    /// Draws anew if the next step lies in another round.
+    fn begin_round(&mut self, model: &dyn LanguageModel) -> Result<()> {
+        let (Some(rounds), Some(now)) = (self.hooks.rounds, &self.state.rounds) else {
+            return Ok(());
+        };
+        let round = rounds.round_of(self.state.step, self.state.num_steps_per_epoch);
+        if round == now.round {
+            return Ok(());
+        }
+        self.optimizer
+            .redraw(model, &rounds.frozen(round), rounds.frozen_kind())?;
+        self.state.rounds = Some(round_state(rounds, round, &self.optimizer));
+        self.first = self.state.step;
+        Ok(())
     }
 
     fn step(&mut self, gradients: &Gradients<'_>) -> Result<()> {
@@ -233,12 +274,4 @@ impl<'c, 'h> Run<'c, 'h> {
 
 fn is_evaluation(entry: &Entry) -> bool {
     entry.values.keys().any(|name| name.starts_with("eval/"))
-}
-
-fn load(checkpoint: &Checkpoint, optimizer: &mut Optimizer, seed: u64, num_steps_per_epoch: usize) -> Result<State> {
-    let state = State::resume(&checkpoint.path.join(STATE), seed, num_steps_per_epoch)?;
-    tensors::read_into(&checkpoint.path.join(MASTERS), &optimizer.masters())?;
-    tensors::read_into(&checkpoint.path.join(OPTIMIZER), &optimizer.states())?;
-    optimizer.continue_from(state.step);
-    Ok(state)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::{AdamW, BoxError, Entry, RunDir, States};
+use crate::{AdamW, BoxError, Entry, Rounds, RunDir, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
 pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
@@ -22,6 +22,7 @@ pub struct Hooks<'a> {
     pub(crate) on_entry: Option<&'a mut OnEntry<'a>>,
     pub(crate) stop: Option<&'a AtomicBool>,
     pub(crate) states: Box<dyn States>,
+    pub(crate) rounds: Option<&'a dyn Rounds>,
 }
 
 impl<'a> Hooks<'a> {
@@ -34,6 +35,7 @@ impl<'a> Hooks<'a> {
             on_entry: None,
             stop: None,
             states: Box::new(AdamW::default()),
+            rounds: None,
         }
     }
 
@@ -68,5 +70,14 @@ impl<'a> Hooks<'a> {
     #[must_use]
     pub fn with_states(self, states: Box<dyn States>) -> Self {
         Self { states, ..self }
+    }
+
+    /// With what trains chosen anew from round to round.
+    #[must_use]
+    pub fn with_rounds(self, rounds: &'a dyn Rounds) -> Self {
+        Self {
+            rounds: Some(rounds),
+            ..self
+        }
     }
 }

@@ -33,6 +33,7 @@ mod step;
 mod adamw;
 mod optimizer;
 mod plan;
+mod rounds;
 
 mod run_dir;
 mod state;
@@ -58,6 +59,7 @@ pub use metrics::TIMING;
 pub use optimizer::{Optimizer, States, Trained, Update};
 pub use plan::{choose_plan, free_memory};
 pub use report::{Outcome, Report, Sample, Story};
+pub use rounds::Rounds;
 pub use run_dir::{Checkpoint, RunDir, Start};
 pub use schedule::{Ramp, Schedule, ScheduleOptions, ScheduleType};
 pub use state::{Best, Entry};

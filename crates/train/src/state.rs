@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::rounds::RoundState;
 use crate::{Error, Result};
 
 /// One object of `metrics.jsonl`.
@@ -73,6 +74,9 @@ pub(crate) struct State {
     pub(crate) best: Option<Best>,
     pub(crate) evaluations_without_improvement: usize,
     pub(crate) history: Vec<Entry>,
+    /// Of a run in rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rounds: Option<RoundState>,
 }
 
 const VERSION: usize = 1;
@@ -92,6 +96,7 @@ impl State {
             best: None,
             evaluations_without_improvement: 0,
             history: Vec::new(),
+            rounds: None,
         }
     }
 

@@ -5,5 +5,6 @@ mod checkpoints;
 mod optimizer;
 mod outputs;
 mod resume;
+mod rounds;
 mod stopping;
 mod tiny;

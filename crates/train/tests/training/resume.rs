@@ -8,7 +8,7 @@ use train::{Outcome, Start, TIMING, TrainConfig};
 use crate::tiny::{Formula, Tiny, parse, run, run_new};
 
 /// Metrics without what no two runs share.
-fn metrics(folder: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn metrics(folder: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| {

@@ -10,7 +10,7 @@ use tensor_core::{
     Dense, Documents, Embedding, LanguageModel, Linear, Loss, ModulePath, Objective, Param, Parameters, Pass, Policy,
     Role, Table,
 };
-use train::{Batches, BoxError, Entry, Error, Hooks, Report, Row, RunDir, Start, TrainConfig, fit};
+use train::{Batches, BoxError, Entry, Error, Hooks, Report, Rounds, Row, RunDir, Start, TrainConfig, fit};
 
 pub(crate) const WIDTH: i64 = 6;
 pub(crate) const VOCABULARY: i64 = 11;
@@ -267,6 +267,18 @@ pub(crate) fn run(
     (folder, start): (&Path, Start),
     heard: &mut dyn FnMut(&Entry, &AtomicBool),
 ) -> Result<Report, Error> {
+    run_in(None, model, batches, config, (folder, start), heard)
+}
+
+/// As [`run`], perhaps in rounds.
+pub(crate) fn run_in(
+    rounds: Option<&dyn Rounds>,
+    model: &Tiny,
+    batches: &Formula,
+    config: &TrainConfig,
+    (folder, start): (&Path, Start),
+    heard: &mut dyn FnMut(&Entry, &AtomicBool),
+) -> Result<Report, Error> {
     let dir = RunDir::open(folder, "kind = \"test\"\n", start)?;
     let stop = AtomicBool::new(false);
     let save = |folder: &Path| save_model(model, folder);
@@ -276,6 +288,10 @@ pub(crate) fn run(
         .with_evaluation(&mut measure)
         .with_listener(&mut listen)
         .with_stop(&stop);
+    let hooks = match rounds {
+        Some(rounds) => hooks.with_rounds(rounds),
+        None => hooks,
+    };
     fit(model, &NextToken, batches, config, hooks)
 }
 
