@@ -100,6 +100,28 @@ fn default_tolerance() -> f64 {
     0.02
 }
 
+impl Task {
+    /// The perplexity of the texts in a file, read in windows of `max_length` tokens.
+    pub fn perplexity(name: &str, data: PathBuf, max_length: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: Kind::Perplexity,
+            data,
+            max_rows: None,
+            max_length,
+            stride: None,
+            labels: Vec::new(),
+            normalise: Normalise::default(),
+            max_new_tokens: default_new_tokens(),
+            tolerance: default_tolerance(),
+            text_field: None,
+            question_field: None,
+            choices_field: None,
+            answer_field: None,
+        }
+    }
+}
+
 impl Suite {
     /// Reads a suite; its data paths are made relative to the working directory.
     pub fn load(path: &Path) -> Result<Self> {

@@ -103,7 +103,7 @@ pub struct SftConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifyConfig {}
 
-/// `[report]`: samples before and after.
+/// `[report]`: samples, and what was forgotten, before and after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReportConfig {
@@ -113,6 +113,9 @@ pub struct ReportConfig {
     pub prompts: Vec<String>,
     /// The most tokens of an answer.
     pub max_new_tokens: usize,
+    /// A general text (`.txt`, or rows with `text`) whose perplexity is measured before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forgetting: Option<PathBuf>,
 }
 
 impl Default for SftConfig {
@@ -130,6 +133,7 @@ impl Default for ReportConfig {
             samples: 3,
             prompts: Vec::new(),
             max_new_tokens: 64,
+            forgetting: None,
         }
     }
 }
@@ -184,7 +188,16 @@ impl Recipe {
         model.chat_template = model.chat_template.map(|template| places.template(template));
         data.resolve(document, &places)?;
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
-        let report = document.section("report", None)?.unwrap_or_default();
+        let mut report: ReportConfig = document.section("report", None)?.unwrap_or_default();
+        if let Some(path) = &mut report.forgetting {
+            *path = places.data(&path.display().to_string()).ok_or_else(|| {
+                document.error(
+                    "report.forgetting",
+                    &format!("no such file: `{}`", path.display()),
+                    None,
+                )
+            })?;
+        }
         let recipe = Self {
             model,
             surgery,
@@ -204,6 +217,10 @@ impl Recipe {
             (ObjectiveConfig::Sft(_), Some(HeadConfig::Classification(_))) => {
                 let what = "a classification head is not trained by `objective.kind = \"sft\"`\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
                 Err(document.error("head", what, None))
+            }
+            (ObjectiveConfig::Classify(_), _) if self.report.forgetting.is_some() => {
+                let what = "a classifier has no perplexity\nhint: remove it, or use `objective.kind = \"sft\"`";
+                Err(document.error("report.forgetting", what, None))
             }
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! A run, from a recipe to files: data, model, surgery, the loop, what is kept.
 
 pub mod evaluation;
+pub mod forgetting;
 pub mod operate;
 pub mod samples;
 pub mod saving;
@@ -17,7 +18,9 @@ use tensor_core::{Objective, num_params};
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
+use self::forgetting::Forgetting;
 use self::operate::Operated;
+use self::operate::hft::Half;
 use self::sets::Sets;
 use self::steps::{Steps, ToRow};
 use crate::machine::{Dtype, Machine};
@@ -126,6 +129,15 @@ impl Run<'_> {
         let batches = Steps::training(self.sets, recipe, model.device())?;
         let asked = samples::asked(self.sets, recipe, self.tokenizer, model)?;
         let before = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
+        let forgetting = Forgetting::of(recipe);
+        let perplexity = || {
+            forgetting
+                .as_ref()
+                .map(|text| text.measure(model, self.tokenizer))
+                .transpose()
+        };
+        let perplexity_before = perplexity()?;
+        let half = Half::of(model, recipe)?;
         let evaluation = Evaluation::new(self.sets, recipe, model.device())?;
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
         let save =
@@ -136,6 +148,9 @@ impl Run<'_> {
         if !self.sets.eval.is_empty() {
             hooks = hooks.with_evaluation(&mut evaluate);
         }
+        if let Some(half) = &half {
+            hooks = hooks.with_rounds(half);
+        }
         let report = train::fit(
             model as &dyn tensor_core::LanguageModel,
             objective,
@@ -145,7 +160,13 @@ impl Run<'_> {
         )?;
         if !matches!(report.outcome, Outcome::Interrupted { .. }) {
             let after = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
-            let story = samples::story(recipe, self.operated, &report, samples::pair(asked, before, after));
+            let mut story = samples::story(recipe, self.operated, &report, samples::pair(asked, before, after));
+            if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
+                story.results.extend(Forgetting::results(before, after));
+            }
+            if let Some(half) = &half {
+                story.settings.extend(half.settings(report.num_steps, batches.len()));
+            }
             report.write(self.dir, &story)?;
         }
         Ok(report)

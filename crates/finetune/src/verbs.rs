@@ -11,5 +11,6 @@ pub mod generate;
 pub mod import;
 pub mod inspect;
 pub mod merge;
+pub mod reset;
 pub mod score;
 pub mod train;

@@ -3,6 +3,7 @@
 use adapters::AdapterConfig;
 use anyhow::{Result, bail};
 use dora::DoraConfig;
+use hft::HftConfig;
 use lora::LoraConfig;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub enum Surgery {
     Adapter(AdapterConfig),
     /// The model's own parameters train.
     Full(FullConfig),
+    /// A random half of the model's own parameters trains.
+    Hft(HftConfig),
 }
 
 impl Surgery {
@@ -48,9 +51,9 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["lora", "dora", "adapter", "full"];
+const KINDS: &[&str] = &["lora", "dora", "adapter", "full", "hft"];
 
-/// All surgeries of a recipe; a LoRA without a seed of its own takes the run's.
+/// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
     let count = document.count("surgery")?;
     if count == 0 {
@@ -66,14 +69,28 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                 kind @ ("lora" | "dora") => low_rank::read(document, &at, kind, seed)?,
                 "adapter" => {
                     let mut config: AdapterConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    let own: Option<toml::Table> = document.part(&at, |key| key == "seed")?;
-                    if own.is_none_or(|own| own.is_empty()) {
+                    if !has_seed(document, &at)? {
                         config.seed = seed;
                     }
                     Surgery::Adapter(config)
+                }
+                "hft" => {
+                    let mut config: HftConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
+                    if !has_seed(document, &at)? {
+                        config.seed = seed;
+                    }
+                    config
+                        .check()
+                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
+                    Surgery::Hft(config)
                 }
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })
         .collect()
+}
+
+fn has_seed(document: &Document, at: &str) -> Result<bool> {
+    let table = document.section::<toml::Table>(at, None)?;
+    Ok(table.is_some_and(|table| table.contains_key("seed") || table.contains_key("hft_seed")))
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod dora;
 mod full;
+pub mod hft;
 mod lora;
 
 use ::dora::DoraConfig;
@@ -71,6 +72,7 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
             Surgery::Dora(config) => dora::operate(patient, config),
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
+            Surgery::Hft(config) => hft::operate(patient, config),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;
     }

@@ -12,6 +12,7 @@ use train::GradientCheckpointing;
 use super::object;
 use crate::machine::Machine;
 use crate::recipe::{Recipe, Surgery};
+use crate::training::operate::hft::pieces_of_config;
 
 /// What the estimates need of a model.
 pub(super) struct Model {
@@ -64,6 +65,10 @@ impl Model {
         }
         for surgery in &recipe.surgery {
             match surgery {
+                Surgery::Hft(half) => {
+                    let halves = hft::Halves::new(half, &pieces_of_config(&config))?;
+                    model.unfrozen += halves.draw(0).trained_numbers() as f64;
+                }
                 Surgery::Lora(lora) => model.added += updates(lora, None, &config, &tensors)?,
                 Surgery::Dora(dora) => model.added += updates(&dora.lora, Some(dora), &config, &tensors)?,
                 Surgery::Adapter(adapter) => {

@@ -1,0 +1,208 @@
+//! `kind = "hft"`: each round a half of the model trains.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use checkpoint::{ModelConfig, Output};
+use decoder::Decoder;
+use hft::{Halves, HftConfig, Piece, Resample, pieces_of};
+use serde_json::{Value, json};
+use tch::Kind;
+use tensor_core::{ModulePath, Parameters, Role};
+use train::Rounds;
+
+use super::{Kept, Patient};
+use crate::recipe::{Recipe, Surgery};
+
+pub(super) fn operate(patient: Patient, config: &HftConfig) -> Result<Patient> {
+    let Patient { model, kept, mut what } = patient;
+    if kept.is_some() {
+        bail!(
+            "`kind = \"hft\"` decides alone what trains, found a surgery before it that trains\n\
+             hint: leave the other one out; `freeze_embeddings` and `freeze_head` decide about both ends"
+        );
+    }
+    refuse_packed(&model)?;
+    let selection = Halves::new(config, &pieces_of(&model))?.draw(0);
+    let model = model.train_where(|at, _| selection.trains(at))?;
+    what.push(format!(
+        "half fine-tuning by {}, {} of the numbers train, {}",
+        config.granularity.name(),
+        percent(selection.trained_share()),
+        drawn(config.rounds())
+    ));
+    Ok(Patient {
+        model,
+        kept: Some(Kept::Whole),
+        what,
+    })
+}
+
+/// A matrix in another form than numbers cannot take turns.
+fn refuse_packed(model: &Decoder) -> Result<()> {
+    let mut packed = None;
+    model.visit(&ModulePath::root(), &mut |at, param| {
+        if packed.is_none() && !param.value().is_floating_point() {
+            packed = Some(at.clone());
+        }
+    });
+    match packed {
+        None => Ok(()),
+        Some(at) => {
+            bail!("`{at}`: wanted plain numbers, found a quantised weight\nhint: leave `kind = \"quantize\"` out")
+        }
+    }
+}
+
+/// The halves of a model that trains by them, round by round.
+#[derive(Debug)]
+pub struct Half {
+    halves: Halves,
+    config: HftConfig,
+    kind: Kind,
+}
+
+impl Half {
+    /// Those of `recipe`, if it trains halves of `model`.
+    pub fn of(model: &Decoder, recipe: &Recipe) -> Result<Option<Self>> {
+        let configs: Vec<&HftConfig> = recipe
+            .surgery
+            .iter()
+            .filter_map(|surgery| match surgery {
+                Surgery::Hft(config) => Some(config),
+                _ => None,
+            })
+            .collect();
+        let Some(config) = configs.first() else { return Ok(None) };
+        if recipe.surgery.iter().any(|surgery| matches!(surgery, Surgery::Full(_))) {
+            bail!(
+                "`kind = \"full\"` beside `kind = \"hft\"`: each decides what trains\nhint: leave one of the two out"
+            );
+        }
+        Ok(Some(Self {
+            halves: Halves::new(config, &pieces_of(model))?,
+            config: (*config).clone(),
+            kind: model.kind(),
+        }))
+    }
+
+    /// What `report.md` says of a run of `num_steps`: how often it drew, and how much of each category trained.
+    pub fn settings(&self, num_steps: usize, num_steps_per_epoch: usize) -> Vec<(String, String)> {
+        let last = self.round_of(num_steps.saturating_sub(1), num_steps_per_epoch);
+        let rounds: Vec<_> = (0..=last).map(|round| self.halves.draw(round)).collect();
+        let mean = |shares: &mut dyn Iterator<Item = f64>| shares.sum::<f64>() / rounds.len() as f64;
+        let mut settings = vec![
+            ("seed of the halves".to_owned(), self.config.seed.to_string()),
+            (
+                "rounds".into(),
+                format!("{}, {}", rounds.len(), drawn(self.config.rounds())),
+            ),
+            (
+                "trained".into(),
+                format!(
+                    "{} of the numbers",
+                    percent(mean(&mut rounds.iter().map(hft::HalfSelection::trained_share)))
+                ),
+            ),
+        ];
+        for (idx, share) in rounds[0].shares().iter().enumerate() {
+            let tensors = mean(&mut rounds.iter().map(|round| round.shares()[idx].trained_tensors as f64));
+            let numbers = mean(&mut rounds.iter().map(|round| round.shares()[idx].trained_share()));
+            settings.push((
+                format!("trained of {}", share.category),
+                format!(
+                    "{} of the numbers, {} of {} tensors",
+                    percent(numbers),
+                    format!("{tensors:.1}").trim_end_matches(".0"),
+                    share.tensors
+                ),
+            ));
+        }
+        settings
+    }
+}
+
+impl Rounds for Half {
+    fn round_of(&self, step: usize, num_steps_per_epoch: usize) -> usize {
+        self.config.rounds().round_of(step, num_steps_per_epoch)
+    }
+
+    fn frozen(&self, round: usize) -> BTreeSet<ModulePath> {
+        self.halves.draw(round).frozen().clone()
+    }
+
+    fn frozen_kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn origin(&self) -> Value {
+        json!(self.config)
+    }
+}
+
+/// The pieces of a model of this configuration, without its weights.
+pub fn pieces_of_config(config: &ModelConfig) -> Vec<Piece> {
+    let paths = decoder::projection_paths(config);
+    let is_output = |name: &str| {
+        paths
+            .iter()
+            .any(|(path, output)| *output && name == format!("{path}.weight"))
+    };
+    let role = |name: &str, shape: &[i64]| match (name, config.output) {
+        ("model.embed_tokens.weight", _) => Role::Embedding,
+        (name, Output::SequenceClassifier) if is_output(name) => Role::Head,
+        _ if shape.len() == 1 => Role::Norm,
+        _ => Role::Base,
+    };
+    let pieces = config.tensors().into_iter().map(|(name, shape)| Piece {
+        role: role(&name, &shape),
+        path: ModulePath::from(name),
+        shape,
+    });
+    pieces.collect()
+}
+
+fn drawn(resample: Resample) -> String {
+    match resample {
+        Resample::Run => "drawn once".into(),
+        Resample::Epoch => "drawn anew every epoch".into(),
+        Resample::Steps(steps) => format!("drawn anew every {steps} steps"),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::ModelDir;
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_and_its_model_have_the_same_pieces() {
+        let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/vectors/families");
+        for family in [
+            "llama-tied",
+            "llama-untied",
+            "llama-biases",
+            "qwen3-tied",
+            "gemma3",
+            "llama-classifier-3",
+        ] {
+            let dir = ModelDir::open(&std::path::Path::new(vectors).join(family)).unwrap();
+            let model = Decoder::load(&dir, Device::Cpu, Kind::Float).unwrap();
+            let sorted = |mut pieces: Vec<Piece>| {
+                pieces.sort_by(|a, b| a.path.cmp(&b.path));
+                pieces
+            };
+            assert_eq!(
+                sorted(pieces_of_config(dir.config())),
+                sorted(pieces_of(&model)),
+                "{family}"
+            );
+        }
+    }
+}

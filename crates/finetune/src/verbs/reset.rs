@@ -1,0 +1,204 @@
+//! `finetune reset`: a random half of a tuned model back to what it was; or the average of both.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use checkpoint::{Existing, SaveOptions, TensorInfo};
+use hft::{Granularity, HalfSelection, Piece};
+use serde_json::json;
+use tch::Tensor;
+
+use crate::machine::MachineArgs;
+use crate::model::Source;
+use crate::output;
+use crate::training::operate::hft::pieces_of_config;
+
+/// Arguments of `reset`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "A random share of the tuned model's matrices gets the base's values again (Half-Reset): much of what the base\n\
+                  knew returns, most of what was learnt stays. Embedding, output layer and last norm stay tuned unless the\n\
+                  fraction is 1. --average mixes every tensor instead: the plain baseline. One tensor is in memory at a time.\n\n\
+                  Example:\n  finetune reset --model runs/full --base smollm2-135m-instruct --fraction 0.5 --output half"
+)]
+pub struct Args {
+    /// The tuned model
+    #[arg(long, value_name = "TUNED")]
+    model: String,
+    /// The model that it was tuned from
+    #[arg(long, value_name = "M")]
+    base: String,
+    /// The share that goes back: 0 is the tuned model, 1 the base, bit for bit
+    #[arg(long, value_name = "F", default_value_t = 0.5)]
+    fraction: f64,
+    /// What is drawn
+    #[arg(long, value_name = "G", default_value = "category", value_parser = ["category", "stratified", "layer", "model"])]
+    granularity: String,
+    /// Where the draw comes from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Average every tensor instead, the base with this weight
+    #[arg(long, value_name = "A", conflicts_with_all = ["fraction", "granularity", "seed"])]
+    average: Option<f64>,
+    /// Where the model is written; a model that is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// What was done, as JSON on stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl Args {
+    /// Writes the model tensor by tensor.
+    pub fn run(self) -> Result<ExitCode> {
+        let (tuned, base) = (Source::open(&self.model)?, Source::open(&self.base)?);
+        let device = self.machine.start()?.device;
+        let pieces = pieces_of_config(tuned.dir().config());
+        let choice = self.choice(&pieces)?;
+        let mixing = Mixing {
+            tuned: &tuned,
+            base: &base,
+            choice,
+        };
+        let dtype = self.machine.written(device);
+        let mut infos = Vec::new();
+        let mut kept = Vec::new();
+        for piece in &pieces {
+            let kind = tuned.dir().info(piece.path.as_str())?.kind;
+            if !mixing.check(piece)? {
+                kept.push(piece.path.to_string());
+            }
+            infos.push(TensorInfo {
+                name: piece.path.to_string(),
+                shape: piece.shape.clone(),
+                kind: dtype.unwrap_or(kind),
+            });
+        }
+        if !kept.is_empty() {
+            output::note(format!("not in `{}`, so left as tuned: {}", self.base, kept.join(", ")));
+        }
+        let bar = output::bar(infos.len(), "tensors");
+        let make = |info: &TensorInfo| {
+            bar.inc(1);
+            let made = mixing.tensor(&info.name).map_err(|error| format!("{error:#}"))?;
+            Ok(made.to_kind(info.kind).contiguous())
+        };
+        let options = SaveOptions {
+            dtype,
+            ..tuned.options(Existing::Refuse)
+        };
+        checkpoint::save_model(&self.output, tuned.dir().config(), &infos, make, &options)?;
+        bar.finish_and_clear();
+        self.tell(&mixing.choice, pieces.len())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn choice(&self, pieces: &[Piece]) -> Result<Choice> {
+        if let Some(share) = self.average {
+            if !(0.0..=1.0).contains(&share) {
+                bail!("`--average`: wanted a share from 0 to 1, found {share}");
+            }
+            return Ok(Choice::Average(share));
+        }
+        let granularity = match self.granularity.as_str() {
+            "stratified" => Granularity::Stratified,
+            "layer" => Granularity::Layer,
+            "model" => Granularity::Model,
+            _ => Granularity::Category,
+        };
+        let selection = hft::reset(pieces, granularity, self.fraction, self.seed)?;
+        Ok(Choice::Reset(selection))
+    }
+
+    fn tell(&self, choice: &Choice, tensors: usize) -> Result<()> {
+        let (what, reset, share) = match choice {
+            Choice::Average(share) => (format!("averaged, the base with weight {share}"), None, *share),
+            Choice::Reset(selection) => {
+                let (reset, share) = (selection.frozen().len(), 1.0 - selection.trained_share());
+                let what = format!(
+                    "{reset} of {tensors} tensors ({:.1} % of the numbers) reset",
+                    100.0 * share
+                );
+                (what, Some(reset), share)
+            }
+        };
+        if self.json {
+            output::json(&json!({
+                "output": self.output,
+                "tensors": tensors,
+                "reset_tensors": reset,
+                "base_share": share,
+                "seed": reset.map(|_| self.seed),
+            }))?;
+        }
+        output::note(format!("{what}; written to `{}`", self.output.display()));
+        Ok(())
+    }
+}
+
+enum Choice {
+    Reset(HalfSelection),
+    Average(f64),
+}
+
+/// Two models that become one.
+struct Mixing<'a> {
+    tuned: &'a Source,
+    base: &'a Source,
+    choice: Choice,
+}
+
+impl Mixing<'_> {
+    /// How much of a tensor is the base's.
+    fn share(&self, piece: &str) -> f64 {
+        match &self.choice {
+            Choice::Average(share) => *share,
+            Choice::Reset(selection) if selection.trains(&piece.into()) => 0.0,
+            Choice::Reset(_) => 1.0,
+        }
+    }
+
+    /// The base's name of a tensor: a tied output layer is its embedding.
+    fn in_base<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let dir = self.base.dir();
+        let tied = name == "lm_head.weight" && dir.config().tie_word_embeddings;
+        let name = if tied { "model.embed_tokens.weight" } else { name };
+        dir.contains(name).then_some(name)
+    }
+
+    /// Whether the base has this tensor; an error if it should have it, or has it in another shape.
+    fn check(&self, piece: &Piece) -> Result<bool> {
+        let Some(name) = self.in_base(piece.path.as_str()) else {
+            // A new head has no past.
+            if piece.role == tensor_core::Role::Head {
+                return Ok(false);
+            }
+            bail!(
+                "`{}`: wanted a tensor `{}`, found none of that name\nhint: `--base` is the model that `--model` was tuned from",
+                self.base.name(),
+                piece.path
+            );
+        };
+        let found = self.base.dir().info(name)?.shape;
+        if found != piece.shape {
+            let (at, wanted) = (piece.path.clone(), piece.shape.clone());
+            return Err(hft::Error::Shape { at, wanted, found }.into());
+        }
+        Ok(true)
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let tuned = self.tuned.dir().tensor(name)?;
+        let (share, base) = (self.share(name), self.in_base(name));
+        match base {
+            Some(base) if share > 0.0 => {
+                let base = self.base.dir().tensor(base)?;
+                Ok(hft::average(&name.into(), &tuned, &base, share)?)
+            }
+            _ => Ok(tuned),
+        }
+    }
+}
