@@ -25,6 +25,24 @@ pub enum Error {
         /// What is wrong, with its line.
         message: String,
     },
+    /// A file that is no report.
+    #[error("`{}`: wanted a report that `finetune evaluate --json` wrote: {message}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        message: String,
+    },
+    /// Reports that do not make a sequence.
+    #[error("{what}: {found}\nhint: {hint}")]
+    Sequence {
+        /// The stage or report.
+        what: String,
+        /// What is the matter.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A task whose options do not fit.
     #[error("task `{task}`: {found}\nhint: {hint}")]
     Task {

@@ -1,7 +1,7 @@
 //! How good a model is: perplexity, choices, classes, exact answers, and what it forgot.
 //!
 //! A [`Suite`] is a TOML file of tasks; [`evaluate`] runs it over a [`Scorer`] (any [`decoder::Decoder`]) and gives a
-//! [`Report`], which [`compare`] holds against an earlier one. Rows are packed as documents; logits are never kept.
+//! [`Report`], which [`compare`] holds against an earlier one, and [`continual`] against those of a whole sequence. Rows are packed as documents; logits are never kept.
 //!
 //! ```
 //! use evaluate::{Metric, macro_f1};
@@ -15,6 +15,7 @@
 mod choice;
 mod classify;
 mod compare;
+mod continual;
 mod error;
 mod exact;
 mod packing;
@@ -23,12 +24,15 @@ mod report;
 mod rows;
 mod run;
 mod scorer;
+mod sequence;
 mod suite;
 
 pub use classify::macro_f1;
 pub use compare::{Change, compare, perplexity_ratio};
+pub use continual::{Continual, Drift, Drifted, Stage, continual};
 pub use error::{Error, Result};
 pub use report::{Metric, Report, TaskReport};
 pub use run::evaluate;
 pub use scorer::Scorer;
+pub use sequence::Sequence;
 pub use suite::{Kind, Normalise, Suite, Task};

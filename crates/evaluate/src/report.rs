@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Kind;
+use crate::{Error, Kind, Result};
 
 /// The results of a suite on one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +62,20 @@ pub struct TaskReport {
     /// Bytes of their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
+}
+
+impl Report {
+    /// Reads what `finetune evaluate --json` wrote.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|source| Error::Report {
+            path: path.to_owned(),
+            message: source.to_string(),
+        })
+    }
 }
 
 /// A number of a report that two reports are compared by.

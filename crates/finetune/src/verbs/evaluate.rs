@@ -1,4 +1,5 @@
-//! `finetune evaluate`: a model measured by a suite of tasks, and held against an earlier report.
+//! `finetune evaluate`: a model measured by a suite of tasks, and held against an earlier report; or the reports of a
+//! sequence of tasks held together.
 
 mod adapted;
 mod head;
@@ -6,9 +7,9 @@ mod head;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use decoder::HeadKind;
-use evaluate::{Change, Metric, Report, Suite};
+use evaluate::{Change, Metric, Report, Sequence, Suite};
 use serde_json::json;
 
 use crate::model::{Loaded, ModelArgs};
@@ -20,16 +21,24 @@ use crate::recipe::listing;
 #[command(
     after_help = "A suite is a TOML file of tasks: [[task]] with name, kind (perplexity, classification, multiple_choice or\n\
                   exact_match), data, and perhaps tolerance. With --compare the exit code is 1 if a task became worse by more\n\
-                  than its tolerance.\n\n\
+                  than its tolerance.\n\
+                  With --sequence no model is run: a TOML file names the report after each stage of a training on one task after\n\
+                  another ([[stage]] with task and report; before and general may be given), and overall performance, backward\n\
+                  transfer and the drift of general text are shown.\n\n\
                   Example:\n  finetune evaluate --model smollm2-135m-instruct --suite suite.toml --json > before.json\n  \
-                  finetune evaluate --model smollm2-135m-instruct --adapter runs/demo --suite suite.toml --compare before.json"
+                  finetune evaluate --model smollm2-135m-instruct --adapter runs/demo --suite suite.toml --compare before.json\n  \
+                  finetune evaluate --sequence stages.toml",
+    mut_arg("model", |model| model.required(false).required_unless_present("sequence"))
 )]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: Option<ModelArgs>,
     /// The tasks, a TOML file
-    #[arg(long, value_name = "FILE")]
-    suite: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "sequence")]
+    suite: Option<PathBuf>,
+    /// The reports of a sequence of tasks, a TOML file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "suite", "compare"])]
+    sequence: Option<PathBuf>,
     /// A report that `--json` wrote earlier
     #[arg(long, value_name = "REPORT")]
     compare: Option<PathBuf>,
@@ -41,16 +50,27 @@ pub struct Args {
 impl Args {
     /// Runs every task.
     pub fn run(self) -> Result<ExitCode> {
-        let suite = Suite::load(&self.suite)?;
-        let before = self.compare.as_deref().map(read_report).transpose()?;
+        if let Some(path) = &self.sequence {
+            let found = Sequence::load(path)?.measure()?;
+            match self.json {
+                true => output::json(&found)?,
+                false => output::piece(&found.to_string())?,
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (Some(model), Some(suite)) = (&self.model, &self.suite) else {
+            bail!("wanted `--model` and `--suite`, or `--sequence`");
+        };
+        let suite = Suite::load(suite)?;
+        let before = self.compare.as_deref().map(Report::read).transpose()?;
         if let Some(before) = &before {
             check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
         }
-        let loaded = self.model.load()?;
-        let adapters: Vec<String> = self.model.adapter.iter().map(ToString::to_string).collect();
+        let loaded = model.load()?;
+        let adapters: Vec<String> = model.adapter.iter().map(ToString::to_string).collect();
         let name = match adapters.as_slice() {
-            [] => self.model.model.clone(),
-            adapters => format!("{} with {}", self.model.model, adapters.join(", ")),
+            [] => model.model.clone(),
+            adapters => format!("{} with {}", model.model, adapters.join(", ")),
         };
         let report = measure(&suite, &name, &loaded)?;
         let changes = before
@@ -100,16 +120,6 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
         bar.finish_and_clear();
     }
     Ok(report)
-}
-
-fn read_report(path: &Path) -> Result<Report> {
-    let text = std::fs::read(path).with_context(|| format!("report `{}` cannot be read", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| {
-        format!(
-            "`{}`: wanted a report that `finetune evaluate --json` wrote",
-            path.display()
-        )
-    })
 }
 
 /// A task without a counterpart, or whose counterpart measured something else, would pass unseen.
