@@ -5,6 +5,7 @@ mod bad_recipes;
 mod bad_runs;
 mod command;
 mod families;
+mod hft;
 mod interrupted;
 mod measuring;
 mod recipes;

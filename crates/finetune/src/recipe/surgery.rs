@@ -62,7 +62,7 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
             document.path().display()
         );
     }
-    (0..count)
+    let surgeries = (0..count)
         .map(|idx| {
             let at = format!("surgery.{idx}");
             Ok(match document.kind(&at, KINDS)? {
@@ -87,7 +87,13 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })
-        .collect()
+        .collect::<Result<Vec<Surgery>>>()?;
+    let has = |kind: fn(&Surgery) -> bool| surgeries.iter().any(kind);
+    if has(|surgery| matches!(surgery, Surgery::Hft(_))) && has(|surgery| matches!(surgery, Surgery::Full(_))) {
+        let what = "`kind = \"hft\"` and `kind = \"full\"` each decide what trains\nhint: leave one of the two out";
+        return Err(document.error("surgery", what, None));
+    }
+    Ok(surgeries)
 }
 
 fn has_seed(document: &Document, at: &str) -> Result<bool> {

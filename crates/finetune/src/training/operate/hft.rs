@@ -65,25 +65,18 @@ pub struct Half {
 impl Half {
     /// Those of `recipe`, if it trains halves of `model`.
     pub fn of(model: &Decoder, recipe: &Recipe) -> Result<Option<Self>> {
-        let configs: Vec<&HftConfig> = recipe
-            .surgery
-            .iter()
-            .filter_map(|surgery| match surgery {
-                Surgery::Hft(config) => Some(config),
-                _ => None,
+        let config = recipe.surgery.iter().find_map(|surgery| match surgery {
+            Surgery::Hft(config) => Some(config),
+            _ => None,
+        });
+        let half = config.map(|config| -> Result<Self> {
+            Ok(Self {
+                halves: Halves::new(config, &pieces_of(model))?,
+                config: config.clone(),
+                kind: model.kind(),
             })
-            .collect();
-        let Some(config) = configs.first() else { return Ok(None) };
-        if recipe.surgery.iter().any(|surgery| matches!(surgery, Surgery::Full(_))) {
-            bail!(
-                "`kind = \"full\"` beside `kind = \"hft\"`: each decides what trains\nhint: leave one of the two out"
-            );
-        }
-        Ok(Some(Self {
-            halves: Halves::new(config, &pieces_of(model))?,
-            config: (*config).clone(),
-            kind: model.kind(),
-        }))
+        });
+        half.transpose()
     }
 
     /// What `report.md` says of a run of `num_steps`: how often it drew, and how much of each category trained.
