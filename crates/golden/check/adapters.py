@@ -25,6 +25,13 @@ METHODS = {
     "embedding-head": "r = 3\nlora_alpha = 7\ntarget_modules = ['embed_tokens', 'lm_head', 'o_proj']",
     "modules-to-save": "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj']\nmodules_to_save = ['embed_tokens', 'lm_head']",
     "pissa": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'pissa'",
+    "dora": "r = 4\nlora_alpha = 10\nuse_dora = true",
+    "dora-exact-dropout": "r = 5\nlora_alpha = 3\nuse_rslora = true\nlora_dropout = 0.1\nuse_dora = true\nexact_norm = true",
+    "dora-magnitude-only": (
+        "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj', 'down_proj']\nlayers_to_transform = [1]\n"
+        "use_dora = true\nmagnitude_only_modules = ['up_proj', 'down_proj']"
+    ),
+    "dora-pissa": "r = 4\nlora_alpha = 10\nuse_dora = true\ninit_lora_weights = 'pissa'",
     "olora-rslora": "r = 4\nlora_alpha = 10\nuse_rslora = true\ninit_lora_weights = 'olora'",
 }
 

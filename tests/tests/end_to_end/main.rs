@@ -8,6 +8,7 @@ mod families;
 mod hft;
 mod interrupted;
 mod measuring;
+mod methods;
 mod recipes;
 mod runs;
 mod smollm2;

@@ -169,9 +169,7 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         args.extend(["--set", setting.as_str()]);
     }
     finetune(&home, &args).works();
-    assert!(
-        run.join("model.safetensors").exists() || run.join("adapter_model.safetensors").exists(),
-        "{recipe}: no model"
-    );
+    let weights = ["model.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
+    assert!(weights.iter().any(|name| run.join(name).exists()), "{recipe}: no model");
     losses(&run)
 }

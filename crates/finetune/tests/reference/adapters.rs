@@ -30,18 +30,22 @@ struct Recorded {
 }
 
 fn all() -> Vec<Recorded> {
-    let folder = golden::vectors_dir().join("adapters");
-    let entries = std::fs::read_dir(&folder).expect("vectors").flatten();
-    let mut names: Vec<String> = entries
-        .filter(|entry| entry.path().join("adapter_config.json").is_file())
-        .map(|entry| entry.file_name().into_string().expect("a name"))
-        .collect();
+    let vectors = golden::vectors_dir();
+    let mut names = Vec::new();
+    for group in ["adapters", "dora"] {
+        for entry in std::fs::read_dir(vectors.join(group)).expect("vectors").flatten() {
+            if entry.path().join("adapter_config.json").is_file() {
+                let name = entry.file_name().into_string().expect("a name");
+                names.push(format!("{group}/{name}"));
+            }
+        }
+    }
     names.sort();
-    assert!(names.len() >= 10, "{names:?}");
+    assert!(names.len() >= 12, "{names:?}");
     let recorded = |name: String| Recorded {
-        adapter: Adapter::open(&folder.join(&name)).unwrap_or_else(|error| panic!("{name}: {error:#}")),
+        adapter: Adapter::open(&vectors.join(&name)).unwrap_or_else(|error| panic!("{name}: {error:#}")),
         base: Source::open(&base_of(&name).display().to_string()).expect("a base"),
-        golden: Vectors::open(&format!("adapters/{name}")),
+        golden: Vectors::open(&name),
         name,
     };
     names.into_iter().map(recorded).collect()
@@ -49,10 +53,10 @@ fn all() -> Vec<Recorded> {
 
 fn base_of(name: &str) -> PathBuf {
     let vectors = golden::vectors_dir();
-    if name == "classifier" {
-        vectors.join("families/llama-classifier-3")
-    } else {
-        vectors.join("adapters/base")
+    match name {
+        "adapters/classifier" => vectors.join("families/llama-classifier-3"),
+        name if name.starts_with("dora/") => vectors.join("families/llama-biases"),
+        _ => vectors.join("adapters/base"),
     }
 }
 
@@ -136,7 +140,8 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
         recorded.check(&recorded.placed().merge().expect("merged"), "merged.logits");
         let weights = recorded.golden.under("merged.").into_iter();
         let weights: Vec<_> = weights.filter(|(name, _)| !name.starts_with("logits.")).collect();
-        let wanted = ["default", "embedding-head"].contains(&recorded.name.as_str());
+        let name = recorded.name.as_str();
+        let wanted = ["adapters/default", "adapters/embedding-head"].contains(&name) || name.starts_with("dora/");
         assert_eq!(!weights.is_empty(), wanted, "{}", recorded.name);
         for (name, theirs) in weights {
             let ours = merged.dir().tensor(&name).expect("a tensor");
@@ -148,7 +153,10 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
 
 #[test]
 fn the_gradients_of_an_adapter_of_peft_are_those_that_peft_takes() {
-    for recorded in all().into_iter().filter(|recorded| recorded.name != "classifier") {
+    for recorded in all()
+        .into_iter()
+        .filter(|recorded| recorded.name != "adapters/classifier")
+    {
         let model = recorded.placed();
         let (tokens, documents) = recorded.row();
         let mut targets: Vec<i64> = Vec::new();
