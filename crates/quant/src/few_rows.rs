@@ -1,0 +1,110 @@
+//! Few tokens times a packed matrix on the CPU: rows of Ŵ are dequantised into the cache and multiplied there.
+//!
+//! With one token the product reads each weight once, so that its time is the memory's: half a byte a weight instead of
+//! the two of bf16. Shapes: t tokens, in and out widths; x `[t, in]`, Ŵ `[out, in]`.
+
+use half::bf16;
+use kernels::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use tch::{Device, Kind, Tensor};
+use tensor_core::{blob, parallel};
+
+use crate::QuantizedWeight;
+use crate::codec;
+
+/// Tokens up to which dequantising into the cache is faster than a matrix product with the whole of Ŵ.
+const MOST: i64 = 2;
+/// Numbers of Ŵ that a thread dequantises at a time: a part of its first-level cache.
+const AT_ONCE: usize = 4096;
+
+/// `x Ŵᵀ`: `[t, out]` in the dtype of x; none if x has more than a few rows, or lies elsewhere.
+pub(crate) fn product(x: &Tensor, weight: &QuantizedWeight) -> Option<Tensor> {
+    let (tokens, _) = x.size2().ok()?;
+    let suits = x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16);
+    if !suits || tokens == 0 || tokens > MOST {
+        return None;
+    }
+    let [out, input] = weight.shape.map(|side| side as usize);
+    let y = Tensor::empty([tokens, out as i64], (x.kind(), Device::Cpu));
+    let rows = x.to_kind(Kind::Float).contiguous();
+    let x: Vec<&[f32]> = blob::slice::<f32>(&rows).chunks_exact(input).collect();
+    match y.kind() {
+        Kind::Float => fill(&x, weight, Target(blob::slice_mut::<f32>(&y).as_mut_ptr())),
+        _ => fill(&x, weight, Target(blob::slice_mut::<bf16>(&y).as_mut_ptr())),
+    }
+    Some(y)
+}
+
+/// Writes every product of a row of `x` with a row of the matrix.
+fn fill<T: Scalar>(x: &[&[f32]], weight: &QuantizedWeight, y: Target<T>) {
+    let [out, input] = weight.shape.map(|side| side as usize);
+    let (codes, scales) = weight.on_cpu();
+    let (scheme, block) = (weight.scheme, weight.block);
+    let step = (AT_ONCE / input.max(1)).max(1);
+    parallel::for_each_range(out.div_ceil(step), 8, |range| {
+        let mut scratch = Vec::new();
+        for part in range {
+            let rows = part * step..out.min((part + 1) * step);
+            let numbers = rows.start * input..rows.end * input;
+            // A row that begins inside a block is read from the block's begin.
+            let begin = numbers.start / block.get() * block.get();
+            scratch.resize(numbers.end - begin, 0.0f32);
+            codec::dequantise_range(scheme, block, codes, &scales, begin..numbers.end, &mut scratch);
+            let matrix = scratch[numbers.start - begin..].chunks_exact(input);
+            for (row, w) in rows.zip(matrix) {
+                for (token, x) in x.iter().enumerate() {
+                    let product = T::from_f32(dispatch(Dot(x, w)));
+                    // SAFETY: each row is met once, and lies inside the result.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        *y.get().add(token * out + row) = product;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// The sum of products of two rows of one length.
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl Kernel for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f32 {
+        const STEP: usize = 4 * LANES;
+        let (x, x_rest) = self.0.as_chunks::<STEP>();
+        let (w, w_rest) = self.1.as_chunks::<STEP>();
+        let part = |x: &[f32], w: &[f32], at: usize, sum: L| f32::read::<L>(x, at).mul_add(f32::read::<L>(w, at), sum);
+        // Four sums by name: the processor adds into one while the others are on their way.
+        let zero = L::splat(0.0);
+        let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+        for (x, w) in x.iter().zip(w) {
+            a = part(x, w, 0, a);
+            b = part(x, w, LANES, b);
+            c = part(x, w, 2 * LANES, c);
+            d = part(x, w, 3 * LANES, d);
+        }
+        for at in (0..x_rest.len()).step_by(LANES) {
+            a = part(x_rest, w_rest, at, a);
+        }
+        ((a + b) + (c + d)).sum()
+    }
+}
+
+/// A result whose elements threads write one by one.
+#[derive(Clone, Copy)]
+struct Target<T>(*mut T);
+
+// SAFETY: every element is written by one thread.
+#[allow(unsafe_code)]
+unsafe impl<T> Send for Target<T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T> Sync for Target<T> {}
+
+impl<T> Target<T> {
+    fn get(self) -> *mut T {
+        self.0
+    }
+}
