@@ -106,6 +106,7 @@ fn tensor(path: &Path, name: &str, view: &TensorView) -> Tensor {
         Dtype::I64 => Kind::Int64,
         Dtype::I32 => Kind::Int,
         Dtype::U8 => Kind::Uint8,
+        Dtype::I8 => Kind::Int8,
         Dtype::BOOL => Kind::Bool,
         other => panic!("`{}`: `{name}` is of dtype {other:?}", path.display()),
     };

@@ -123,12 +123,12 @@ fn dynamic_levels(signed: bool) -> [f32; 256] {
     levels.try_into().expect("127 pairs or 254 levels, and two more")
 }
 
-/// The `idx`-th of `parts + 1` even steps from 0.1 to 1, counted from the nearer end as libtorch does.
+/// The `idx`-th of `parts + 1` even steps from 0.1 to 1, counted from the nearer end and rounded once, as libtorch does.
 fn step(parts: usize, idx: usize) -> f32 {
     let width = (1.0f32 - 0.1) / parts as f32;
     if idx < (parts + 1) / 2 {
-        0.1 + width * idx as f32
+        width.mul_add(idx as f32, 0.1)
     } else {
-        1.0 - width * (parts - idx) as f32
+        (-width).mul_add((parts - idx) as f32, 1.0)
     }
 }
