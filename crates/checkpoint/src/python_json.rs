@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps(value, indent=2)` prints it, so that files come back byte for byte.
+//! JSON as Python's `json.dumps` prints it, so that files come back byte for byte.
 
 use std::io::{self, Write};
 
@@ -13,34 +13,75 @@ pub(crate) fn to_string(value: &impl Serialize) -> String {
     String::from_utf8(bytes).expect("ASCII is UTF-8")
 }
 
+/// The value in one line, as without `indent`.
+pub(crate) fn to_line(value: &impl Serialize) -> String {
+    let mut bytes = Vec::new();
+    value
+        .serialize(&mut Serializer::with_formatter(&mut bytes, Line))
+        .expect("JSON values print");
+    String::from_utf8(bytes).expect("ASCII is UTF-8")
+}
+
 struct Python(PrettyFormatter<'static>);
 
-impl Formatter for Python {
+struct Line;
+
+impl Formatter for Line {
     fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        let scientific = format!("{value:e}");
-        match scientific
-            .split_once('e')
-            .map(|(digits, power)| (digits, power.parse::<i32>()))
-        {
-            Some((digits, Ok(power))) if !(-4..16).contains(&power) => {
-                let sign = if power < 0 { '-' } else { '+' };
-                write!(writer, "{digits}e{sign}{:02}", power.abs())
-            }
-            _ => write!(writer, "{value:?}"),
-        }
+        write_f64(writer, value)
     }
 
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        for letter in fragment.chars() {
-            if matches!(letter, ' '..='~') {
-                write!(writer, "{letter}")?;
-            } else {
-                for unit in letter.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
+        write_ascii(writer, fragment)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+fn write_f64<W: ?Sized + Write>(writer: &mut W, value: f64) -> io::Result<()> {
+    let scientific = format!("{value:e}");
+    match scientific
+        .split_once('e')
+        .map(|(digits, power)| (digits, power.parse::<i32>()))
+    {
+        Some((digits, Ok(power))) if !(-4..16).contains(&power) => {
+            let sign = if power < 0 { '-' } else { '+' };
+            write!(writer, "{digits}e{sign}{:02}", power.abs())
+        }
+        _ => write!(writer, "{value:?}"),
+    }
+}
+
+fn write_ascii<W: ?Sized + Write>(writer: &mut W, fragment: &str) -> io::Result<()> {
+    for letter in fragment.chars() {
+        if matches!(letter, ' '..='~') {
+            write!(writer, "{letter}")?;
+        } else {
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+impl Formatter for Python {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        write_f64(writer, value)
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        write_ascii(writer, fragment)
     }
 
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
@@ -104,5 +145,8 @@ mod tests {
         let wanted = "[\n  0.0,\n  1e-05,\n  0.0001,\n  1e+16,\n  123456789012345.0,\n  1.5e-07,\n  -2.5,\n  1,\n  \
                       \"\\u00e4\\ud83e\\udd80\\u007f\\n\",\n  {},\n  []\n]";
         assert_eq!(to_string(&value), wanted);
+        // json.dumps({"a": [1, 2.5e-06], "b": "é"})
+        let line = to_line(&json!({"a": [1, 2.5e-6], "b": "é"}));
+        assert_eq!(line, r#"{"a": [1, 2.5e-06], "b": "\u00e9"}"#);
     }
 }

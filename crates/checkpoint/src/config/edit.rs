@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use super::{ModelConfig, Output};
-use crate::python_json;
+use crate::{PackedCode, python_json};
 
 /// The generation of Transformers whose words a `config.json` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub enum Dialect {
     /// `dtype`, `rope_parameters`.
     V5,
 }
+
+/// The key under which Transformers keeps how weights are packed.
+const QUANTISED: &str = "quantization_config";
 
 impl ModelConfig {
     /// The file's dialect.
@@ -30,17 +33,11 @@ impl ModelConfig {
     /// The same configuration for weights of dtype `kind`.
     #[must_use]
     pub fn with_dtype(mut self, kind: Kind) -> Self {
-        let name = match kind {
-            Kind::Half => "float16",
-            Kind::BFloat16 => "bfloat16",
-            Kind::Double => "float64",
-            _ => "float32",
-        };
         let key = match self.dialect() {
             Dialect::V4 => "torch_dtype",
             Dialect::V5 => "dtype",
         };
-        self.set(key, json!(name));
+        self.set(key, json!(dtype_name(kind)));
         self.dtype = Some(kind);
         self
     }
@@ -101,6 +98,42 @@ impl ModelConfig {
         self
     }
 
+    /// Whether weights are in bitsandbytes' 4 bits.
+    pub fn is_quantised(&self) -> bool {
+        self.raw.contains_key(QUANTISED)
+    }
+
+    /// The same configuration for weights in bitsandbytes' 4 bits, computed with in `dtype`, but for modules `skip`.
+    ///
+    /// `skip` is none where Transformers leaves out by itself what it always does: the output layer.
+    #[must_use]
+    pub fn with_4_bits(mut self, code: PackedCode, nested: bool, dtype: Kind, skip: Option<&[String]>) -> Self {
+        let config = json!({
+            "_load_in_4bit": true,
+            "_load_in_8bit": false,
+            "bnb_4bit_compute_dtype": dtype_name(dtype),
+            "bnb_4bit_quant_storage": "uint8",
+            "bnb_4bit_quant_type": code.name(),
+            "bnb_4bit_use_double_quant": nested,
+            "llm_int8_enable_fp32_cpu_offload": false,
+            "llm_int8_has_fp16_weight": false,
+            "llm_int8_skip_modules": skip,
+            "llm_int8_threshold": 6.0,
+            "load_in_4bit": true,
+            "load_in_8bit": false,
+            "quant_method": "bitsandbytes",
+        });
+        self.set(QUANTISED, config);
+        self
+    }
+
+    /// The same configuration for dense weights.
+    #[must_use]
+    pub fn without_quantisation(mut self) -> Self {
+        self.raw.shift_remove(QUANTISED);
+        self
+    }
+
     /// The `config.json` as it is kept.
     pub fn raw(&self) -> &Map<String, Value> {
         &self.raw
@@ -139,5 +172,14 @@ impl ModelConfig {
             false => self.raw.len(),
         };
         self.raw.shift_insert(at, key.to_owned(), value);
+    }
+}
+
+fn dtype_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        Kind::Double => "float64",
+        _ => "float32",
     }
 }

@@ -238,10 +238,18 @@ fn refuse_options(fields: Fields<'_>) -> Result<()> {
     ] {
         fields.refuse(key, &off, "only models without it are")?;
     }
+    let Some(quantised) = fields.object("quantization_config", "quantization_config.")? else {
+        return Ok(());
+    };
+    // Weights say for themselves how they are packed.
+    let four_bits = quantised.flag("load_in_4bit")? || quantised.flag("_load_in_4bit")?;
+    if quantised.text("quant_method")?.unwrap_or("bitsandbytes") == "bitsandbytes" && four_bits {
+        return Ok(());
+    }
     fields.refuse(
         "quantization_config",
         &[],
-        "take the unquantised model, or a GGUF file, and let a recipe quantise it",
+        "bitsandbytes' 4 bits are; else take the unquantised model, or a GGUF file, and let a recipe quantise it",
     )
 }
 

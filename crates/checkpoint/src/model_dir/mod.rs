@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 use crate::config::ModelConfig;
 use crate::gguf::{self, Gguf, Layout};
 use crate::safetensors::near;
-use crate::{Error, Result, TensorInfo, TokenizerFiles};
+use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
 pub use save::{Existing, SaveOptions, save_model};
 use shards::Shards;
 
@@ -237,11 +237,19 @@ impl ModelDir {
     /// The tensor `name` on the CPU in dtype `kind`; not to be written.
     pub fn tensor_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
         match &self.weights {
-            Weights::Shards(_) => Ok(self.tensor(name)?.to_kind(kind)),
+            Weights::Shards(shards) => shards.tensor_as(name, kind).ok_or_else(|| self.no_tensor(name))?,
             Weights::Gguf { file, of } => {
                 let (stored, layout) = of.get(name).ok_or_else(|| self.no_tensor(name))?;
                 file.tensor_in(stored, kind, *layout)
             }
+        }
+    }
+
+    /// The weight `name` in 4 bits as bitsandbytes stores it, if that is how it is stored.
+    pub fn packed(&self, name: &str) -> Result<Option<PackedTensor>> {
+        match &self.weights {
+            Weights::Shards(shards) => shards.packed(name),
+            Weights::Gguf { .. } => Ok(None),
         }
     }
 

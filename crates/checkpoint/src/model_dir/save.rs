@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
-use crate::safetensors::size_in_bytes;
+use crate::safetensors::{self, size_in_bytes};
 use crate::staged::{StagedDir, write_file};
 use crate::{BoxError, Error, Result, TensorInfo, TokenizerFiles, python_json, write_safetensors};
 
@@ -119,9 +119,15 @@ fn to_write(
     dtype: Option<Kind>,
 ) -> Result<Vec<TensorInfo>> {
     let given: HashMap<&str, &TensorInfo> = tensors.iter().map(|info| (info.name.as_str(), info)).collect();
+    let packed: HashSet<&str> = tensors
+        .iter()
+        .filter_map(|info| safetensors::state_of(&info.name))
+        .collect();
     for (name, wanted) in config.tensors() {
         match given.get(name.as_str()) {
             Some(info) if info.shape == wanted => {}
+            // Two 4-bit codes share a byte.
+            Some(info) if packed.contains(name.as_str()) && halves(&info.shape, &wanted) => {}
             Some(info) => {
                 return Err(Error::Shape {
                     path: folder.to_owned(),
@@ -141,11 +147,19 @@ fn to_write(
     }
     let tied = |info: &&TensorInfo| config.tie_word_embeddings && info.name == "lm_head.weight";
     let is_float = |kind: Kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+    // The scales of packed weights are f32 whatever the weights are.
+    let converts = |info: &TensorInfo| is_float(info.kind) && !safetensors::is_part(&info.name);
     let written = tensors.iter().filter(|info| !tied(info)).map(|info| TensorInfo {
-        kind: dtype.filter(|_| is_float(info.kind)).unwrap_or(info.kind),
+        kind: dtype.filter(|_| converts(info)).unwrap_or(info.kind),
         ..info.clone()
     });
     Ok(written.collect())
+}
+
+/// Whether `codes` has a byte for every two numbers of `weight`.
+fn halves(codes: &[i64], weight: &[i64]) -> bool {
+    let count = |shape: &[i64]| shape.iter().product::<i64>() as u64;
+    count(codes) == count(weight).div_ceil(2)
 }
 
 /// Runs of tensors of at most `limit` bytes each; a larger tensor is alone.
@@ -177,10 +191,16 @@ fn write_index(folder: &Path, tensors: &[TensorInfo], mut weight_map: Map<String
     write_file(&folder.join("model.safetensors.index.json"), text.as_bytes())
 }
 
-/// The dtype of all tensors, if they have one in common.
+/// The dtype of all tensors that are not packed, if they have one in common.
 fn kind_of(tensors: &[TensorInfo]) -> Option<Kind> {
-    let kind = tensors.first()?.kind;
-    tensors.iter().all(|info| info.kind == kind).then_some(kind)
+    let packed: HashSet<&str> = tensors
+        .iter()
+        .filter_map(|info| safetensors::state_of(&info.name))
+        .collect();
+    let is_plain = |info: &&TensorInfo| !packed.contains(info.name.as_str()) && !safetensors::is_part(&info.name);
+    let mut kinds = tensors.iter().filter(is_plain).map(|info| info.kind);
+    let kind = kinds.next()?;
+    kinds.all(|other| other == kind).then_some(kind)
 }
 
 /// The names of weight files of an earlier save.

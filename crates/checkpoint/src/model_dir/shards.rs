@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::config::Family;
-use crate::{Error, Result, Safetensors, TensorInfo};
+use crate::safetensors;
+use crate::{Error, PackedTensor, Result, Safetensors, TensorInfo};
 
 /// All tensors of a directory by name, whatever file they are in.
 #[derive(Debug)]
@@ -74,6 +75,10 @@ impl Shards {
             self.files.push(Safetensors::open(&folder.join(name))?);
         }
         for (name, file) in &map {
+            // What stands beside the codes of a packed weight is part of it.
+            if safetensors::is_part(name) {
+                continue;
+            }
             let place = files.binary_search(&file.as_str()).expect("every file is in the list");
             // Says which tensor is missing in which shard.
             if self.files[place].shape(name).is_none() {
@@ -104,6 +109,18 @@ impl Shards {
     pub(super) fn tensor(&self, name: &str) -> Option<Result<Tensor>> {
         let (file, stored) = self.of.get(name)?;
         Some(self.files[*file].tensor(stored))
+    }
+
+    pub(super) fn tensor_as(&self, name: &str, kind: Kind) -> Option<Result<Tensor>> {
+        let (file, stored) = self.of.get(name)?;
+        Some(self.files[*file].tensor_as(stored, kind))
+    }
+
+    pub(super) fn packed(&self, name: &str) -> Result<Option<PackedTensor>> {
+        match self.of.get(name) {
+            Some((file, stored)) => self.files[*file].packed(stored),
+            None => Ok(None),
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! safetensors: a JSON header, then the tensors' bytes. Read by mapping, written one tensor at a time.
+//!
+//! Weights that several entries hold in 4 or 8 bits ([`PackedTensor`]) are one tensor here, of the weight's own shape.
 
 mod header;
+mod packed;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +16,8 @@ use tensor_core::blob;
 
 use crate::{Error, Result, map::map};
 use header::{Entry, Header};
+pub use packed::{PackedCode, PackedScales, PackedTensor};
+pub(crate) use packed::{is_part, state_of};
 pub(crate) use writer::size_in_bytes;
 pub use writer::write_safetensors;
 
@@ -35,10 +40,13 @@ pub struct Safetensors {
     start: usize,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    /// The weights that several entries hold.
+    packed: BTreeMap<String, packed::State>,
+    names: Vec<String>,
 }
 
 impl Safetensors {
-    /// Maps the file and checks that its header fits its bytes: lengths, dtypes, no gap, no overlap.
+    /// Maps the file and checks that its header fits its bytes: lengths, dtypes, no gap, no overlap, packed weights whole.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map(path)?;
         let Header {
@@ -46,13 +54,25 @@ impl Safetensors {
             entries,
             metadata,
         } = header::read(path, &map)?;
-        Ok(Self {
+        let mut file = Self {
             path: path.to_owned(),
             map,
             start,
+            names: Vec::new(),
+            packed: BTreeMap::new(),
             entries,
             metadata,
-        })
+        };
+        let (packed, parts) = packed::find(&file)?;
+        let parts: HashSet<String> = parts.into_iter().collect();
+        file.names = file
+            .entries
+            .keys()
+            .filter(|name| !parts.contains(*name))
+            .cloned()
+            .collect();
+        file.packed = packed;
+        Ok(file)
     }
 
     /// The file's path.
@@ -67,16 +87,27 @@ impl Safetensors {
 
     /// The tensors' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        self.names.iter().map(String::as_str)
     }
 
     /// The shape of the tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<&[i64]> {
-        self.entries.get(name).map(|entry| entry.shape.as_slice())
+        match self.packed.get(name) {
+            Some(state) => Some(state.shape()),
+            None => self.entries.get(name).map(|entry| entry.shape.as_slice()),
+        }
     }
 
-    /// The shape and dtype of the tensor `name`; an error also if libtorch has no such dtype.
+    /// The shape and dtype of the tensor `name`, a packed one's as it was before; an error also if libtorch has no such
+    /// dtype.
     pub fn info(&self, name: &str) -> Result<TensorInfo> {
+        if let Some(state) = self.packed.get(name) {
+            return Ok(TensorInfo {
+                name: name.to_owned(),
+                shape: state.shape().to_vec(),
+                kind: state.kind(),
+            });
+        }
         let entry = self.entry(name)?;
         Ok(TensorInfo {
             name: name.to_owned(),
@@ -85,10 +116,31 @@ impl Safetensors {
         })
     }
 
-    /// The tensor `name` on the CPU, over the mapped file where its bytes are aligned, else a copy.
+    /// The tensor `name` on the CPU, over the mapped file where its bytes are aligned, else a copy; dequantised if packed.
     ///
     /// It is read-only: give it to `Param::frozen`, or copy it.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        match self.packed.get(name) {
+            Some(state) => Ok(state.tensor(self, name)?.dequantise(state.kind())),
+            None => self.stored(name),
+        }
+    }
+
+    /// As [`Self::tensor`], in dtype `kind`.
+    pub fn tensor_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
+        match self.packed.get(name) {
+            Some(state) => Ok(state.tensor(self, name)?.dequantise(kind)),
+            None => Ok(self.stored(name)?.to_kind(kind)),
+        }
+    }
+
+    /// The weight `name` as it is stored, if it is packed.
+    pub fn packed(&self, name: &str) -> Result<Option<PackedTensor>> {
+        self.packed.get(name).map(|state| state.tensor(self, name)).transpose()
+    }
+
+    /// One entry of the file, over the mapped file where its bytes are aligned.
+    fn stored(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let kind = self.kind(name, entry)?;
         let bytes = &self.map[self.start + entry.offsets.0..self.start + entry.offsets.1];
