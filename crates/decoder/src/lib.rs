@@ -44,6 +44,6 @@ pub use error::{Error, Result};
 pub use feed_forward::SwiGlu;
 pub use generate::{EndTokens, GenerateOptions, Generated, Stop};
 pub use head::HeadKind;
-pub use load::projection_paths;
+pub use load::{ProjectionSource, projection_paths};
 pub use norm::{NormSurgeon, RmsNorm};
 pub use sampler::Sampler;

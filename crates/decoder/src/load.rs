@@ -1,7 +1,8 @@
 //! From a checkpoint to a tree of slots, one weight at a time.
 //!
 //! A surgeon that is given while loading meets each projection as it is read, so that a dense weight which it packs is
-//! freed before the next one comes. Weights of the right dtype on the CPU are the mapped file itself.
+//! freed before the next one comes. Weights of the right dtype on the CPU are the mapped file itself; weights that the file
+//! holds in another form come from a source, which the dense ones never meet.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use kernels::rope::RopeScaling;
 use kernels::rope::frequencies::frequencies;
 use kernels::{Activation, Gain, RopeTable};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Dense, Linear, ModulePath, Param, ProjectionSurgeon, Role, Table};
+use tensor_core::{Dense, Linear, ModulePath, Param, Projection, ProjectionSurgeon, Role, Table};
 
 use crate::attention::{Attention, AttentionProjections, AttentionShape};
 use crate::block::{Block, BlockNorms};
@@ -19,6 +20,9 @@ use crate::feed_forward::SwiGlu;
 use crate::head::HeadKind;
 use crate::norm::RmsNorm;
 use crate::{Error, Result};
+
+/// Makes the projection at a path, or leaves it to be read as a plain matrix.
+pub type ProjectionSource<'a> = dyn FnMut(&ModulePath) -> Result<Option<Box<dyn Projection>>> + 'a;
 
 impl Decoder {
     /// The model in `dir`, with weights of dtype `kind` (f32 or bf16) on `device`; nothing trains.
@@ -29,6 +33,17 @@ impl Decoder {
     /// As [`Self::load`], with every projection given to `surgeon` as it is read, in the order of
     /// [`projection_paths`].
     pub fn load_with(dir: &ModelDir, device: Device, kind: Kind, surgeon: &mut ProjectionSurgeon) -> Result<Self> {
+        Self::load_from(dir, device, kind, &mut |_| Ok(None), surgeon)
+    }
+
+    /// As [`Self::load_with`], where `source` makes the projections of weights that are not to be read as dense ones.
+    pub fn load_from(
+        dir: &ModelDir,
+        device: Device,
+        kind: Kind,
+        source: &mut ProjectionSource,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<Self> {
         if !matches!(kind, Kind::Float | Kind::BFloat16) {
             return Err(Error::Unsupported {
                 option: "dtype",
@@ -37,11 +52,12 @@ impl Decoder {
             });
         }
         let config = dir.config().clone();
-        let weights = Weights {
+        let mut weights = Weights {
             dir,
             config: &config,
             device,
             kind,
+            source,
         };
         let table = weights.param("model.embed_tokens.weight", Role::Embedding)?;
         let tied = table.share();
@@ -98,16 +114,17 @@ pub(crate) fn head_kind(config: &ModelConfig) -> HeadKind {
     }
 }
 
-struct Weights<'a> {
+struct Weights<'a, 's> {
     dir: &'a ModelDir,
     config: &'a ModelConfig,
     device: Device,
     kind: Kind,
+    source: &'a mut ProjectionSource<'s>,
 }
 
-impl Weights<'_> {
+impl Weights<'_, '_> {
     fn block(
-        &self,
+        &mut self,
         idx: usize,
         layers: LayerKind,
         rope: &Arc<RopeTable>,
@@ -172,15 +189,18 @@ impl Weights<'_> {
     }
 
     /// A slot with the weight at `at`, and the bias there if the configuration has one.
-    fn linear(&self, at: &ModulePath, role: Role) -> Result<Linear> {
-        let weight = self.param(at.join("weight").as_str(), role)?;
+    fn linear(&mut self, at: &ModulePath, role: Role) -> Result<Linear> {
+        let projection = match (self.source)(at)? {
+            Some(projection) => projection,
+            None => Box::new(Dense::new(self.param(at.join("weight").as_str(), role)?)),
+        };
         let bias = at.join("bias");
         let bias = if self.dir.names().iter().any(|name| name == bias.as_str()) {
             Some(self.param(bias.as_str(), Role::Norm)?)
         } else {
             None
         };
-        Ok(Linear::new(Dense::new(weight), bias))
+        Ok(Linear::holding(projection, bias))
     }
 
     fn norm(&self, at: &ModulePath) -> Result<RmsNorm> {

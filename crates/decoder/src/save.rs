@@ -18,9 +18,9 @@ impl Decoder {
             && self.head.projection().weight().data_ptr() == self.embedding.weight().data_ptr()
     }
 
-    /// The configuration for [`Self::named_tensors`]: as loaded, with this dtype, head and tying.
+    /// The configuration for [`Self::named_tensors`]: as loaded, with this dtype, head and tying, and dense weights.
     pub fn saved_config(&self) -> ModelConfig {
-        let config = self.config.clone().with_dtype(self.kind);
+        let config = self.config.clone().with_dtype(self.kind).without_quantisation();
         match self.head_kind {
             HeadKind::LanguageModel => config.with_tied_embeddings(self.is_tied()),
             _ => config,

@@ -7,8 +7,8 @@ use decoder::{Decoder, Error, HeadKind, projection_paths};
 use parts::{RankOne, load, load_dir};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Documents, DropoutKey, LanguageModel, Loss, ModulePath, Param, Parameters, Plan, Policy, Role, Treatment,
-    named_params, num_params,
+    Dense, Documents, DropoutKey, LanguageModel, Loss, ModulePath, Param, Parameters, Plan, Policy, Projection, Role,
+    Treatment, named_params, num_params,
 };
 
 const TOKENS: [i64; 9] = [5, 40, 33, 21, 90, 7, 64, 12, 3];
@@ -258,6 +258,48 @@ fn a_surgeon_meets_each_projection_while_loading() {
     let wanted: Vec<ModulePath> = projection_paths(dir.config()).into_iter().map(|(at, _)| at).collect();
     assert_eq!(met, wanted);
     assert_eq!(logits(&model), logits(&wrapped(load("llama-untied"))));
+}
+
+#[test]
+fn a_source_makes_projections_before_they_are_read() {
+    let dir = ModelDir::open(&golden::vectors_dir().join("families/llama-biases")).expect("vectors open");
+    let mut asked = Vec::new();
+    let mut doubled = |at: &ModulePath| {
+        asked.push(at.clone());
+        if at.name() != "up_proj" {
+            return Ok(None);
+        }
+        let weight = dir.tensor(at.join("weight").as_str())? * 2.0;
+        Ok(Some(
+            Box::new(Dense::new(Param::frozen(weight, Role::Base))) as Box<dyn Projection>
+        ))
+    };
+    let mut met = Vec::new();
+    let mut meet = |at: &ModulePath, projection: Box<dyn Projection>| {
+        met.push((at.clone(), projection.weight()));
+        Ok(projection)
+    };
+    let model = Decoder::load_from(&dir, Device::Cpu, Kind::Float, &mut doubled, &mut meet).expect("loaded");
+    assert_eq!(
+        asked.iter().collect::<Vec<_>>(),
+        met.iter().map(|(at, _)| at).collect::<Vec<_>>()
+    );
+    for (at, weight) in &met {
+        let read = dir.tensor(at.join("weight").as_str()).expect("it is there");
+        let wanted = if at.name() == "up_proj" { read * 2.0 } else { read };
+        assert!(weight.equal(&wanted), "{at}");
+    }
+    // The bias is the slot's, wherever the projection comes from.
+    assert_ne!(logits(&model), logits(&load("llama-biases")));
+    let biases = named_params(&model)
+        .iter()
+        .filter(|(at, _)| at.name() == "bias")
+        .count();
+    let all = named_params(&load("llama-biases"))
+        .iter()
+        .filter(|(at, _)| at.name() == "bias")
+        .count();
+    assert_eq!(biases, all);
 }
 
 #[test]

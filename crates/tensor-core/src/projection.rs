@@ -66,10 +66,12 @@ pub struct Linear {
 impl Linear {
     /// A slot with this projection and bias (`[out]`).
     pub fn new(projection: impl Projection + 'static, bias: Option<Param>) -> Self {
-        Self {
-            projection: Box::new(projection),
-            bias,
-        }
+        Self::holding(Box::new(projection), bias)
+    }
+
+    /// As [`Self::new`], where only a surgeon knows what the projection is.
+    pub fn holding(projection: Box<dyn Projection>, bias: Option<Param>) -> Self {
+        Self { projection, bias }
     }
 
     /// `[t, in]` to `[t, out]`.
