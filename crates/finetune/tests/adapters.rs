@@ -24,7 +24,7 @@ fn base() -> Decoder {
 
 fn placed(args: &[String]) -> (Decoder, Option<AdapterNames>) {
     let args: Vec<AdapterArg> = args.iter().map(|arg| arg.parse().unwrap()).collect();
-    Adapters::open(&args).unwrap().place(base()).unwrap()
+    Adapters::open(&args).unwrap().place(base(), "tiny").unwrap()
 }
 
 fn folder(name: &str) -> String {
@@ -184,7 +184,7 @@ fn log_probs_through_an_adapted_head_follow_each_document() {
 fn adapters_that_cannot_stand_together_are_refused() {
     let open = |args: &[String]| -> String {
         let args: Vec<AdapterArg> = args.iter().map(|arg| arg.parse().unwrap()).collect();
-        let placed = Adapters::open(&args).and_then(|adapters| adapters.place(base()));
+        let placed = Adapters::open(&args).and_then(|adapters| adapters.place(base(), "tiny"));
         finetune::failure::text(&placed.map(|_| ()).unwrap_err())
     };
     let first = folder("combine/first");

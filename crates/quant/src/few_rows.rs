@@ -4,8 +4,8 @@
 //! the two of bf16. Shapes: t tokens, in and out widths; x `[t, in]`, Ŵ `[out, in]`.
 
 use half::bf16;
-use kernels::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 use tch::{Device, Kind, Tensor};
+use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 use tensor_core::{blob, parallel};
 
 use crate::QuantizedWeight;

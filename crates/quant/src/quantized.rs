@@ -78,10 +78,7 @@ impl Projection for Quantized {
     }
 
     fn parts(&self, _pass: &Pass) -> Option<Parts<'_>> {
-        Some(Parts {
-            frozen: self,
-            update: None,
-        })
+        Some(Parts::frozen(self))
     }
 }
 

@@ -75,18 +75,18 @@ impl Adapters {
         }
     }
 
-    /// Puts them into `model`; the names, if rows may choose.
-    pub fn place(self, model: Decoder) -> Result<(Decoder, Option<AdapterNames>)> {
+    /// Puts them into `model`, which the user calls `on`; the names, if rows may choose.
+    pub fn place(self, model: Decoder, on: &str) -> Result<(Decoder, Option<AdapterNames>)> {
         let members = match self {
             Self::None => return Ok((model, None)),
             Self::Alone(adapter) => {
-                let place = || format!("adapter `{}`", adapter.path().display());
+                let place = || format!("adapter `{}` on model `{on}`", adapter.path().display());
                 return Ok((adapter.place(model).with_context(place)?, None));
             }
             Self::Set(members) => members,
         };
         let member = |(name, weight, adapter): (String, f64, Adapter)| {
-            let place = || format!("adapter `{name}` among several");
+            let place = || format!("adapter `{name}`, one of several on model `{on}`");
             if *model.head_kind() == HeadKind::LanguageModel && adapter.labels()?.is_some() {
                 bail!(
                     "{}: it brings a classification head\nhint: load this adapter alone",

@@ -113,7 +113,7 @@ impl Args {
             let adapter = Adapter::open(&one.path)?;
             if adapter.use_dora() {
                 bail!(
-                    "`{}`: DoRA's magnitudes scale whole weights, and no sum of updates holds them\n\
+                    "`{}`: `use_dora` is true, and no sum of updates holds DoRA's magnitudes, which scale whole weights\n\
                      hint: merge it into a model of its own, or train the adapters as LoRA",
                     one.path.display()
                 );

@@ -35,7 +35,12 @@ pub(super) fn of_runs(single: &[PathBuf], runs: &[PathBuf]) -> Result<Vec<Tuned>
         found.push(result);
     }
     for run in runs {
-        let name = |run: &Path| run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned();
+        let name = |run: &Path| {
+            run.file_name()
+                .unwrap_or(run.as_os_str())
+                .to_string_lossy()
+                .into_owned()
+        };
         // Runs of one name in several places are told apart by their places.
         let is_alone = runs.iter().filter(|other| name(other) == name(run)).count() == 1;
         let group = if is_alone { name(run) } else { run.display().to_string() };

@@ -1,0 +1,214 @@
+//! Adapters on disk by the folders that hold them: PEFT's LoRA and DoRA, and bottleneck adapters.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use checkpoint::{PeftAdapter, PeftConfig, Safetensors, TensorInfo, write_file, write_safetensors};
+use decoder::{Decoder, HeadKind};
+use dora::Placement;
+use lora::LoraConfig;
+use serde_json::{Map, Value};
+use tch::Tensor;
+use tensor_core::ModulePath;
+
+use crate::bottleneck::{self, Bottlenecks};
+
+/// What one `--adapter` means.
+#[derive(Debug)]
+pub enum Attached {
+    /// PEFT's LoRA or DoRA.
+    Peft(Adapter),
+    /// Bottleneck adapters.
+    Bottlenecks(Bottlenecks),
+}
+
+impl Attached {
+    /// Opens what lies in the folder `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(if bottleneck::is_in(path) {
+            Self::Bottlenecks(Bottlenecks::open(path)?)
+        } else {
+            Self::Peft(Adapter::open(path)?)
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Peft(adapter) => adapter.path(),
+            Self::Bottlenecks(adapters) => adapters.path(),
+        }
+    }
+
+    /// Puts it into a model.
+    pub fn place(&self, model: Decoder) -> Result<Decoder> {
+        match self {
+            Self::Peft(adapter) => adapter.place(model),
+            Self::Bottlenecks(adapters) => adapters.place(model),
+        }
+    }
+}
+
+/// Beside an adapter of a classifier: the names of its classes, which PEFT's files do not hold.
+pub const LABELS: &str = "labels.json";
+
+/// An adapter on disk, checked in itself.
+#[derive(Debug)]
+pub struct Adapter {
+    path: PathBuf,
+    config: LoraConfig,
+    use_dora: bool,
+    file: PeftAdapter,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl Adapter {
+    /// Opens the adapter in the folder `path`, whose weights can be merged.
+    pub fn open(path: &Path) -> Result<Self> {
+        if bottleneck::is_in(path) {
+            return Err(adapters::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
+        }
+        let file = PeftAdapter::open(path)?;
+        let text = std::fs::read(path.join("adapter_config.json")).with_context(|| format!("`{}`", path.display()))?;
+        let object: Map<String, Value> = serde_json::from_slice(&text)?;
+        let (config, use_dora) = dora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
+        let weights = Safetensors::open(&path.join("adapter_model.safetensors"))?;
+        let tensors = weights
+            .names()
+            .map(|name| Ok((name.to_owned(), weights.tensor(name)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            use_dora,
+            file,
+            tensors,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its files as PEFT means them.
+    pub fn file(&self) -> &PeftAdapter {
+        &self.file
+    }
+
+    /// Its options.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Whether it is DoRA's: magnitudes beside LoRA's factors.
+    pub fn use_dora(&self) -> bool {
+        self.use_dora
+    }
+
+    /// Its tensors, by their names in the file.
+    pub fn tensors(&self) -> &[(String, Tensor)] {
+        &self.tensors
+    }
+
+    /// Whether anything of it belongs to the module at `path`.
+    pub fn touches(&self, path: &str) -> bool {
+        self.file.tensors().any(|(module, _)| module.as_str() == path)
+    }
+
+    /// The classes of the head that it brings; none if it brings no classification head.
+    pub fn labels(&self) -> Result<Option<Vec<String>>> {
+        labels_of(&self.path, &self.tensors)
+    }
+
+    /// Its way into a model.
+    pub fn placement(&self) -> Result<Placement> {
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        Ok(Placement::new(self.config.clone(), self.use_dora, tensors)?)
+    }
+
+    /// Its way into a model as one of several: of LoRA's only.
+    pub fn member(&self) -> Result<lora::Placement> {
+        anyhow::ensure!(
+            !self.use_dora,
+            "`{}`: DoRA scales whole weights, so it is not one of several updates of a base\n\
+             hint: load it alone, or merge it into a model of its own",
+            self.path.display()
+        );
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        Ok(lora::Placement::new(self.config.clone(), tensors)?)
+    }
+
+    /// Puts it into a model.
+    pub fn place(&self, model: Decoder) -> Result<Decoder> {
+        let model = match self.labels()? {
+            Some(labels) if *model.head_kind() == HeadKind::LanguageModel => {
+                model.replace_head(HeadKind::Classification { labels }, 0)?
+            }
+            _ => model,
+        };
+        let placement = self.placement()?;
+        let model = model
+            .map_projections(&mut |at: &ModulePath, base| placement.projection(at, base))?
+            .map_embedding(&mut |at: &ModulePath, base| placement.table(at, base))?
+            .map_norms(&mut |at: &ModulePath, norm| {
+                let gain = placement.param(&at.join("weight"), norm.weight().share())?;
+                Ok(if gain.is_trainable() {
+                    norm.with_trained(gain)
+                } else {
+                    norm
+                })
+            })?;
+        placement.finish()?;
+        Ok(model)
+    }
+}
+
+/// The classes of the head among an adapter's tensors; none if there is no classification head.
+pub(crate) fn labels_of(folder: &Path, tensors: &[(String, Tensor)]) -> Result<Option<Vec<String>>> {
+    let score = tensors.iter().find(|(name, _)| name.ends_with("score.weight"));
+    let Some((_, score)) = score else { return Ok(None) };
+    let count = score.size()[0] as usize;
+    let path = folder.join(LABELS);
+    if !path.is_file() {
+        return Ok(Some((0..count).map(|label| format!("LABEL_{label}")).collect()));
+    }
+    let place = || format!("`{}`", path.display());
+    let labels: Vec<String> = serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
+    anyhow::ensure!(
+        labels.len() == count,
+        "{}: wanted {count} labels, found {}",
+        place(),
+        labels.len()
+    );
+    Ok(Some(labels))
+}
+
+/// Writes an adapter as PEFT writes it.
+pub fn save_adapter(folder: &Path, config: Map<String, Value>, tensors: &[(String, Tensor)]) -> Result<()> {
+    let config: PeftConfig = serde_json::from_value(Value::Object(config)).context("an adapter's configuration")?;
+    let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let infos: Vec<TensorInfo> = sorted
+        .iter()
+        .map(|(name, tensor)| TensorInfo {
+            name: name.clone(),
+            shape: tensor.size(),
+            kind: tensor.kind(),
+        })
+        .collect();
+    write_safetensors(&folder.join("adapter_model.safetensors"), &infos, |info| {
+        let found = sorted.iter().find(|(name, _)| *name == info.name);
+        found
+            .map(|(_, tensor)| tensor.shallow_clone())
+            .ok_or_else(|| format!("no tensor `{}`", info.name).into())
+    })?;
+    write_file(&folder.join("adapter_config.json"), config.to_json().as_bytes())?;
+    Ok(())
+}
