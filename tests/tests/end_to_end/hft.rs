@@ -101,7 +101,7 @@ fn a_run_in_rounds_goes_on_from_any_checkpoint() {
             "--resume",
         ],
     )
-    .fails_with(1, &["checkpoint-3", "rounds of", "77"]);
+    .fails_with(1, &["run of another recipe", "seed = 5", "seed = 77"]);
 }
 
 #[test]

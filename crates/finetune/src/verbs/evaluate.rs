@@ -28,11 +28,11 @@ use crate::recipe::listing;
                   Example:\n  finetune evaluate --model smollm2-135m-instruct --suite suite.toml --json > before.json\n  \
                   finetune evaluate --model smollm2-135m-instruct --adapter runs/demo --suite suite.toml --compare before.json\n  \
                   finetune evaluate --sequence stages.toml",
-    mut_arg("model", |model| model.required(false).required_unless_present("sequence"))
+    mut_arg("model", |model| model.required(false).default_value("").hide_default_value(true).required_unless_present("sequence"))
 )]
 pub struct Args {
     #[command(flatten)]
-    model: Option<ModelArgs>,
+    model: ModelArgs,
     /// The tasks, a TOML file
     #[arg(long, value_name = "FILE", required_unless_present = "sequence")]
     suite: Option<PathBuf>,
@@ -58,7 +58,8 @@ impl Args {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let (Some(model), Some(suite)) = (&self.model, &self.suite) else {
+        let model = &self.model;
+        let Some(suite) = &self.suite else {
             bail!("wanted `--model` and `--suite`, or `--sequence`");
         };
         let suite = Suite::load(suite)?;
