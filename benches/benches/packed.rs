@@ -1,4 +1,6 @@
 //! Frozen projections packed and multiplied here, and libtorch's products, at 2048 rows; the head's shape at 256.
+//!
+//! `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` holds libtorch to what it does on a machine without AVX-512.
 #![allow(missing_docs, reason = "criterion's macros write a public function without one")]
 
 use std::time::Duration;
@@ -7,7 +9,9 @@ use benches::{FEED_FORWARD, HIDDEN, KV_HEADS, TOKENS, VOCABULARY, normal};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use tch::{Kind, Tensor};
+use tensor_core::Unit;
 use tensor_core::packed::{self, LowRankTerm, PackedMatrix, Term};
+use tensor_core::unit::on_each;
 
 /// Rank of the low-rank terms.
 const RANK: i64 = 16;
@@ -45,7 +49,12 @@ fn products(criterion: &mut Criterion) {
                 matrix,
                 low_rank: None,
             };
-            group.bench_function("packed", |bencher| bencher.iter(|| packed::product(&[term], None).0));
+            on_each(|unit| {
+                if unit != Unit::Portable {
+                    let name = format!("packed on {unit:?}");
+                    group.bench_function(name, |bencher| bencher.iter(|| packed::product(&[term], None).0));
+                }
+            });
         }
         group.bench_function("libtorch", |bencher| bencher.iter(|| x.matmul(&weight.tr())));
         group.finish();

@@ -11,8 +11,6 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use crate::tile::amx;
-
 /// A set of instructions, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
@@ -37,6 +35,7 @@ impl Unit {
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Unit>> = OnceLock::new();
         FOUND.get_or_init(|| {
+            #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "nothing better there"))]
             let mut found = vec![Self::Portable];
             #[cfg(target_arch = "x86_64")]
             {
@@ -47,7 +46,7 @@ impl Unit {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl");
                 let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-                let amx = bf16 && amx::permitted();
+                let amx = bf16 && crate::tile::amx::permitted();
                 for (unit, has) in [
                     (Self::Avx2, avx2),
                     (Self::Avx512, avx512),

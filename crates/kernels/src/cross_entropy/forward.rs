@@ -4,6 +4,8 @@
 //! the way, which many tokens share, so nothing of it is kept twice.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
 use tensor_core::parallel::{self, Shared, balance};
@@ -41,21 +43,19 @@ pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kep
     if n == 0 {
         return found;
     }
-    let threads = parallel::num_threads();
-    let tasks = n.div_ceil(TOKENS).next_multiple_of(threads);
-    let tokens = whole(n.div_ceil(tasks));
+    let tasks = parallel::pieces(n, TOKENS, TOKENS / 2, BLOCK);
     let targets = blob::slice::<i64>(&kept.targets);
     let head = Head {
         hidden: Matrix::new(blob::slice::<T>(&hidden), d),
         weight: Matrix::new(blob::slice::<T>(&weight), d),
         targets,
-        tokens,
+        tasks: &tasks,
         log_probs: Shared::new(blob::slice_mut(&found.log_probs)),
         lse: Shared::new(blob::slice_mut(&found.lse)),
         entropies: found.entropies.as_ref().map(|x| Shared::new(blob::slice_mut(x))),
         direction: found.direction.as_ref().map(|x| Shared::new(blob::slice_mut::<T>(x))),
     };
-    balance(n.div_ceil(tokens), |mine| dispatch(Run(&head, mine)));
+    balance(tasks.len(), |mine| dispatch(Run(&head, mine)));
     found
 }
 
@@ -73,8 +73,8 @@ struct Head<'a, T> {
     hidden: Matrix<'a, T>,
     weight: Matrix<'a, T>,
     targets: &'a [i64],
-    /// Of a task.
-    tokens: usize,
+    /// Tokens of each, the most first.
+    tasks: &'a [Range<usize>],
     log_probs: Shared<'a, f32>,
     lse: Shared<'a, f32>,
     entropies: Option<Shared<'a, f32>>,
@@ -88,12 +88,12 @@ impl<T: Number + Plain> TileKernel for Run<'_, T> {
     fn run<L: TileLanes>(self, tiles: &Tiles) {
         let Self(head, mine) = self;
         let width = whole(head.weight.width);
-        let mut held = scratch::hold(Memory::<T>::need(head.tokens, width));
+        let tokens = head.tasks.first().map_or(0, |task| whole(task.len()));
+        let mut held = scratch::hold(Memory::<T>::need(tokens, width));
         let mut scratch = held.scratch();
-        let mut memory = Memory::new(&mut scratch, head.tokens, width);
+        let mut memory = Memory::new(&mut scratch, tokens, width);
         for task in mine {
-            let first = task * head.tokens;
-            head.task::<L>(tiles, first..head.targets.len().min(first + head.tokens), &mut memory);
+            head.task::<L>(tiles, head.tasks[task].clone(), &mut memory);
         }
     }
 }
@@ -162,7 +162,7 @@ impl<'a, T: Plain> Memory<'a, T> {
 
 impl<T: Number + Plain> Head<'_, T> {
     #[inline(always)]
-    fn task<L: TileLanes>(&self, tiles: &Tiles, tokens: std::ops::Range<usize>, memory: &mut Memory<T>) {
+    fn task<L: TileLanes>(&self, tiles: &Tiles, tokens: Range<usize>, memory: &mut Memory<T>) {
         let (vocabulary, width, stride) = (self.weight.len(), whole(self.weight.width), whole(tokens.len()));
         pack::right_transposed::<L, T>(self.hidden.part(tokens.clone()), memory.hidden);
         memory.lanes.base.fill(LOWEST);
@@ -244,7 +244,7 @@ impl<T: Number + Plain> Head<'_, T> {
 
     /// Writes what was found about some tokens.
     #[inline(always)]
-    fn write<L: TileLanes>(&self, tokens: std::ops::Range<usize>, stride: usize, memory: &Memory<T>) {
+    fn write<L: TileLanes>(&self, tokens: Range<usize>, stride: usize, memory: &Memory<T>) {
         let (lanes, n, d) = (&memory.lanes, tokens.len(), self.weight.width);
         // SAFETY: no other task has these tokens.
         let (log_probs, lse) = unsafe { (self.log_probs.part(tokens.clone()), self.lse.part(tokens.clone())) };

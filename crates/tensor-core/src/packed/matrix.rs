@@ -22,8 +22,16 @@ pub(super) const TILE: usize = 512;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [bf16; 32]);
 
+#[cfg(target_arch = "x86_64")]
 impl Line {
     pub(super) const ZERO: Self = Self([bf16::ZERO; 32]);
+}
+
+/// Lines of zeros; memory that is fresh from the system is first touched by who fills it.
+fn zeros(len: usize) -> Vec<Line> {
+    let lines = Box::<[Line]>::new_zeroed_slice(len);
+    // SAFETY: all bits zero are zeros.
+    unsafe { lines.assume_init() }.into_vec()
 }
 
 /// Lines seen as numbers.
@@ -62,10 +70,10 @@ impl PackedMatrix {
         let source = if is_turned { matrix.tr() } else { matrix.contiguous() };
         let (n, k) = (n as usize, k as usize);
         let (strips, lines_a_strip) = (n.div_ceil(16), k.div_ceil(32) * 16);
-        let mut lines = vec![Line::ZERO; strips * lines_a_strip];
+        let mut lines = zeros(strips * lines_a_strip);
         let shared = Shared::new(&mut lines);
         let rows = Matrix::new(blob::slice::<bf16>(&source), if is_turned { n } else { k });
-        parallel::for_each_range(strips, 8, |strips| {
+        parallel::for_each_range(strips, 1024_usize.div_ceil(lines_a_strip), |strips| {
             // SAFETY: each strip is met once.
             let lines = unsafe { shared.part(strips.start * lines_a_strip..strips.end * lines_a_strip) };
             dispatch(Pack {

@@ -85,6 +85,25 @@ pub fn balance(n: usize, work: impl Fn(&mut dyn Iterator<Item = usize>) + Sync) 
     });
 }
 
+/// `0..n` cut for [`balance`]: `most` at a time as long as there is plenty, then less and less down to `least`, so that
+/// all threads end at about the same time; every thread gets one. Pieces begin at multiples of `unit`.
+pub fn pieces(n: usize, most: usize, least: usize, unit: usize) -> Vec<Range<usize>> {
+    let threads = num_threads();
+    let least = least.min(n.div_ceil(threads));
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while start < n {
+        let len = ((n - start) / (2 * threads))
+            .max(least)
+            .min(most)
+            .next_multiple_of(unit);
+        let end = n.min(start + len);
+        pieces.push(start..end);
+        start = end;
+    }
+    pieces
+}
+
 /// How many threads libtorch computes with.
 pub fn num_threads() -> usize {
     tch::get_num_threads().max(1) as usize
@@ -123,6 +142,30 @@ mod tests {
             }
         });
         assert_eq!(taken, [1; 1001]);
+    }
+
+    #[test]
+    fn pieces_cover_everything_and_shrink() {
+        for (n, most, least, unit) in [
+            (0, 8, 8, 8),
+            (1, 8, 8, 8),
+            (2048, 280, 32, 8),
+            (1000, 7, 1, 1),
+            (333, 100, 32, 32),
+        ] {
+            let pieces = pieces(n, most, least, unit);
+            assert_eq!(pieces.iter().map(ExactSizeIterator::len).sum::<usize>(), n);
+            assert!(
+                pieces
+                    .windows(2)
+                    .all(|two| two[0].end == two[1].start && two[0].len() >= two[1].len())
+            );
+            assert!(
+                pieces
+                    .iter()
+                    .all(|piece| piece.start % unit == 0 && piece.len() <= most.next_multiple_of(unit))
+            );
+        }
     }
 
     #[test]

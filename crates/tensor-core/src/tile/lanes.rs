@@ -13,7 +13,10 @@ mod avx2;
 mod avx512;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use {avx2::run_avx2, avx512::run_avx512};
+pub(super) use {
+    avx2::run_avx2,
+    avx512::{run_avx512, run_avx512_bf16},
+};
 
 /// Sixteen f32 around a product of tiles.
 pub trait TileLanes: Lanes {

@@ -33,23 +33,40 @@ pub const fn whole(n: usize) -> usize {
     n.div_ceil(BLOCK) * BLOCK
 }
 
+/// Has the line at `from` fetched into the nearest cache, if it can be; any address is allowed.
+#[inline(always)]
+pub(crate) fn prefetch<T>(from: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing.
+    #[allow(unsafe_code)]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// Work written once over [`TileLanes`]; what [`crate::vector::Kernel`] says of its body holds here too.
 pub trait TileKernel {
     /// The work; `tiles` says that this thread's tile registers are set up where the unit has any.
     fn run<L: TileLanes>(self, tiles: &Tiles);
 }
 
-/// Runs `kernel` on [`Unit::best`]; without bf16 instructions the narrower lanes serve AVX-512 too.
+/// Runs `kernel` on [`Unit::best`].
 #[allow(unsafe_code)]
 pub fn dispatch(kernel: impl TileKernel) {
     let tiles = Tiles::set_up();
     match Unit::best() {
         // SAFETY: a unit of this machine.
         #[cfg(target_arch = "x86_64")]
-        Unit::Amx | Unit::Avx512Bf16 => unsafe { lanes::run_avx512(kernel, &tiles) },
-        // SAFETY: a unit of this machine, which has AVX2 where it has AVX-512.
+        Unit::Amx | Unit::Avx512Bf16 => unsafe { lanes::run_avx512_bf16(kernel, &tiles) },
+        // SAFETY: a unit of this machine.
         #[cfg(target_arch = "x86_64")]
-        Unit::Avx512 | Unit::Avx2 => unsafe { lanes::run_avx2(kernel, &tiles) },
+        Unit::Avx512 => unsafe { lanes::run_avx512(kernel, &tiles) },
+        // SAFETY: a unit of this machine.
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx2 => unsafe { lanes::run_avx2(kernel, &tiles) },
         _ => kernel.run::<Portable>(&tiles),
     }
 }

@@ -66,6 +66,7 @@ impl<'a, T> Right<'a, T> {
 ///
 /// # Panics
 /// If a side is no multiple of [`BLOCK`], or an operand is too short.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no tiles there"))]
 #[inline(always)]
 pub fn product<L: TileLanes, T: Number>(
     tiles: &Tiles,

@@ -17,7 +17,7 @@ use super::lanes::{LANES, Lanes, Sealed};
 /// The machine has AVX-512 F, BW, DQ and VL, and FMA.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
 }
 
 /// # Safety
@@ -27,20 +27,20 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
 }
 
-/// Named only where AVX-512 was detected.
+/// Named only where AVX-512 was detected, with `BF16` only where its bf16 instructions were.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(pub(crate) __m512);
+pub(crate) struct Avx512<const BF16: bool>(pub(crate) __m512);
 
 /// Named only where AVX2 was detected.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
-impl Sealed for Avx512 {}
+impl<const BF16: bool> Sealed for Avx512<BF16> {}
 impl Sealed for Avx2 {}
 
 macro_rules! operator {
     ($trait:ident, $method:ident, $wide:ident, $narrow:ident) => {
-        impl $trait for Avx512 {
+        impl<const BF16: bool> $trait for Avx512<BF16> {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
@@ -63,10 +63,10 @@ operator!(Sub, sub, _mm512_sub_ps, _mm256_sub_ps);
 operator!(Mul, mul, _mm512_mul_ps, _mm256_mul_ps);
 operator!(Div, div, _mm512_div_ps, _mm256_div_ps);
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// The upper halves, rounded, in the lower 16 bits of each lane.
     #[inline(always)]
-    fn bf16_bits(self) -> __m512i {
+    pub(crate) fn bf16_bits(self) -> __m512i {
         // SAFETY: see the type.
         unsafe {
             let bits = _mm512_castps_si512(self.0);
@@ -81,7 +81,7 @@ impl Avx512 {
 }
 
 // SAFETY of every block below: see the type; references to arrays of sixteen cover what is read and written.
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Self(unsafe { _mm512_set1_ps(x) })

@@ -8,7 +8,7 @@ use half::bf16;
 use crate::packed::outer::Sides;
 use crate::parallel;
 use crate::tile::pack::{self, Matrix};
-use crate::tile::{BLOCK, LANES, TileKernel, TileLanes, Tiles, dispatch, whole};
+use crate::tile::{BLOCK, LANES, TileKernel, TileLanes, Tiles, dispatch, prefetch, whole};
 
 /// Tokens of a step: their part of R stays in a core's cache while all of L goes by.
 const STEP: usize = 128;
@@ -103,6 +103,12 @@ impl Run<'_> {
             }
         }
         for token in tokens.step_by(2) {
+            if row == 0 {
+                // The next step's numbers lie too far apart for the processor to foresee.
+                let next = right.wrapping_add((token + STEP) * stride + column);
+                prefetch(next);
+                prefetch(next.wrapping_add(stride));
+            }
             let left = &self.turned[(token / BLOCK * self.rows + row) * BLOCK + token % BLOCK..];
             for j in 0..N {
                 // SAFETY: sixteen columns of tokens of R.

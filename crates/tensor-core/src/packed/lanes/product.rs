@@ -17,16 +17,16 @@ const ROW_BYTES: usize = 320 << 10;
 /// Computes all blocks of a product.
 pub(crate) fn product(sides: &Sides) {
     let cut = Cut::of(sides);
-    balance(cut.row_tasks * cut.column_tasks, |mine| {
+    balance(cut.rows.len() * cut.column_tasks, |mine| {
         dispatch(Run { sides, cut: &cut, mine });
     });
 }
 
 /// How a product is cut into tasks.
 struct Cut {
-    rows: usize,
-    row_tasks: usize,
-    /// Blocks of columns.
+    /// Rows of the tasks, the largest first.
+    rows: Vec<Range<usize>>,
+    /// Blocks of columns of a task.
     columns: usize,
     column_tasks: usize,
 }
@@ -36,22 +36,18 @@ impl Cut {
         let threads = parallel::num_threads();
         let blocks = sides.n / BLOCK;
         let row_bytes: usize = sides.parts.iter().map(|part| 2 * part.matrix.k()).sum();
-        let most = (ROW_BYTES / row_bytes).max(8);
+        let most = (ROW_BYTES / row_bytes / 8 * 8).max(8);
         // Few rows: every thread reads them all, and a part of the weight.
         if sides.m < 32 * threads {
             let columns = blocks.div_ceil(threads).max(1);
             return Self {
-                rows: most.min(sides.m),
-                row_tasks: sides.m.div_ceil(most),
+                rows: parallel::pieces(sides.m, most, most, 8),
                 columns,
                 column_tasks: blocks.div_ceil(columns),
             };
         }
-        let row_tasks = sides.m.div_ceil(most).next_multiple_of(threads);
-        let rows = sides.m.div_ceil(row_tasks).next_multiple_of(8);
         Self {
-            rows,
-            row_tasks: sides.m.div_ceil(rows),
+            rows: parallel::pieces(sides.m, most, most.min(32), 8),
             columns: blocks,
             column_tasks: 1,
         }
@@ -69,13 +65,13 @@ impl TileKernel for Run<'_> {
     fn run<L: TileLanes>(self, _: &Tiles) {
         let Self { sides, cut, mine } = self;
         let inner_width: usize = sides.parts.iter().map(Part::inner_width).sum();
-        let mut held = scratch::hold(Need::default().and::<bf16>(cut.rows * inner_width));
-        let inner = held.scratch().take::<bf16>(cut.rows * inner_width);
+        let inner_len = cut.rows.first().map_or(0, ExactSizeIterator::len) * inner_width;
+        let mut held = scratch::hold(Need::default().and::<bf16>(inner_len));
+        let inner = held.scratch().take::<bf16>(inner_len);
         for task in mine {
-            let (row_task, column_task) = (task / cut.column_tasks, task % cut.column_tasks);
-            let rows = row_task * cut.rows..sides.m.min((row_task + 1) * cut.rows);
+            let (rows, column_task) = (&cut.rows[task / cut.column_tasks], task % cut.column_tasks);
             let columns = column_task * cut.columns..(sides.n / BLOCK).min((column_task + 1) * cut.columns);
-            sides.task::<L>(rows, columns, column_task == 0, inner);
+            sides.task::<L>(rows.clone(), columns, column_task == 0, inner);
         }
     }
 }
@@ -113,9 +109,9 @@ impl Sides<'_> {
                 let mut row = 0;
                 while row < rows.len() {
                     let left = rows.len() - row;
-                    row += if left >= 8 && L::REGISTERS >= 32 {
-                        low_rank.rows::<L, 8>(part, rows.start, row, keep, to);
-                        8
+                    row += if left >= 16 && L::REGISTERS >= 32 {
+                        low_rank.rows::<L, 16>(part, rows.start, row, keep, to);
+                        16
                     } else if left >= 4 {
                         low_rank.rows::<L, 4>(part, rows.start, row, keep, to);
                         4
