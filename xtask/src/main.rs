@@ -13,6 +13,7 @@ mod manifest;
 mod place;
 mod progress;
 mod python;
+mod reproduce;
 mod rows;
 mod tidy;
 mod tools;
@@ -71,6 +72,8 @@ enum Verb {
     },
     /// Ours against Transformers + PEFT, in turns on this machine.
     Bench(bench::Arguments),
+    /// A paper's claim in miniature: `cargo xtask reproduce dora`.
+    Reproduce(reproduce::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -101,5 +104,6 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Golden { check: true, .. } => python::check(&Cache::from_env()?, &tools),
         Verb::Golden { generators, .. } => python::golden(&Cache::from_env()?, &tools, &generators),
         Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
+        Verb::Reproduce(arguments) => reproduce::run(&Cache::from_env()?, &tools, &arguments),
     }
 }
