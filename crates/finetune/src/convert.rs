@@ -75,7 +75,8 @@ impl Conversion<'_> {
 
     /// The configuration of what is written: a head that the adapter brings, and tying that it undoes.
     fn config(&self) -> Result<ModelConfig> {
-        let mut config = self.source.dir().config().clone();
+        // What is written is dense, however it was read.
+        let mut config = self.source.dir().config().clone().without_quantisation();
         let Some(adapter) = self.adapter else { return Ok(config) };
         if let Some(labels) = adapter.labels()? {
             // A classifier's own names stay where the adapter brings none.
