@@ -4,10 +4,11 @@ use dora::Dora;
 use golden::laws::{projection_laws, projection_laws_but_slopes, wrapping_laws};
 use golden::{Vectors, assert_close};
 use lora::LowRank;
+use quant::codec::{BlockSize, Scheme};
+use quant::{Quantized, QuantizedWeight};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, FrozenMap, Linear, ModulePath, Param, Parameters, Pass, Projection, Role, autograd,
-    project,
+    Dense, Documents, DropoutKey, Linear, ModulePath, Param, Parameters, Pass, Projection, Role, autograd, project,
 };
 
 const OUT: i64 = 11;
@@ -359,56 +360,19 @@ fn a_base_that_trains_or_is_wrapped_is_refused() {
     );
 }
 
-/// A frozen map that can only be applied, as a packed weight is.
-#[derive(Debug)]
-struct Hidden(Tensor);
-
-impl FrozenMap for Hidden {
-    fn share(&self) -> Box<dyn FrozenMap + Send> {
-        Box::new(Hidden(self.0.shallow_clone()))
-    }
-    fn apply(&self, x: &Tensor) -> Tensor {
-        x.matmul(&self.0.to_kind(x.kind()).tr())
-    }
-    fn apply_transposed(&self, y: &Tensor, onto: Option<Tensor>) -> Tensor {
-        let x = y.matmul(&self.0.to_kind(y.kind()));
-        match onto {
-            Some(onto) => onto + x,
-            None => x,
-        }
-    }
-}
-
-impl Parameters for Hidden {
-    fn visit(&self, _: &ModulePath, _: &mut dyn FnMut(&ModulePath, &Param)) {}
-}
-
-impl Projection for Hidden {
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let parts = self.parts(pass).expect("always");
-        tensor_core::over_frozen(x, &[parts]).pop().expect("one output")
-    }
-    fn weight(&self) -> Tensor {
-        self.0.to_kind(Kind::Float)
-    }
-    fn merge(self: Box<Self>) -> Dense {
-        Dense::new(Param::frozen(self.0.to_kind(Kind::Float), Role::Base))
-    }
-    fn into_dense(self: Box<Self>) -> Result<Dense, tensor_core::Found> {
-        Err(tensor_core::Found("a hidden weight"))
-    }
-    fn parts(&self, _: &Pass) -> Option<tensor_core::Parts<'_>> {
-        Some(tensor_core::Parts::frozen(self))
-    }
-}
-
 #[test]
-fn a_packed_base_keeps_the_laws() {
-    // Half-integers are exact in bf16, so that only the way of holding them differs.
-    let hidden = || {
-        Box::new(Hidden(
-            (random(1, [OUT, IN]) * 2.0).round().to_kind(Kind::BFloat16) * 0.5,
-        ))
-    };
-    projection_laws("over a packed weight", IN, &|| Box::new(dora(hidden(), 0.5, 1.3, true)));
+fn a_base_in_four_bits_keeps_the_laws() {
+    for scheme in [Scheme::Nf4, Scheme::Int8] {
+        let packed = || {
+            let weight = QuantizedWeight::of(&random(1, [OUT, IN]), scheme, BlockSize::default(), false);
+            Box::new(Quantized::new(weight.expect("a matrix")))
+        };
+        projection_laws("over a packed weight", IN, &|| Box::new(dora(packed(), 0.5, 1.3, true)));
+        projection_laws_but_slopes("over a packed weight", IN, &|| {
+            Box::new(dora(packed(), 0.5, 1.3, false))
+        });
+        wrapping_laws("over a packed weight", IN, &|| packed(), &|| {
+            Box::new(dora(packed(), 0.0, 1.0, false))
+        });
+    }
 }
