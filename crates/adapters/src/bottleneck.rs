@@ -4,7 +4,7 @@
 //! `du = (e W_up) φ'(u)`, `dW_down = duᵀ x`, `db_down = Σ du`, `dx = du W_down`, and
 //! `ds = Σ (dyᵀ z) ∘ W_up + Σ dy · b_up`. Only x and u are kept.
 //!
-//! Shapes: t tokens, d model width, m bottleneck; W_down `[m, d]`, W_up `[d, m]`.
+//! Shapes: t tokens, d model width, m bottleneck; `W_down` `[m, d]`, `W_up` `[d, m]`.
 
 use tch::{Kind, Tensor};
 use tensor_core::{DropoutKey, ModulePath, Param, Parameters, Role, autograd, packed};
@@ -56,7 +56,7 @@ impl Factor {
 }
 
 impl Bottleneck {
-    /// From W_down `[m, d]` and W_up `[d, m]`; biases are zeros, the scale is 1.
+    /// From `W_down` `[m, d]` and `W_up` `[d, m]`; biases are zeros, the scale is 1.
     pub fn new(down: &Tensor, up: &Tensor, activation: Activation) -> Self {
         let zeros = |of: &Tensor| Tensor::zeros([of.size()[0]], (Kind::Float, of.device()));
         Self {

@@ -79,6 +79,7 @@ pub enum InitWeights {
 /// What makes adapters of a model's sublayers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Options")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct AdapterConfig {
     /// The placement that the other fields started from.
     pub config: Preset,

@@ -77,7 +77,7 @@ pub(crate) fn put(config: &AdapterConfig, at: &ModulePath, inner: Box<dyn Sublay
 pub(crate) fn refuse_second(at: &ModulePath, inner: &dyn Sublayer) -> tensor_core::Result<()> {
     let mut adapted = false;
     inner.visit(&ModulePath::root(), &mut |path, _| {
-        adapted |= path.as_str().contains(".adapter_")
+        adapted |= path.as_str().contains(".adapter_");
     });
     if !adapted {
         return Ok(());

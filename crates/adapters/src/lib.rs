@@ -9,7 +9,7 @@
 //! before it; and an adapter behind a sublayer reads that sublayer's output alone (`original_ln_before = false`).
 //! An adapter is not linear, so it cannot be merged into a weight.
 //!
-//! Shapes: t tokens, d model width, m bottleneck; W_down `[m, d]`, W_up `[d, m]`.
+//! Shapes: t tokens, d model width, m bottleneck; `W_down` `[m, d]`, `W_up` `[d, m]`.
 //!
 //! ```
 //! use adapters::AdapterConfig;

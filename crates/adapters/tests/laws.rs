@@ -13,7 +13,7 @@ use tensor_core::{
 struct Plain(Linear);
 
 impl Plain {
-    fn new(weight: &Tensor) -> Box<dyn Sublayer> {
+    fn boxed(weight: &Tensor) -> Box<dyn Sublayer> {
         Box::new(Self(Linear::new(
             Dense::new(Param::frozen(weight.shallow_clone(), Role::Base)),
             None,
@@ -52,8 +52,8 @@ fn adapted(vectors: &Vectors, activation: Activation, place: &str, learned: bool
         false => bottleneck.with_scale(vectors.get("scaling").double_value(&[0])),
     };
     match place {
-        "behind" => Adapted::behind(Plain::new(&f32("inner")), bottleneck),
-        _ => Adapted::beside(Plain::new(&f32("inner")), bottleneck),
+        "behind" => Adapted::behind(Plain::boxed(&f32("inner")), bottleneck),
+        _ => Adapted::beside(Plain::boxed(&f32("inner")), bottleneck),
     }
 }
 
@@ -97,7 +97,7 @@ fn in_bf16_it_stays_near() {
     for ([_, name], activation) in CASES {
         let vectors = Vectors::open(&format!("bottleneck/{name}"));
         let f32 = |name: &str| vectors.get(name).to_kind(Kind::Float);
-        let inner = Plain::new(&f32("inner").to_kind(Kind::BFloat16));
+        let inner = Plain::boxed(&f32("inner").to_kind(Kind::BFloat16));
         let bottleneck = Bottleneck::new(&f32("down"), &f32("up"), activation)
             .with_biases(&f32("down_bias"), &f32("up_bias"))
             .with_learned_scale(&f32("scaling"));
@@ -127,7 +127,7 @@ fn inserted(config: &str) -> Box<dyn Sublayer> {
     let insertion = Insertion::new(config, 12, 2, Device::Cpu).expect("fits");
     let at = ModulePath::from("model.layers.1.mlp");
     insertion
-        .sublayer(&at, Plain::new(&(ones(12) * 0.1)))
+        .sublayer(&at, Plain::boxed(&(ones(12) * 0.1)))
         .expect("inserted")
 }
 
@@ -140,7 +140,7 @@ fn at_step_0_it_is_nothing_and_only_its_way_up_learns() {
         r#"{"config": "double_seq_bn", "init_weights": "mam", "reduction_factor": 3, "scaling": "learned"}"#,
     ] {
         let (sublayer, x) = (inserted(config), input(5, 12));
-        let base = Plain::new(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
+        let base = Plain::boxed(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
         assert_eq!(sublayer.forward(&x, &Pass::evaluate(&documents)), base, "{config}");
         let y = sublayer.forward(&x, &Pass::train(&documents, DropoutKey(0)));
         autograd::backward(&[&y], &[&input(5, 12)]).unwrap();
@@ -162,7 +162,7 @@ fn with_adapters_off_it_is_its_sublayer_bit_for_bit() {
         inserted(r#"{"init_weights": "bert", "reduction_factor": 3}"#),
         input(5, 12),
     );
-    let base = Plain::new(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
+    let base = Plain::boxed(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
     let off = Pass::evaluate(&documents).without_adapters();
     assert_eq!(sublayer.forward(&x, &off), base);
     assert_ne!(sublayer.forward(&x, &Pass::evaluate(&documents)), base);
@@ -175,7 +175,7 @@ fn dropout_drops_the_adapter_s_output_alone_and_repeats_with_its_key() {
         inserted(r#"{"init_weights": "bert", "dropout": 0.5, "reduction_factor": 3}"#),
         input(64, 12),
     );
-    let base = Plain::new(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
+    let base = Plain::boxed(&(ones(12) * 0.1)).forward(&x, &Pass::evaluate(&documents));
     let added = sublayer.forward(&x, &Pass::evaluate(&documents)) - &base;
     let train = |key| sublayer.forward(&x, &Pass::train(&documents, DropoutKey(key))) - &base;
     assert!(train(1) == train(1) && train(1) != train(2));

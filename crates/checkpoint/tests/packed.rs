@@ -157,6 +157,9 @@ fn written(path: &Path, change: impl FnOnce(&mut Vec<(TensorInfo, Tensor)>)) {
     .unwrap();
 }
 
+/// What is made of the parts of a packed weight.
+type Change = Box<dyn FnOnce(&mut Vec<(TensorInfo, Tensor)>)>;
+
 #[test]
 fn a_packed_weight_whose_parts_do_not_fit_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
@@ -166,7 +169,6 @@ fn a_packed_weight_whose_parts_do_not_fit_is_refused_by_name() {
     assert_eq!(file.names().collect::<Vec<_>>(), ["w"]);
     assert_eq!(file.shape("w"), Some(&[2, 40][..]));
     let bytes = |text: &str| Tensor::from_slice(text.as_bytes());
-    type Change = Box<dyn FnOnce(&mut Vec<(TensorInfo, Tensor)>)>;
     let replace = |name: &'static str, tensor: Tensor| -> Change {
         Box::new(move |entries| {
             let entry = entries.iter_mut().find(|(info, _)| info.name == name).unwrap();

@@ -113,12 +113,11 @@ impl Dora {
     }
 
     /// Everything but dropout.
-    fn decomposed<'a>(&'a self, base: Parts<'a>) -> Parts<'a> {
-        let frozen = base.frozen;
+    fn decomposed<'a>(&'a self, frozen: &'a dyn FrozenMap) -> Parts<'a> {
         Parts {
+            frozen,
             update: self.update.as_ref().map(LowRank::as_update),
             finish: Some(Box::new(move |h| kernels::scale_columns(h, &self.gain(frozen)))),
-            ..base
         }
     }
 
@@ -135,7 +134,7 @@ impl Projection for Dora {
         let key = self.dropout_key(pass).expect("only dropout keeps it from being parts");
         let dropped = kernels::dropout::dropout(x, self.dropout, key);
         let one = |x: &Tensor, parts: Parts| over_frozen(x, &[parts]).pop().expect("one output");
-        one(&(x - &dropped), self.base_parts(pass)) + one(&dropped, self.decomposed(self.base_parts(pass)))
+        one(&(x - &dropped), self.base_parts(pass)) + one(&dropped, self.decomposed(self.base_parts(pass).frozen))
     }
 
     fn weight(&self) -> Tensor {
@@ -166,7 +165,7 @@ impl Projection for Dora {
         if !pass.adapters_on() {
             return Some(base);
         }
-        self.dropout_key(pass).is_none().then(|| self.decomposed(base))
+        self.dropout_key(pass).is_none().then(|| self.decomposed(base.frozen))
     }
 }
 

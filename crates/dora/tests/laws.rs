@@ -351,11 +351,11 @@ fn queries_keys_and_values_are_one_function_and_equal_each_alone() {
 #[test]
 fn a_base_that_trains_or_is_wrapped_is_refused() {
     let trained = Dense::new(Param::trainable(&random(1, [OUT, IN]), Role::Base));
-    let found = |base: Box<dyn Projection>| Dora::new(base, None).err().expect("refused").0;
+    let found = |base: Box<dyn Projection>| Dora::new(base, None).expect_err("refused").0;
     assert_eq!(found(Box::new(trained)), "a weight that trains");
     assert_eq!(found(Box::new(dora(frozen(), 0.0, 1.0, false))), "an adapter");
     assert_eq!(
-        Box::new(magnitudes_alone(1.0)).into_dense().err().expect("wrapped").0,
+        Box::new(magnitudes_alone(1.0)).into_dense().expect_err("wrapped").0,
         "a DoRA adapter"
     );
 }

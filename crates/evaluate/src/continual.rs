@@ -121,12 +121,11 @@ fn score(report: &Report, task: &str) -> Option<f64> {
 
 fn needed(report: &Report, task: &str, stage: usize) -> Result<f64> {
     score(report, task).ok_or_else(|| {
-        let found = match report.tasks.get(task) {
-            Some(_) => format!("task `{task}` is measured by its perplexity, which is no score"),
-            None => {
-                let there: Vec<&str> = report.tasks.keys().map(String::as_str).collect();
-                format!("no task `{task}`, only {}", there.join(", "))
-            }
+        let found = if report.tasks.contains_key(task) {
+            format!("task `{task}` is measured by its perplexity, which is no score")
+        } else {
+            let there: Vec<&str> = report.tasks.keys().map(String::as_str).collect();
+            format!("no task `{task}`, only {}", there.join(", "))
         };
         Error::Sequence {
             what: format!("the report of stage {stage}"),

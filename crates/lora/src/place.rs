@@ -100,7 +100,7 @@ impl Placement {
     pub fn projection(&self, at: &ModulePath, base: Box<dyn Projection>) -> tensor_core::Result<Box<dyn Projection>> {
         if let Some(weight) = self.whole.get(&at.join("weight")) {
             let wanted = base.weight().size();
-            self.fits(at, "weight", &wanted, weight).map_err(|error| error.at(at))?;
+            fits(at, "weight", &wanted, weight).map_err(|error| error.at(at))?;
             self.placed.borrow_mut().insert(at.join("weight"));
             return Ok(Box::new(FullUpdate::new(base, weight)));
         }
@@ -129,8 +129,7 @@ impl Placement {
     /// What is done to the token table at `at`.
     pub fn table(&self, at: &ModulePath, base: Box<dyn Embedding>) -> tensor_core::Result<Box<dyn Embedding>> {
         if let Some(weight) = self.whole.get(&at.join("weight")) {
-            self.fits(at, "weight", &base.weight().size(), weight)
-                .map_err(|error| error.at(at))?;
+            fits(at, "weight", &base.weight().size(), weight).map_err(|error| error.at(at))?;
             self.placed.borrow_mut().insert(at.join("weight"));
             return Ok(Box::new(FullTable::new(base, weight)));
         }
@@ -148,8 +147,7 @@ impl Placement {
         let Some(value) = self.whole.get(at) else {
             return Ok(param);
         };
-        self.fits(at, "parameter", &param.value().size(), value)
-            .map_err(|error| error.at(at))?;
+        fits(at, "parameter", &param.value().size(), value).map_err(|error| error.at(at))?;
         self.placed.borrow_mut().insert(at.clone());
         Ok(Param::trainable(&value.to_device(param.value().device()), param.role()))
     }
@@ -193,8 +191,8 @@ impl Placement {
         } else {
             (shape[0], shape[1])
         };
-        self.fits(at, "lora_A", &[rank, input], a)?;
-        self.fits(at, "lora_B", &[out, rank], b)?;
+        fits(at, "lora_A", &[rank, input], a)?;
+        fits(at, "lora_B", &[out, rank], b)?;
         self.placed.borrow_mut().insert(at.clone());
         Ok(LowRank::new(
             &a.to_device(weight.device()),
@@ -202,16 +200,16 @@ impl Placement {
             scale,
         ))
     }
+}
 
-    fn fits(&self, at: &ModulePath, tensor: &'static str, wanted: &[i64], found: &Tensor) -> Result<()> {
-        if found.size() == wanted {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            at: at.clone(),
-            tensor,
-            wanted: wanted.to_vec(),
-            found: found.size(),
-        })
+fn fits(at: &ModulePath, tensor: &'static str, wanted: &[i64], found: &Tensor) -> Result<()> {
+    if found.size() == wanted {
+        return Ok(());
     }
+    Err(Error::Shape {
+        at: at.clone(),
+        tensor,
+        wanted: wanted.to_vec(),
+        found: found.size(),
+    })
 }

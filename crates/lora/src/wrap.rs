@@ -150,7 +150,7 @@ impl Wrapping {
 fn refuse_second(at: &ModulePath, base: &(impl Parameters + ?Sized)) -> tensor_core::Result<()> {
     let mut wrapped = false;
     base.visit(&ModulePath::root(), &mut |path, _| {
-        wrapped |= path.as_str().starts_with("lora_")
+        wrapped |= path.as_str().starts_with("lora_");
     });
     if !wrapped {
         return Ok(());

@@ -23,11 +23,6 @@
 //! # Ok::<(), quant::Error>(())
 //! ```
 
-#![expect(
-    clippy::inline_always,
-    reason = "a kernel's parts must be inlined where its instructions are allowed"
-)]
-
 pub mod codec;
 mod config;
 mod error;

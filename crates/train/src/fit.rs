@@ -91,22 +91,21 @@ impl<'c, 'h> Run<'c, 'h> {
         let device = optimizer.params()[0].value.device();
         let resumed = hooks.dir.resume_from()?;
         let rounds = hooks.rounds;
-        let state = match &resumed {
-            Some(checkpoint) => load(
+        let state = if let Some(checkpoint) = &resumed {
+            load(
                 checkpoint,
                 model,
                 &mut optimizer,
                 rounds,
                 (config.seed, num_steps_per_epoch),
-            )?,
-            None => {
-                let mut state = State::new(config.seed, num_steps_per_epoch);
-                if let Some(rounds) = rounds {
-                    optimizer.redraw(model, &rounds.frozen(0), rounds.frozen_kind())?;
-                    state.rounds = Some(round_state(rounds, 0, &optimizer));
-                }
-                state
+            )?
+        } else {
+            let mut state = State::new(config.seed, num_steps_per_epoch);
+            if let Some(rounds) = rounds {
+                optimizer.redraw(model, &rounds.frozen(0), rounds.frozen_kind())?;
+                state.rounds = Some(round_state(rounds, 0, &optimizer));
             }
+            state
         };
         let changes = rounds.is_some_and(|rounds| rounds.round_of(total - 1, num_steps_per_epoch) > 0);
         if changes && config.load_best_model_at_end {

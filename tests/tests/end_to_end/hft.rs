@@ -204,10 +204,10 @@ fn reports_of_a_sequence_become_overall_performance_and_backward_transfer() {
     report("2.json", &[("a", 0.5), ("b", 0.9)], 22.0);
     report("3.json", &[("a", 0.4), ("b", 0.7), ("c", 0.6)], 24.0);
     let stages = ["a", "b", "c"].iter().enumerate();
-    let stages: String = stages
+    let stages: Vec<String> = stages
         .map(|(idx, task)| format!("[[stage]]\ntask = {task:?}\nreport = \"{}.json\"\n", idx + 1))
         .collect();
-    let sequence = home.file("stages.toml", &format!("before = \"base.json\"\n{stages}"));
+    let sequence = home.file("stages.toml", &format!("before = \"base.json\"\n{}", stages.concat()));
     let found = finetune(&home, &["evaluate", "--sequence", &sequence, "--json"])
         .works()
         .json_lines()

@@ -29,14 +29,14 @@ fn what_is_exported_from_4_bits_is_dense_and_says_so() {
         let written = Safetensors::open(&Path::new(&out).join("model.safetensors")).unwrap();
         for tensor in there.names() {
             // Each in the dtype that it is quantised from.
-            let found = written.tensor(&tensor).unwrap();
+            let found = written.tensor(tensor).unwrap();
             let kind = if name.ends_with("bf16") {
                 Kind::BFloat16
             } else {
                 Kind::Float
             };
             assert_eq!(found.kind(), kind, "{name} {tensor}");
-            assert!(found == there.tensor_as(&tensor, kind).unwrap(), "{name} {tensor}");
+            assert!(found == there.tensor_as(tensor, kind).unwrap(), "{name} {tensor}");
         }
     }
 }

@@ -169,7 +169,7 @@ impl State {
             )
         };
         let numbers = numbers
-            .filter(|&numbers| numbers <= i64::MAX as u64)
+            .filter(|&numbers| i64::try_from(numbers).is_ok())
             .ok_or_else(unheld)?;
         let blocks = numbers.div_ceil(self.block_size as u64);
         let mut wanted = match self.code {

@@ -15,6 +15,7 @@ use crate::bottleneck::{self, Bottlenecks};
 
 /// What one `--adapter` means.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a command")]
 pub enum Attached {
     /// PEFT's LoRA or DoRA.
     Peft(Adapter),

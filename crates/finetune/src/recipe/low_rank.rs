@@ -103,12 +103,13 @@ mod tests {
 
     #[test]
     fn the_resolved_surgery_reads_as_itself() {
-        let read =
-            surgery("kind = \"dora\"\nmagnitude_only_modules = \"all-linear\"\nrank_pattern = { q_proj = 2 }").unwrap();
         #[derive(serde::Serialize)]
         struct Recipe<'a> {
             surgery: [&'a Surgery; 1],
         }
+
+        let read =
+            surgery("kind = \"dora\"\nmagnitude_only_modules = \"all-linear\"\nrank_pattern = { q_proj = 2 }").unwrap();
         let text = toml::to_string_pretty(&Recipe { surgery: [&read] }).unwrap();
         let document = Document::parse(Path::new("again.toml"), text, &[]).unwrap();
         assert_eq!(super::read(&document, "surgery.0", "dora", 0).unwrap(), read);

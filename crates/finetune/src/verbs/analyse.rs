@@ -184,6 +184,9 @@ fn lines(tuned: &[Tuned], points: &[Point]) -> Vec<Slope> {
     found
 }
 
+/// A line of the table: group, checkpoint, layer, and a point a module.
+type Row<'a> = (&'a str, &'a str, Option<usize>, BTreeMap<&'a str, &'a Point>);
+
 /// A row a layer and checkpoint, the modules beside each other; then the lines.
 fn show(analysis: &Analysis) -> Result<()> {
     let mut names: Vec<&str> = Vec::new();
@@ -204,7 +207,7 @@ fn show(analysis: &Analysis) -> Result<()> {
         "checkpoint",
         heads.concat()
     ))?;
-    let mut rows: Vec<(&str, &str, Option<usize>, BTreeMap<&str, &Point>)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for point in &analysis.points {
         let key = (point.group.as_str(), point.checkpoint.as_str(), point.layer);
         match rows.iter_mut().find(|row| (row.0, row.1, row.2) == key) {

@@ -26,16 +26,17 @@ impl DynamicMap {
     /// With both signs: scales less their mean, and running means of gradients.
     pub fn signed() -> &'static Self {
         static MAP: OnceLock<DynamicMap> = OnceLock::new();
-        MAP.get_or_init(|| Self::new(dynamic_levels(true)))
+        MAP.get_or_init(|| Self::new(&dynamic_levels(true)))
     }
 
     /// Without a sign: running means of squares.
     pub fn unsigned() -> &'static Self {
         static MAP: OnceLock<DynamicMap> = OnceLock::new();
-        MAP.get_or_init(|| Self::new(dynamic_levels(false)))
+        MAP.get_or_init(|| Self::new(&dynamic_levels(false)))
     }
 
-    fn new(levels: [f32; 256]) -> Self {
+    #[expect(clippy::large_stack_arrays, reason = "64 KiB, twice a process")]
+    fn new(levels: &[f32; 256]) -> Self {
         let mut bounds = [f32::INFINITY; 256];
         for (bound, pair) in bounds.iter_mut().zip(levels.windows(2)) {
             *bound = f32::midpoint(pair[0], pair[1]);
@@ -50,7 +51,11 @@ impl DynamicMap {
             });
             *code = bounds.partition_point(|bound| *bound < least) as u8;
         }
-        Self { levels, bounds, first }
+        Self {
+            levels: *levels,
+            bounds,
+            first,
+        }
     }
 
     /// By code.
@@ -111,7 +116,7 @@ fn dynamic_levels(signed: bool) -> [f32; 256] {
         let parts = 1usize << (exponent + u32::from(!signed));
         let scale = 10f64.powi(exponent as i32 - 6) as f32;
         for part in 0..parts {
-            let middle = (step(parts, part) + step(parts, part + 1)) / 2.0;
+            let middle = f32::midpoint(step(parts, part), step(parts, part + 1));
             levels.push(scale * middle);
             if signed {
                 levels.push(-scale * middle);
@@ -126,7 +131,7 @@ fn dynamic_levels(signed: bool) -> [f32; 256] {
 /// The `idx`-th of `parts + 1` even steps from 0.1 to 1, counted from the nearer end and rounded once, as libtorch does.
 fn step(parts: usize, idx: usize) -> f32 {
     let width = (1.0f32 - 0.1) / parts as f32;
-    if idx < (parts + 1) / 2 {
+    if idx < parts.div_ceil(2) {
         width.mul_add(idx as f32, 0.1)
     } else {
         (-width).mul_add((parts - idx) as f32, 1.0)

@@ -121,10 +121,7 @@ fn a_frozen_block_is_as_it_was_bit_for_bit_whatever_the_decay() {
             .filter(|(.., trains)| *trains)
             .map(|(path, ..)| path)
             .collect();
-        let wanted = BLOCKS[if steps == 4 { 1 } else { 0 }]
-            .iter()
-            .copied()
-            .chain(["norm.weight"]);
+        let wanted = BLOCKS[usize::from(steps == 4)].iter().copied().chain(["norm.weight"]);
         assert_eq!(trains, wanted.map(str::to_owned).collect());
     }
 }
@@ -137,7 +134,7 @@ fn only_what_trains_has_states_and_the_checkpoint_says_since_when() {
     let names = |file: &str| -> BTreeSet<String> {
         let bytes = std::fs::read(checkpoint.join(file)).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        file.names().into_iter().map(|name| name.to_owned()).collect()
+        file.names().into_iter().map(std::borrow::ToOwned::to_owned).collect()
     };
     let trained = ["layers.0.bias", "layers.0.weight", "norm.weight"];
     let states = trained

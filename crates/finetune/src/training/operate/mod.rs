@@ -28,7 +28,6 @@ pub struct Operated {
 
 /// What is written of a model.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a run")]
 pub enum Kept {
     /// An adapter for the base it was trained on.
     Adapter {

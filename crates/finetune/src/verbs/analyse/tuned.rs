@@ -22,7 +22,7 @@ pub(super) struct Tuned {
 
 #[derive(Debug)]
 enum Held {
-    Adapter(Box<Adapter>, dora::Placement),
+    Adapter(Box<(Adapter, dora::Placement)>),
     Whole(Box<ModelDir>),
 }
 
@@ -31,7 +31,7 @@ pub(super) fn of_runs(single: &[PathBuf], runs: &[PathBuf]) -> Result<Vec<Tuned>
     let mut found = Vec::new();
     for path in single {
         let mut result = Tuned::open(path, String::new(), path.display().to_string())?;
-        result.group = result.method().to_owned();
+        result.method().clone_into(&mut result.group);
         found.push(result);
     }
     for run in runs {
@@ -84,7 +84,7 @@ impl Tuned {
         let held = if path.join("adapter_config.json").is_file() {
             let adapter = Adapter::open(path)?;
             let placement = adapter.placement()?;
-            Held::Adapter(Box::new(adapter), placement)
+            Held::Adapter(Box::new((adapter, placement)))
         } else {
             Held::Whole(Box::new(ModelDir::open(path)?))
         };
@@ -110,7 +110,7 @@ impl Tuned {
 
     pub(super) fn method(&self) -> &'static str {
         match &self.held {
-            Held::Adapter(adapter, _) if adapter.use_dora() => "DoRA",
+            Held::Adapter(held) if held.0.use_dora() => "DoRA",
             Held::Adapter(..) => "LoRA",
             Held::Whole(_) => "full fine-tuning",
         }
@@ -126,7 +126,8 @@ impl Tuned {
             false => return Ok(None),
         };
         match &self.held {
-            Held::Adapter(adapter, placement) => {
+            Held::Adapter(held) => {
+                let (adapter, placement) = &**held;
                 if !adapter.touches(at.as_str()) {
                     return Ok(None);
                 }
