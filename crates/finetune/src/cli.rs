@@ -47,6 +47,8 @@ pub enum Verb {
     Reset(verbs::reset::Args),
     /// Write a model in a format that others read
     Export(verbs::export::Args),
+    /// Write a model or an adapter in 4 or 8 bits
+    Quantize(verbs::quantize::Args),
     /// Take a model into the local store
     Import(verbs::import::Args),
     /// Show what a model, an adapter or a data file is
@@ -71,6 +73,7 @@ impl Verb {
             Self::Combine(args) => args.run(),
             Self::Reset(args) => args.run(),
             Self::Export(args) => args.run(),
+            Self::Quantize(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Inspect(args) => args.run(),
             Self::Estimate(args) => args.run(),

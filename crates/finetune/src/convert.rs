@@ -1,14 +1,17 @@
 //! A model to a model directory, one tensor in memory at a time, with or without an adapter put into its weights.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelConfig, Output, SaveOptions, TensorInfo};
+use quant::Quantizing;
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
 use crate::model::{Adapter, LABELS, Source};
 use crate::output;
+use crate::quantised::{Lost, Quantisation};
 
 /// What is written, and how.
 pub struct Conversion<'a> {
@@ -22,13 +25,30 @@ pub struct Conversion<'a> {
     pub device: Device,
     /// What becomes of a model that is there already.
     pub existing: Existing,
+    /// How weights are packed and unpacked before an adapter is put into them, if they are.
+    pub through: Option<&'a Quantisation>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// What packing did to each weight that went through it, in the order of the file.
+    pub lost: Vec<(ModulePath, Lost)>,
 }
 
 impl Conversion<'_> {
     /// Writes it into `folder`.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, folder: &Path) -> Result<Written> {
         let dir = self.source.dir();
         let config = self.config()?;
+        let quantizing = match self.through {
+            Some(through) => {
+                let paths = decoder::projection_paths(dir.config());
+                Some((through, Quantizing::choose(through.config.clone(), &paths)?))
+            }
+            None => None,
+        };
+        let written = RefCell::new(Written::default());
         let mut infos = Vec::new();
         for (name, shape) in config.tensors() {
             let stored = self.stored(&name);
@@ -53,6 +73,16 @@ impl Conversion<'_> {
             } else {
                 Tensor::zeros(&info.shape, (Kind::Float, Device::Cpu))
             };
+            let at = ModulePath::from(module(&info.name));
+            let base = match &quantizing {
+                Some((through, quantizing)) if base.dim() == 2 && quantizing.contains(&at) => {
+                    let packed = through.applied(&base).with_context(|| format!("`{at}`"))?;
+                    let lost = Lost::between(&base, &packed);
+                    written.borrow_mut().lost.push((at, lost));
+                    packed
+                }
+                _ => base,
+            };
             let made = match &placement {
                 None => base,
                 Some(placement) => merged(placement, &info.name, &base.to_device(self.device))?,
@@ -70,7 +100,7 @@ impl Conversion<'_> {
         }
         checkpoint::save_model(folder, &config, &infos, tensor, &options)?;
         bar.finish_and_clear();
-        Ok(())
+        Ok(written.into_inner())
     }
 
     /// The configuration of what is written: a head that the adapter brings, and tying that it undoes.

@@ -11,7 +11,7 @@ use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Toke
 use decoder::Decoder;
 use lora::AdapterNames;
 use serde_json::Value;
-use tensor_core::Mix;
+use tensor_core::{Mix, ModulePath, ProjectionSurgeon};
 
 use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::machine::{Machine, MachineArgs};
@@ -212,7 +212,14 @@ impl Source {
 
     /// Its weights in memory, nothing of them training.
     pub fn decoder(&self, machine: Machine) -> Result<Decoder> {
-        Decoder::load(&self.dir, machine.device, machine.kind).with_context(|| format!("model `{}`", self.name))
+        self.decoder_with(machine, &mut |_, projection| Ok(projection))
+    }
+
+    /// As [`Self::decoder`], with every projection given to `surgeon` as it is read.
+    pub fn decoder_with(&self, machine: Machine, surgeon: &mut ProjectionSurgeon) -> Result<Decoder> {
+        let mut packed = |at: &ModulePath| crate::quantised::projection(&self.dir, at, machine);
+        Decoder::load_from(&self.dir, machine.device, machine.kind, &mut packed, surgeon)
+            .with_context(|| format!("model `{}`", self.name))
     }
 
     /// How a model that came of this one is written: with its tokenizer and generation options.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, anyhow, bail};
 use decoder::HeadKind;
 use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
-use tensor_core::{Objective, num_params};
+use tensor_core::Objective;
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
@@ -26,6 +26,7 @@ use self::steps::{Steps, ToRow};
 use crate::machine::{Dtype, Machine};
 use crate::model::Source;
 use crate::output;
+use crate::quantised::num_params;
 use crate::recipe::{ObjectiveConfig, Recipe};
 
 /// How to begin.
@@ -55,7 +56,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         refuse_other_method(&recipe)?;
     }
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
-    let model = source.decoder(machine)?;
+    let model = operate::load(&source, machine, &recipe)?;
     let model = match &sets.labels {
         Some(labels) => model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?,
         None => model,

@@ -8,7 +8,7 @@ quant/tensors.safetensors
   KIND.BLOCK.int8[.bf16].codes i8, .absmax, .dequantised                       rows of BLOCK numbers, absmax to 127
   quant_map.nf4, quant_map.fp4 f32 [16]; dynamic.signed, dynamic.unsigned f32 [256]
 quant/FOLDER/       4-bit checkpoints of the tiny tied llama as Transformers saves them, with golden.safetensors:
-                    tokens.N, logits.N f32 [t, vocab] and dense.N, the logits of the model before
+                    tokens.N, logits.N f32 [t, vocab] and dense.N, the logits of the model before, which is llama-dense
 quant/adamw.safetensors  bitsandbytes' AdamW with 8-bit states: parameter.N, gradient.N, and after each step the
                     states' codes and absmax
 
@@ -103,9 +103,10 @@ def whole_tensors():
 
 
 def checkpoint(out, name, scheme, nested, dtype):
-    folder, plain = fresh(out / "quant" / name), fresh(out / "quant" / "plain")
-    dense = tiny_llama().to(dtype)
+    folder, plain = fresh(out / "quant" / name), out / "quant" / "llama-dense"
+    dense = tiny_llama()
     dense.save_pretrained(plain)
+    dense = dense.to(dtype)
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=scheme,
@@ -115,9 +116,6 @@ def checkpoint(out, name, scheme, nested, dtype):
     model = transformers.AutoModelForCausalLM.from_pretrained(
         plain, quantization_config=config, dtype=dtype, device_map="cpu"
     )
-    for file in plain.iterdir():
-        file.unlink()
-    plain.rmdir()
     model.eval().save_pretrained(folder)
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="cpu").eval()
     tensors = {}

@@ -12,7 +12,7 @@ use crate::{Error, Quantized, QuantizedWeight, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
-    /// `nf4`, `fp4` or `int8` (`bnb_4bit_quant_type`).
+    /// `nf4`, `fp4`, `int4` or `int8` (`bnb_4bit_quant_type`).
     #[serde(alias = "bnb_4bit_quant_type")]
     pub scheme: Scheme,
     /// Numbers that share a scale.

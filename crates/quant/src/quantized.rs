@@ -72,7 +72,7 @@ impl Projection for Quantized {
 
     fn into_dense(self: Box<Self>) -> Result<Dense, Found> {
         Err(Found(match self.weight.scheme {
-            Scheme::Nf4 | Scheme::Fp4 => "a 4-bit weight",
+            Scheme::Nf4 | Scheme::Fp4 | Scheme::Int4 => "a 4-bit weight",
             Scheme::Int8 => "an 8-bit weight",
         }))
     }

@@ -253,10 +253,10 @@ impl QuantizedWeight {
         } else {
             let bytes = self.codes.view([-1]).to_kind(Kind::Int64);
             let pairs = Tensor::stack(&[bytes.bitwise_right_shift_tensor_scalar(4), bytes.bitwise_and(15)], 1);
-            let levels = if self.scheme == Scheme::Fp4 {
-                &codec::FP4
-            } else {
-                &codec::NF4
+            let levels = match self.scheme {
+                Scheme::Fp4 => &codec::FP4,
+                Scheme::Int4 => &codec::INT4,
+                Scheme::Nf4 | Scheme::Int8 => &codec::NF4,
             };
             let levels = Tensor::from_slice(levels).to_device(target.device());
             levels.index_select(0, &pairs.reshape([-1]).narrow(0, 0, count)) * scales

@@ -26,10 +26,11 @@ fn quantized(scheme: Scheme, double_quant: bool, weight: &Tensor) -> Quantized {
     Quantized::new(QuantizedWeight::of(weight, scheme, BlockSize::default(), double_quant).unwrap())
 }
 
-const KINDS: [(&str, Scheme, bool); 5] = [
+const KINDS: [(&str, Scheme, bool); 6] = [
     ("nf4", Scheme::Nf4, false),
     ("nf4, nested", Scheme::Nf4, true),
     ("fp4", Scheme::Fp4, false),
+    ("int4", Scheme::Int4, false),
     ("int8", Scheme::Int8, false),
     ("int8, nested", Scheme::Int8, true),
 ];

@@ -141,9 +141,10 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         "data.max_tokens=128".into(),
         "report.max_new_tokens=4".into(),
     ];
-    if recipe["surgery"][0]["kind"].as_str() == Some("lora") {
+    let surgeries = recipe["surgery"].as_array().unwrap().iter().enumerate();
+    for (idx, _) in surgeries.filter(|(_, surgery)| surgery["kind"].as_str() == Some("lora")) {
         // The tiny model's matrices have 16 rows at least.
-        settings.push("surgery.0.r=4".into());
+        settings.push(format!("surgery.{idx}.r=4"));
     }
     let objective = recipe["objective"]["kind"].as_str().unwrap();
     for list in ["train", "eval"] {

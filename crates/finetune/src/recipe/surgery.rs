@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use dora::DoraConfig;
 use hft::HftConfig;
 use lora::LoraConfig;
+use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{Document, low_rank};
@@ -13,6 +14,8 @@ use super::{Document, low_rank};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Surgery {
+    /// Frozen weights in 4 or 8 bits.
+    Quantize(QuantizeConfig),
     /// Low-rank updates beside frozen weights.
     Lora(LoraConfig),
     /// Low-rank updates of directions, and magnitudes.
@@ -51,7 +54,7 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["lora", "dora", "adapter", "full", "hft"];
+const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft"];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
@@ -66,6 +69,7 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
         .map(|idx| {
             let at = format!("surgery.{idx}");
             Ok(match document.kind(&at, KINDS)? {
+                "quantize" => Surgery::Quantize(document.section(&at, Some("kind"))?.unwrap_or_default()),
                 kind @ ("lora" | "dora") => low_rank::read(document, &at, kind, seed)?,
                 "adapter" => {
                     let mut config: AdapterConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
@@ -88,12 +92,30 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
             })
         })
         .collect::<Result<Vec<Surgery>>>()?;
+    check_order(document, &surgeries)?;
     let has = |kind: fn(&Surgery) -> bool| surgeries.iter().any(kind);
     if has(|surgery| matches!(surgery, Surgery::Hft(_))) && has(|surgery| matches!(surgery, Surgery::Full(_))) {
         let what = "`kind = \"hft\"` and `kind = \"full\"` each decide what trains\nhint: leave one of the two out";
         return Err(document.error("surgery", what, None));
     }
     Ok(surgeries)
+}
+
+/// Weights are packed while the model is read, so that comes first; and what is packed does not train.
+fn check_order(document: &Document, surgeries: &[Surgery]) -> Result<()> {
+    for (idx, surgery) in surgeries.iter().enumerate().skip(1) {
+        let what = match surgery {
+            Surgery::Quantize(_) => {
+                "`quantize` is done while the model is read, and once\nhint: make it the first `[[surgery]]`"
+            }
+            surgery if matches!(surgeries[0], Surgery::Quantize(_)) && !surgery.is_adapter() => {
+                "packed weights do not train\nhint: train an adapter over them: `kind = \"lora\"`"
+            }
+            _ => continue,
+        };
+        return Err(document.error(&format!("surgery.{idx}.kind"), what, None));
+    }
+    Ok(())
 }
 
 fn has_seed(document: &Document, at: &str) -> Result<bool> {

@@ -33,6 +33,9 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
         Kept::Whole => return source.save_model(folder, &operated.model),
     }
     save_labels(folder, sets)?;
+    if let Some(quantisation) = &operated.quantisation {
+        quantisation.save(folder)?;
+    }
     source.save_tokenizer(folder)
 }
 

@@ -61,6 +61,7 @@ impl Args {
                     dtype,
                     device,
                     existing,
+                    through: None,
                 }
                 .write(&self.output)?;
             }

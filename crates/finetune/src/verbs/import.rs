@@ -46,6 +46,7 @@ impl Args {
             dtype,
             device,
             existing,
+            through: None,
         }
         .write(&folder)?;
         output::note(format!("model written to `{}`", folder.display()));

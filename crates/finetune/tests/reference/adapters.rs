@@ -131,6 +131,7 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
             dtype: None,
             device: Device::Cpu,
             existing: Existing::Refuse,
+            through: None,
         };
         let written = conversion.write(&to);
         written.unwrap_or_else(|error| panic!("{}: {error:#}", recorded.name));
@@ -227,6 +228,7 @@ fn a_classifier_keeps_its_labels_unless_the_adapter_brings_others() {
             dtype: None,
             device: Device::Cpu,
             existing: Existing::Refuse,
+            through: None,
         }
         .write(&to)
         .expect("merged");

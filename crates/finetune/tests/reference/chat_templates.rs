@@ -121,6 +121,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
         dtype: None,
         device: Device::Cpu,
         existing: checkpoint::Existing::Refuse,
+        through: None,
     }
     .write(&to)
     .expect("merged");

@@ -46,12 +46,24 @@ pub const FP4: [f32; 16] = [
     -0.25,
 ];
 
+/// Int4's levels, even steps from -7/7 to 7/7; the sixteenth code is never written, so it stands for the largest.
+pub const INT4: [f32; 16] = {
+    let mut levels = [1.0; 16];
+    let mut code = 0;
+    while code < 15 {
+        levels[code] = (code as f32 - 7.0) / 7.0;
+        code += 1;
+    }
+    levels
+};
+
 /// A 4-bit code: levels, and the way from a number to its level.
 #[derive(Debug)]
 pub(super) struct Levels {
     /// By code.
     pub(super) values: [f32; 16],
-    /// Midpoints of neighbouring levels: a number above `bounds[i]` lies above the i-th level. The last is infinite.
+    /// Midpoints of neighbouring levels: a number above `bounds[i]` lies above the i-th level. Above the last level that
+    /// is written they are infinite.
     pub(super) bounds: [f32; 16],
     /// Rank among the ascending levels to code.
     pub(super) order: [u8; 16],
@@ -78,7 +90,7 @@ impl Cells {
     const fn new(bounds: &[f32; 16]) -> Option<Self> {
         let (mut below, mut bound) = ([0; 32], [f32::INFINITY; 32]);
         let mut idx = 0;
-        while idx < 15 {
+        while idx < 15 && bounds[idx] < f32::INFINITY {
             let place = Self::SCALE * bounds[idx] + Self::SHIFT;
             let cell = place as usize;
             let into = place - cell as f32;
@@ -97,23 +109,27 @@ impl Cells {
     }
 }
 
-static NF4_LEVELS: Levels = Levels::new(NF4, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+const ASCENDING: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+static NF4_LEVELS: Levels = Levels::new(NF4, ASCENDING, 16);
+static INT4_LEVELS: Levels = Levels::new(INT4, ASCENDING, 15);
 // The two zeros are neighbours: what is positive and rounds to 0 takes the second one, code 8.
-static FP4_LEVELS: Levels = Levels::new(FP4, [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3]);
+static FP4_LEVELS: Levels = Levels::new(FP4, [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], 16);
 
 impl Levels {
     /// Of a 4-bit scheme.
     pub(super) fn of(scheme: Scheme) -> &'static Self {
         match scheme {
             Scheme::Fp4 => &FP4_LEVELS,
+            Scheme::Int4 => &INT4_LEVELS,
             Scheme::Nf4 | Scheme::Int8 => &NF4_LEVELS,
         }
     }
 
-    const fn new(values: [f32; 16], order: [u8; 16]) -> Self {
+    /// Of the first `used` ranks of `order`.
+    const fn new(values: [f32; 16], order: [u8; 16], used: usize) -> Self {
         let mut bounds = [f32::INFINITY; 16];
         let mut rank = 0;
-        while rank < 15 {
+        while rank < used - 1 {
             bounds[rank] = f32::midpoint(values[order[rank] as usize], values[order[rank + 1] as usize]);
             rank += 1;
         }

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 pub use dynamic::{DynamicMap, NESTED_BLOCK};
-pub use levels::{FP4, NF4};
+pub use levels::{FP4, INT4, NF4};
 pub use nested::{DoubleQuant, Scales};
 pub use number::Number;
 pub use path::InstructionSet;
@@ -59,6 +59,8 @@ pub enum Scheme {
     Nf4,
     /// 4-bit floats, sign, two bits of exponent, one of mantissa: [`FP4`].
     Fp4,
+    /// Whole numbers -7 to 7 times `c / 7`: [`INT4`].
+    Int4,
     /// Whole numbers -127 to 127 times `c / 127`.
     Int8,
 }
@@ -67,7 +69,7 @@ impl Scheme {
     /// Bits of one number's code.
     pub fn bits(self) -> usize {
         match self {
-            Self::Nf4 | Self::Fp4 => 4,
+            Self::Nf4 | Self::Fp4 | Self::Int4 => 4,
             Self::Int8 => 8,
         }
     }
@@ -93,6 +95,7 @@ impl Scheme {
         match self {
             Self::Nf4 => "nf4",
             Self::Fp4 => "fp4",
+            Self::Int4 => "int4",
             Self::Int8 => "int8",
         }
     }

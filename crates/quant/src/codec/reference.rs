@@ -32,7 +32,7 @@ pub(super) fn quantise_block<T: Number>(scheme: Scheme, values: &[T], codes: &mu
     let absmax = absmax(values);
     match scheme {
         Scheme::Int8 => whole_numbers(values, absmax, codes),
-        Scheme::Nf4 | Scheme::Fp4 => {
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Int4 => {
             let inverse = 1.0 / at_least(absmax);
             nibbles(scheme, values, codes, |x| x * inverse);
         }
@@ -51,7 +51,7 @@ pub(super) fn quantise_last<T: Number>(scheme: Scheme, values: &[T], codes: &mut
             whole_numbers(values, absmax, codes);
             absmax
         }
-        Scheme::Nf4 | Scheme::Fp4 => {
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Int4 => {
             let absmax = at_least(absmax);
             nibbles(scheme, values, codes, |x| x / absmax);
             absmax
@@ -67,7 +67,7 @@ pub(super) fn dequantise_block<T: Number>(scheme: Scheme, codes: &[u8], absmax: 
                 *value = T::narrow(f32::from(code.cast_signed()) * absmax * PER_STEP);
             }
         }
-        Scheme::Nf4 | Scheme::Fp4 => {
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Int4 => {
             let levels = &Levels::of(scheme).values;
             for (pair, &code) in values.chunks_mut(2).zip(codes) {
                 for (value, code) in pair.iter_mut().zip([code >> 4, code & 15]) {

@@ -32,7 +32,7 @@ fn unpacked<T: Number>(scheme: Scheme, block: usize, codes: &[u8], absmax: &[f32
     values
 }
 
-const SCHEMES: [Scheme; 3] = [Scheme::Nf4, Scheme::Fp4, Scheme::Int8];
+const SCHEMES: [Scheme; 4] = [Scheme::Nf4, Scheme::Fp4, Scheme::Int4, Scheme::Int8];
 
 #[test]
 fn a_sine_has_the_codes_that_were_computed_by_hand() {
@@ -87,10 +87,10 @@ fn a_number_on_a_bound_goes_down_and_the_next_one_goes_up() {
 #[test]
 fn errors_stay_within_half_the_widest_gap_and_reach_it() {
     let values = normal(3, 64 * 400, 0.02);
-    // Half the widest gap: NF4 between -1 and -0.696, FP4 between 2/3 and 1, int8 half a step.
+    // Half the widest gap: NF4 between -1 and -0.696, FP4 between 2/3 and 1, int4 and int8 half a step.
     let gap = (NF4[1] - NF4[0]) / 2.0;
     assert!((gap - 0.151_903_6).abs() < 1e-7);
-    for (scheme, widest) in SCHEMES.into_iter().zip([gap, 1.0 / 6.0, 0.5 / 127.0]) {
+    for (scheme, widest) in SCHEMES.into_iter().zip([gap, 1.0 / 6.0, 0.5 / 7.0, 0.5 / 127.0]) {
         let (codes, absmax) = packed(scheme, 64, &values);
         let back: Vec<f32> = unpacked(scheme, 64, &codes, &absmax, values.len());
         for (idx, (x, y)) in values.iter().zip(&back).enumerate() {
@@ -110,7 +110,7 @@ fn normal_numbers_lose_what_the_schemes_are_known_to_lose() {
     let values = normal(5, 64 * 4000, 1.0);
     let power: f64 = values.iter().map(|x| f64::from(x * x)).sum();
     // Relative root mean square errors on N(0, 1) in blocks of 64; the sum of twelve uniform numbers has thinner tails.
-    for (scheme, wanted) in SCHEMES.into_iter().zip([0.0919, 0.1219, 0.0059]) {
+    for (scheme, wanted) in SCHEMES.into_iter().zip([0.0919, 0.1219, 0.1077, 0.0059]) {
         let (codes, absmax) = packed(scheme, 64, &values);
         let back: Vec<f32> = unpacked(scheme, 64, &codes, &absmax, values.len());
         let lost: f64 = values.iter().zip(&back).map(|(x, y)| f64::from(x - y).powi(2)).sum();
@@ -131,7 +131,7 @@ fn quantising_again_changes_nothing() {
             // Of FP4's two zeros the second becomes the first. The largest int8 is 127 · c / 127, which rounds.
             let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 3e-7 * a.abs());
             match scheme {
-                Scheme::Nf4 => assert!(codes == again && back == twice, "in blocks of {block}"),
+                Scheme::Nf4 | Scheme::Int4 => assert!(codes == again && back == twice, "in blocks of {block}"),
                 Scheme::Fp4 => assert!(back == twice, "in blocks of {block}"),
                 Scheme::Int8 => assert!(codes == again && same(&back, &twice), "in blocks of {block}"),
             }
@@ -264,7 +264,7 @@ fn every_instruction_set_gives_the_plain_bits() {
 fn the_edges_of_cells_and_bins_are_where_the_plain_path_has_them() {
     // Every edge of the cells and every midpoint, with the numbers around it, in blocks whose absmax is 1 or not.
     let edges = (-1..34).map(|cell| (cell as f32 - levels::Cells::SHIFT) / levels::Cells::SCALE);
-    let midpoints = NF4.windows(2).map(|pair| f32::midpoint(pair[0], pair[1]));
+    let midpoints = NF4.windows(2).chain(INT4.windows(2)).map(|pair| f32::midpoint(pair[0], pair[1]));
     let mut near = Vec::new();
     for x in edges.chain(midpoints) {
         let (mut down, mut up) = (x, x);
@@ -282,14 +282,18 @@ fn the_edges_of_cells_and_bins_are_where_the_plain_path_has_them() {
         let values: Vec<f32> = values.iter().map(|x| x.clamp(-1.0, 1.0) * absmax).collect();
         let values = &values[..values.len() / 32 * 32];
         for &set in InstructionSet::available() {
-            let (mut codes, mut scales) = (vec![0; values.len() / 2], vec![0.0; values.len() / 32]);
-            let (mut plain, mut plain_scales) = (codes.clone(), scales.clone());
-            quantise_part(set, Scheme::Nf4, block, values, &mut codes, &mut scales);
-            reference::quantise(Scheme::Nf4, block, values, &mut plain, &mut plain_scales);
-            assert_eq!(first_difference(&codes, &plain), None, "{set:?}, absmax {absmax}");
+            for scheme in [Scheme::Nf4, Scheme::Int4] {
+                let (mut codes, mut scales) = (vec![0; values.len() / 2], vec![0.0; values.len() / 32]);
+                let (mut plain, mut plain_scales) = (codes.clone(), scales.clone());
+                quantise_part(set, scheme, block, values, &mut codes, &mut scales);
+                reference::quantise(scheme, block, values, &mut plain, &mut plain_scales);
+                assert_eq!(first_difference(&codes, &plain), None, "{set:?}, {scheme}, absmax {absmax}");
+            }
         }
     }
-    assert!(levels::Levels::of(Scheme::Nf4).cells.is_some() && levels::Levels::of(Scheme::Fp4).cells.is_none());
+    // Both ways of searching are met: FP4's bounds lie too close for cells, and one of int4's on a cell's edge.
+    let has_cells = [Scheme::Nf4, Scheme::Fp4, Scheme::Int4].map(|scheme| levels::Levels::of(scheme).cells.is_some());
+    assert_eq!(has_cells, [true, false, false]);
 }
 
 #[test]

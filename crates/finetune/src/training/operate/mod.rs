@@ -5,6 +5,7 @@ mod dora;
 mod full;
 pub mod hft;
 mod lora;
+mod quantize;
 
 use ::dora::DoraConfig;
 use ::lora::LoraConfig;
@@ -13,6 +14,9 @@ use anyhow::{Context, Result, bail};
 use decoder::Decoder;
 use tensor_core::ModulePath;
 
+pub use self::quantize::load;
+use crate::machine::Dtype;
+use crate::quantised::Quantisation;
 use crate::recipe::{Recipe, Surgery};
 
 /// A model that trains, and how it is kept.
@@ -22,6 +26,8 @@ pub struct Operated {
     pub model: Decoder,
     /// What is written.
     pub kept: Kept,
+    /// How the base under an adapter was packed, if it was.
+    pub quantisation: Option<Quantisation>,
     /// In words, for people.
     pub what: String,
 }
@@ -67,6 +73,7 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
     };
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         patient = match surgery {
+            Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
             Surgery::Lora(config) => lora::operate(patient, config),
             Surgery::Dora(config) => dora::operate(patient, config),
             Surgery::Adapter(config) => adapter::operate(patient, config),
@@ -78,8 +85,16 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
     let Some(kept) = patient.kept else {
         bail!("no surgery of this recipe makes anything train\nhint: add `[[surgery]]` with `kind = \"lora\"`");
     };
+    let quantisation = match recipe.surgery.first() {
+        Some(Surgery::Quantize(config)) => Some(Quantisation {
+            config: config.clone(),
+            dtype: Dtype::of(patient.model.kind()),
+        }),
+        _ => None,
+    };
     Ok(Operated {
         model: patient.model,
+        quantisation,
         kept,
         what: patient.what.join(", "),
     })

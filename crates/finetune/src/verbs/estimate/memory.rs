@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use checkpoint::{ModelConfig, Output};
+use quant::{QuantizeConfig, Quantizing};
 use regex::RegexSet;
 use serde_json::Value;
 use tensor_core::ModulePath;
@@ -29,6 +30,10 @@ pub(super) struct Model {
     pub(super) added: f64,
     /// Numbers of the base that train.
     pub(super) unfrozen: f64,
+    /// Numbers of the base that are packed, and the bytes that they take.
+    packed: (f64, f64),
+    /// Numbers of the largest packed matrix, which is dense for the length of a product.
+    largest_packed: f64,
 }
 
 impl Model {
@@ -59,12 +64,19 @@ impl Model {
             },
             added: 0.0,
             unfrozen: 0.0,
+            packed: (0.0, 0.0),
+            largest_packed: 0.0,
         };
+        if config.is_quantised() {
+            // The files say more exactly how; in the usual form this is what they take.
+            model.pack(&QuantizeConfig::default(), &config, &tensors)?;
+        }
         if labels.is_some() {
             model.unfrozen += model.head;
         }
         for surgery in &recipe.surgery {
             match surgery {
+                Surgery::Quantize(quantize) => model.pack(quantize, &config, &tensors)?,
                 Surgery::Hft(half) => {
                     let halves = hft::Halves::new(half, &pieces_of_config(&config))?;
                     model.unfrozen += halves.draw(0).trained_numbers() as f64;
@@ -93,6 +105,20 @@ impl Model {
         }
         model.unfrozen = model.unfrozen.min(model.base);
         Ok(model)
+    }
+
+    fn pack(&mut self, quantize: &QuantizeConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<()> {
+        let quantizing = Quantizing::choose(quantize.clone(), &decoder::projection_paths(config))?;
+        let bits = quantize.scheme.bits_per_parameter(quantize.block_size, quantize.double_quant);
+        for (name, shape) in tensors {
+            let module = name.strip_suffix(".weight").map(ModulePath::from);
+            if module.is_some_and(|module| quantizing.contains(&module)) {
+                let numbers = shape.iter().product::<i64>() as f64;
+                self.packed = (self.packed.0 + numbers, self.packed.1 + numbers * bits / 8.0);
+                self.largest_packed = self.largest_packed.max(numbers);
+            }
+        }
+        Ok(())
     }
 
     /// Numbers that train.
@@ -175,7 +201,7 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
         }
     };
     let recomputed = model.layers - kept;
-    let frozen = model.base - model.unfrozen;
+    let frozen = model.base - model.unfrozen - model.packed.0;
     let trainable = model.trainable();
     let activations = kept as f64 * block
         + recomputed as f64 * tokens * model.hidden * bytes
@@ -183,6 +209,8 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
     let logits = 256.0_f64.min(tokens) * model.head / model.hidden * 4.0 + 2.0 * tokens * model.hidden * bytes;
     let parts = vec![
         ("frozen weights", frozen * bytes),
+        ("packed weights", model.packed.1),
+        ("one packed weight, dense", model.largest_packed * bytes),
         ("trained weights (f32)", trainable * 4.0),
         ("gradients (f32)", trainable * 4.0),
         ("optimiser (f32, two moments)", trainable * 8.0),

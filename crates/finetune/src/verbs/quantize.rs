@@ -1,0 +1,95 @@
+//! `finetune quantize`: a model in bitsandbytes' 4 bits, or an adapter in 8 or 4.
+
+mod adapter;
+mod model;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use quant::QuantizeConfig;
+use quant::codec::{BlockSize, Scheme};
+
+use crate::machine::MachineArgs;
+
+/// Arguments of `quantize`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "A model's projections are written in bitsandbytes' 4-bit form, which Transformers loads too; what stays dense is\n\
+                  written in bf16, or in --dtype. An adapter's factors are written in 8 or 4 bits for `--adapter` of this program.\n\
+                  What it costs is shown: bytes, and relative root mean square errors (of an adapter: of each update B A).\n\n\
+                  Example:\n  finetune quantize --model smollm2-135m-instruct --scheme nf4 --double-quant --output smollm2-nf4\n  \
+                  finetune quantize --adapter runs/demo --bits 8 --output runs/demo-8bit"
+)]
+pub struct Args {
+    /// The model to quantise
+    #[arg(long, value_name = "M", required_unless_present = "adapter", conflicts_with = "adapter")]
+    model: Option<String>,
+    /// The adapter to quantise
+    #[arg(long, value_name = "DIR", requires = "bits")]
+    adapter: Option<PathBuf>,
+    /// A model's levels: nf4 (the default) or fp4
+    #[arg(long, value_name = "S", value_parser = scheme, conflicts_with = "adapter")]
+    scheme: Option<Scheme>,
+    /// Numbers that share a scale: 32 to 4096, a power of two
+    #[arg(long, value_name = "N", default_value = "64", value_parser = block_size)]
+    block_size: BlockSize,
+    /// Hold a model's scales in 8 bits too
+    #[arg(long, conflicts_with = "adapter")]
+    double_quant: bool,
+    /// A model's modules that stay dense: paths, or parts of them between dots [default: lm_head]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "adapter")]
+    skip_modules: Vec<String>,
+    /// An adapter's bits a number: 8 or 4
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=8), conflicts_with = "model")]
+    bits: Option<u8>,
+    /// Where it is written; what is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// What it costs as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+fn scheme(name: &str) -> Result<Scheme, String> {
+    match name {
+        "nf4" => Ok(Scheme::Nf4),
+        "fp4" => Ok(Scheme::Fp4),
+        "int4" | "int8" => Err("no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4".into()),
+        _ => Err("wanted nf4 or fp4".into()),
+    }
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    let numbers = text.parse().map_err(|_| "wanted a number".to_owned())?;
+    BlockSize::new(numbers).map_err(|error| error.to_string())
+}
+
+impl Args {
+    /// Quantises what was given.
+    pub fn run(self) -> Result<ExitCode> {
+        if let Some(adapter) = &self.adapter {
+            let scheme = match self.bits {
+                Some(4) => Scheme::Nf4,
+                Some(8) => Scheme::Int8,
+                other => bail!("`--bits`: wanted 8 or 4, found {other:?}"),
+            };
+            self.machine.start()?;
+            adapter::quantize(adapter, scheme, self.block_size, &self.output, self.json)?;
+        } else if let Some(model) = &self.model {
+            let mut config = QuantizeConfig {
+                scheme: self.scheme.unwrap_or_default(),
+                block_size: self.block_size,
+                double_quant: self.double_quant,
+                ..QuantizeConfig::default()
+            };
+            if !self.skip_modules.is_empty() {
+                config.skip_modules.clone_from(&self.skip_modules);
+            }
+            model::quantize(model, &config, &self.machine, &self.output, self.json)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,122 @@
+//! A model directory in bitsandbytes' 4 bits: one dense weight in memory at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::{Existing, PackedCode, SaveOptions, TensorInfo};
+use quant::codec::Scheme;
+use quant::{QuantizeConfig, QuantizedWeight, Quantizing};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+use tensor_core::ModulePath;
+
+use crate::machine::{Dtype, MachineArgs};
+use crate::model::Source;
+use crate::output;
+use crate::quantised::{Lost, to_file};
+
+/// What packing did to the tensors of one name in all layers.
+#[derive(Default)]
+struct Cost {
+    tensors: usize,
+    numbers: usize,
+    bytes: usize,
+    lost: Lost,
+}
+
+/// Writes the model `name` into `folder` and shows the cost.
+pub(super) fn quantize(name: &str, config: &QuantizeConfig, machine: &MachineArgs, folder: &Path, as_json: bool) -> Result<()> {
+    let source = Source::open(name)?;
+    let dir = source.dir();
+    if dir.config().is_quantised() {
+        bail!("model `{name}` is in 4 bits already\nhint: `finetune export --format hf` makes it dense");
+    }
+    machine.start()?;
+    let dtype = machine.written(Device::Cpu).unwrap_or(Kind::BFloat16);
+    let quantizing = Quantizing::choose(config.clone(), &decoder::projection_paths(dir.config()))?;
+    if dir.config().tie_word_embeddings && quantizing.contains(&ModulePath::from("lm_head")) {
+        // No file could hold a packed head beside the embedding that it is tied to.
+        bail!("`lm_head` of model `{name}` is tied to the embedding, which stays dense\nhint: keep `lm_head` in `--skip-modules`");
+    }
+    let bar = output::bar(dir.names().len(), "tensors");
+    let (mut infos, mut packed): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
+    let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
+    let mut dense = 0;
+    for name in dir.names() {
+        bar.inc(1);
+        let info = dir.info(name)?;
+        let module = name.strip_suffix(".weight").map(ModulePath::from);
+        let Some(module) = module.filter(|module| quantizing.contains(module)) else {
+            dense += info.shape.iter().product::<i64>() as usize * dtype.elt_size_in_bytes();
+            infos.push(TensorInfo { kind: dtype, ..info });
+            continue;
+        };
+        let weight = dir.tensor_as(name, dtype)?;
+        let made = QuantizedWeight::of(&weight, config.scheme, config.block_size, config.double_quant)
+            .with_context(|| format!("`{name}`"))?;
+        let cost = costs.entry(module.name().to_owned()).or_default();
+        cost.tensors += 1;
+        cost.numbers += made.num_numbers();
+        cost.bytes += made.num_bytes();
+        cost.lost = cost.lost.and(Lost::between(&weight, &made.dequantise(Kind::Float)));
+        for (info, tensor) in to_file(&made)?.entries(name) {
+            packed.insert(info.name.clone(), tensor);
+            infos.push(info);
+        }
+    }
+    bar.finish_and_clear();
+    let skip = (config.skip_modules != QuantizeConfig::default().skip_modules).then_some(&*config.skip_modules);
+    let code = if config.scheme == Scheme::Fp4 { PackedCode::Fp4 } else { PackedCode::Nf4 };
+    let written = dir.config().clone().with_dtype(dtype).with_4_bits(code, config.double_quant, dtype, skip);
+    let tensor = |info: &TensorInfo| match packed.get(&info.name) {
+        Some(tensor) => Ok(tensor.shallow_clone()),
+        None => Ok(dir.tensor_as(&info.name, info.kind)?),
+    };
+    let options = SaveOptions { dtype: Some(dtype), ..source.options(Existing::Refuse) };
+    checkpoint::save_model(folder, &written, &infos, tensor, &options)?;
+    let report = report(config, dtype, dense, &costs);
+    if as_json { output::json(&report)? } else { show(&report)? }
+    output::note(format!("4-bit model written to `{}`", folder.display()));
+    Ok(())
+}
+
+fn report(config: &QuantizeConfig, dtype: Kind, dense: usize, costs: &BTreeMap<String, Cost>) -> Value {
+    let size = dtype.elt_size_in_bytes();
+    let kinds: serde_json::Map<String, Value> = costs
+        .iter()
+        .map(|(name, cost)| {
+            let value = json!({
+                "tensors": cost.tensors, "numbers": cost.numbers, "bytes_before": cost.numbers * size,
+                "bytes": cost.bytes, "relative_rmse": cost.lost.relative(),
+            });
+            (name.clone(), value)
+        })
+        .collect();
+    let numbers: usize = costs.values().map(|cost| cost.numbers).sum();
+    let bytes: usize = costs.values().map(|cost| cost.bytes).sum();
+    let lost = costs.values().fold(Lost::default(), |sum, cost| sum.and(cost.lost));
+    json!({
+        "scheme": config.scheme, "block_size": config.block_size, "double_quant": config.double_quant,
+        "dtype": Dtype::of(dtype), "bits_per_packed_number": 8.0 * bytes as f64 / numbers as f64,
+        "bytes_before": dense + numbers * size, "bytes": dense + bytes, "bytes_dense": dense,
+        "relative_rmse": lost.relative(), "kinds": kinds,
+    })
+}
+
+/// The report for people.
+fn show(report: &Value) -> Result<()> {
+    let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(0.0);
+    let row = |name: &str, value: &Value| {
+        let (before, after) = (output::bytes(number(value, "bytes_before")), output::bytes(number(value, "bytes")));
+        format!("{name:<16} {before:>10} {after:>10} {:>9.3} %", 100.0 * number(value, "relative_rmse"))
+    };
+    output::line(format!("{:<16} {:>10} {:>10} {:>11}", "", "before", "after", "error"))?;
+    for (name, value) in report["kinds"].as_object().into_iter().flatten() {
+        output::line(row(name, value))?;
+    }
+    let dense = output::bytes(number(report, "bytes_dense"));
+    output::line(format!("{:<16} {dense:>10} {dense:>10} {:>11}", "stays dense", "none"))?;
+    output::line(row("all", report))?;
+    output::line(format!("{:.3} bits a packed number", number(report, "bits_per_packed_number")))
+}
