@@ -39,7 +39,11 @@ fn from_file(packed: &PackedTensor, machine: Machine) -> quant::Result<Quantized
         return Err(wrong("`quant_map`", "the sixteen levels of its type", "others".into()));
     }
     let &[out, input] = packed.shape.as_slice() else {
-        return Err(wrong("a packed weight", "two dimensions", format!("{:?}", packed.shape)));
+        return Err(wrong(
+            "a packed weight",
+            "two dimensions",
+            format!("{:?}", packed.shape),
+        ));
     };
     let here = |tensor: &Tensor| tensor.to_device(machine.device).contiguous();
     let scales = match &packed.scales {
@@ -47,7 +51,13 @@ fn from_file(packed: &PackedTensor, machine: Machine) -> quant::Result<Quantized
         PackedScales::Nested { block_size, .. } if *block_size != NESTED_BLOCK as i64 => {
             return Err(wrong("`nested_blocksize`", "256", block_size.to_string()));
         }
-        PackedScales::Nested { codes, absmax, levels, offset, .. } => ScaleTensors::Nested {
+        PackedScales::Nested {
+            codes,
+            absmax,
+            levels,
+            offset,
+            ..
+        } => ScaleTensors::Nested {
             codes: here(codes),
             absmax: here(absmax),
             levels: here(levels),
@@ -89,7 +99,12 @@ pub fn to_file(weight: &QuantizedWeight) -> quant::Result<PackedTensor> {
         levels,
         scales: match &weight.scales {
             ScaleTensors::Plain(absmax) => PackedScales::Plain(here(absmax)),
-            ScaleTensors::Nested { codes, absmax, levels, offset } => PackedScales::Nested {
+            ScaleTensors::Nested {
+                codes,
+                absmax,
+                levels,
+                offset,
+            } => PackedScales::Nested {
                 codes: here(codes),
                 absmax: here(absmax),
                 levels: here(levels),
@@ -136,7 +151,11 @@ impl Quantisation {
         }
         let place = || format!("`{}`", path.display());
         let found: Self = serde_json::from_slice(&std::fs::read(&path).with_context(place)?).with_context(place)?;
-        ensure!(found.dtype != Dtype::Auto, "{}: `dtype`: wanted f32 or bf16, found auto", place());
+        ensure!(
+            found.dtype != Dtype::Auto,
+            "{}: `dtype`: wanted f32 or bf16, found auto",
+            place()
+        );
         Ok(Some(found))
     }
 
@@ -168,17 +187,27 @@ impl Lost {
         let wanted = wanted.to_kind(Kind::Double);
         let off = &wanted - found.to_kind(Kind::Double);
         let sum = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
-        Self { squares: sum(&off), numbers: sum(&wanted) }
+        Self {
+            squares: sum(&off),
+            numbers: sum(&wanted),
+        }
     }
 
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { squares: self.squares + other.squares, numbers: self.numbers + other.numbers }
+        Self {
+            squares: self.squares + other.squares,
+            numbers: self.numbers + other.numbers,
+        }
     }
 
     /// The error; 0 where there was nothing to lose.
     pub fn relative(self) -> f64 {
-        if self.numbers > 0.0 { (self.squares / self.numbers).sqrt() } else { 0.0 }
+        if self.numbers > 0.0 {
+            (self.squares / self.numbers).sqrt()
+        } else {
+            0.0
+        }
     }
 }

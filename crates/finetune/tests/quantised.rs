@@ -32,7 +32,10 @@ fn base() -> Source {
 /// Runs the command in this process; its failure as text.
 fn run(args: &[&str]) -> Result<(), String> {
     let cli = Cli::try_parse_from(["finetune"].iter().chain(args)).map_err(|error| error.to_string())?;
-    cli.verb.run().map(|_| ()).map_err(|error| finetune::failure::text(&error))
+    cli.verb
+        .run()
+        .map(|_| ())
+        .map_err(|error| finetune::failure::text(&error))
 }
 
 fn text(path: &Path) -> &str {
@@ -59,7 +62,10 @@ fn bitsandbytes_models_say_here_what_they_say_there() {
         let source = Source::open(text(&vectors(&format!("quant/{name}")))).unwrap();
         let model = source.decoder(Machine { kind, ..F32 }).unwrap();
         let is_packed = |at: &ModulePath, kind| at.name() == "weight" && kind == Kind::Uint8;
-        let packed = named_params(&model).iter().filter(|(at, param)| is_packed(at, param.value().kind())).count();
+        let packed = named_params(&model)
+            .iter()
+            .filter(|(at, param)| is_packed(at, param.value().kind()))
+            .count();
         assert_eq!(packed, 14, "{name}: every projection but the head is held in 4 bits");
         for idx in 0..3 {
             let tokens = golden.get(&format!("tokens.{idx}"));
@@ -69,7 +75,10 @@ fn bitsandbytes_models_say_here_what_they_say_there() {
             let allowed = if kind == Kind::Float { 1e-4 } else { 0.15 };
             assert_close(&format!("{name} {idx}"), &found, &wanted, 0.0, allowed);
             // And not because nothing was quantised.
-            let off = (&wanted - golden.get(&format!("dense.{idx}"))).abs().max().double_value(&[]);
+            let off = (&wanted - golden.get(&format!("dense.{idx}")))
+                .abs()
+                .max()
+                .double_value(&[]);
             assert!(off > 0.1, "{off}");
         }
     }
@@ -125,14 +134,18 @@ fn qlora(folder: &Path, config: &QuantizeConfig) -> Decoder {
     let source = base();
     let paths = projection_paths(source.dir().config());
     let quantizing = Quantizing::choose(config.clone(), &paths).unwrap();
-    let model = source.decoder_with(F32, &mut |at, base| quantizing.projection(at, base)).unwrap();
+    let model = source
+        .decoder_with(F32, &mut |at, base| quantizing.projection(at, base))
+        .unwrap();
     let lora = LoraConfig {
         r: 4,
         init_lora_weights: lora::Init::Random,
         ..LoraConfig::default()
     };
     let wrapping = Wrapping::choose(lora.clone(), &paths, &[]).unwrap();
-    let model = model.map_projections(&mut |at, base| wrapping.projection(at, base)).unwrap();
+    let model = model
+        .map_projections(&mut |at, base| wrapping.projection(at, base))
+        .unwrap();
     let targets: Vec<ModulePath> = wrapping.chosen().cloned().collect();
     let file = lora::to_peft_config(&lora, Some("base"), "CAUSAL_LM", &targets);
     fs::create_dir_all(folder).unwrap();
@@ -162,7 +175,12 @@ fn an_adapter_over_packed_weights_merges_into_what_it_was_trained_over() {
         run(&[&args[..], &[text(&merged)]].concat()).unwrap();
         run(&[&args[..], &[text(&dense), "--against", "dense"]].concat()).unwrap();
         assert_close("merged", &logits(&load(&merged)), &wanted, 1e-4, 1e-4);
-        let plain = logits(&Adapter::open(&adapter).unwrap().place(base().decoder(F32).unwrap()).unwrap());
+        let plain = logits(
+            &Adapter::open(&adapter)
+                .unwrap()
+                .place(base().decoder(F32).unwrap())
+                .unwrap(),
+        );
         assert_close("against dense", &logits(&load(&dense)), &plain, 1e-4, 1e-4);
         let apart = (plain - &wanted).abs().max().double_value(&[]);
         assert!(apart > 1e-3, "the two differ by what packing did: {apart}");
@@ -178,7 +196,15 @@ fn an_adapter_merges_into_a_4_bit_model_and_the_result_is_dense() {
     // Over the 4-bit model itself the adapter is what it was trained as, bit for bit.
     let placed = Adapter::open(&adapter).unwrap().place(load(&four_bits)).unwrap();
     assert!(logits(&placed).equal(&logits(&trained)));
-    let args = ["merge", "--model", text(&four_bits), "--adapter", text(&adapter), "--output", text(&merged)];
+    let args = [
+        "merge",
+        "--model",
+        text(&four_bits),
+        "--adapter",
+        text(&adapter),
+        "--output",
+        text(&merged),
+    ];
     let error = run(&[&args[..], &["--against", "dense"]].concat()).unwrap_err();
     assert!(error.contains("the dense weights are not there"), "{error}");
     run(&args).unwrap();
@@ -194,7 +220,15 @@ fn a_quantised_adapter_is_nearly_the_same_and_opens_as_any_other() {
     let plain = logits(&adapter.place(base()).unwrap());
     for (bits, allowed) in [("8", 0.02), ("4", 0.3)] {
         let folder = home.path().join(bits);
-        let args = ["quantize", "--adapter", text(adapter.path()), "--bits", bits, "--output", text(&folder)];
+        let args = [
+            "quantize",
+            "--adapter",
+            text(adapter.path()),
+            "--bits",
+            bits,
+            "--output",
+            text(&folder),
+        ];
         run(&args).unwrap();
         let small = Adapter::open(&folder).unwrap();
         for ((name, found), (_, wanted)) in small.tensors().iter().zip(adapter.tensors()) {
@@ -203,7 +237,10 @@ fn a_quantised_adapter_is_nearly_the_same_and_opens_as_any_other() {
         let found = logits(&small.place(base()).unwrap());
         let off = (found - &plain).square().mean(Kind::Double).sqrt().double_value(&[]);
         let spread = plain.std(true).double_value(&[]);
-        assert!(off > 0.0 && off < allowed * spread, "{bits} bits: logits are off by {off} of {spread}");
+        assert!(
+            off > 0.0 && off < allowed * spread,
+            "{bits} bits: logits are off by {off} of {spread}"
+        );
         assert!(run(&args).unwrap_err().contains("is there already"));
     }
 }

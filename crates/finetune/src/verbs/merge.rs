@@ -94,7 +94,10 @@ impl Args {
 fn told(written: &Written) -> Option<String> {
     let relative = |(module, lost): &(ModulePath, Lost)| (lost.relative(), module.clone());
     let (most, module) = written.lost.iter().map(relative).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let whole = written.lost.iter().fold(Lost::default(), |sum, (_, lost)| sum.and(*lost));
+    let whole = written
+        .lost
+        .iter()
+        .fold(Lost::default(), |sum, (_, lost)| sum.and(*lost));
     Some(format!(
         "merged into dequantised weights: packing had changed {} of them by {:.2} % (relative root mean square), at most \
          by {:.2} % at `{module}`\nhint: `--against dense` takes the weights from before",

@@ -23,7 +23,12 @@ use crate::machine::MachineArgs;
 )]
 pub struct Args {
     /// The model to quantise
-    #[arg(long, value_name = "M", required_unless_present = "adapter", conflicts_with = "adapter")]
+    #[arg(
+        long,
+        value_name = "M",
+        required_unless_present = "adapter",
+        conflicts_with = "adapter"
+    )]
     model: Option<String>,
     /// The adapter to quantise
     #[arg(long, value_name = "DIR", requires = "bits")]
@@ -57,7 +62,9 @@ fn scheme(name: &str) -> Result<Scheme, String> {
     match name {
         "nf4" => Ok(Scheme::Nf4),
         "fp4" => Ok(Scheme::Fp4),
-        "int4" | "int8" => Err("no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4".into()),
+        "int4" | "int8" => {
+            Err("no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4".into())
+        }
         _ => Err("wanted nf4 or fp4".into()),
     }
 }

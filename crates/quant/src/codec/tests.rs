@@ -264,7 +264,10 @@ fn every_instruction_set_gives_the_plain_bits() {
 fn the_edges_of_cells_and_bins_are_where_the_plain_path_has_them() {
     // Every edge of the cells and every midpoint, with the numbers around it, in blocks whose absmax is 1 or not.
     let edges = (-1..34).map(|cell| (cell as f32 - levels::Cells::SHIFT) / levels::Cells::SCALE);
-    let midpoints = NF4.windows(2).chain(INT4.windows(2)).map(|pair| f32::midpoint(pair[0], pair[1]));
+    let midpoints = NF4
+        .windows(2)
+        .chain(INT4.windows(2))
+        .map(|pair| f32::midpoint(pair[0], pair[1]));
     let mut near = Vec::new();
     for x in edges.chain(midpoints) {
         let (mut down, mut up) = (x, x);
@@ -287,7 +290,11 @@ fn the_edges_of_cells_and_bins_are_where_the_plain_path_has_them() {
                 let (mut plain, mut plain_scales) = (codes.clone(), scales.clone());
                 quantise_part(set, scheme, block, values, &mut codes, &mut scales);
                 reference::quantise(scheme, block, values, &mut plain, &mut plain_scales);
-                assert_eq!(first_difference(&codes, &plain), None, "{set:?}, {scheme}, absmax {absmax}");
+                assert_eq!(
+                    first_difference(&codes, &plain),
+                    None,
+                    "{set:?}, {scheme}, absmax {absmax}"
+                );
             }
         }
     }

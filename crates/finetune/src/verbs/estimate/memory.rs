@@ -109,7 +109,9 @@ impl Model {
 
     fn pack(&mut self, quantize: &QuantizeConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<()> {
         let quantizing = Quantizing::choose(quantize.clone(), &decoder::projection_paths(config))?;
-        let bits = quantize.scheme.bits_per_parameter(quantize.block_size, quantize.double_quant);
+        let bits = quantize
+            .scheme
+            .bits_per_parameter(quantize.block_size, quantize.double_quant);
         for (name, shape) in tensors {
             let module = name.strip_suffix(".weight").map(ModulePath::from);
             if module.is_some_and(|module| quantizing.contains(&module)) {

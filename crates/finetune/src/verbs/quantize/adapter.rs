@@ -21,7 +21,11 @@ const CONFIG: &str = "adapter_config.json";
 pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &Path, as_json: bool) -> Result<()> {
     let adapter = Adapter::open(from)?;
     if folder.join(CONFIG).exists() {
-        return Err(checkpoint::Error::Exists { path: folder.to_owned(), found: "an adapter".into() }.into());
+        return Err(checkpoint::Error::Exists {
+            path: folder.to_owned(),
+            found: "an adapter".into(),
+        }
+        .into());
     }
     let (mut infos, mut tensors): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
     let mut read_back: HashMap<&str, Tensor> = HashMap::new();
@@ -36,7 +40,11 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
             to_file(&packed)?.entries(name)
         } else {
             // Magnitudes and norms: few, and each matters.
-            let info = TensorInfo { name: name.clone(), shape: tensor.size(), kind: tensor.kind() };
+            let info = TensorInfo {
+                name: name.clone(),
+                shape: tensor.size(),
+                kind: tensor.kind(),
+            };
             vec![(info, tensor.shallow_clone())]
         };
         for (info, tensor) in added {
@@ -50,10 +58,15 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
     }
     let errors = errors(&adapter, &read_back)?;
     write(from, folder, &infos, &tensors)?;
-    let whole = errors.iter().fold(Lost::default(), |sum, (_, lost)| sum.and(*lost)).relative();
+    let whole = errors
+        .iter()
+        .fold(Lost::default(), |sum, (_, lost)| sum.and(*lost))
+        .relative();
     if as_json {
-        let modules: serde_json::Map<String, Value> =
-            errors.iter().map(|(module, lost)| (module.clone(), json!(lost.relative()))).collect();
+        let modules: serde_json::Map<String, Value> = errors
+            .iter()
+            .map(|(module, lost)| (module.clone(), json!(lost.relative())))
+            .collect();
         output::json(&json!({
             "scheme": scheme, "block_size": block, "bytes_before": before, "bytes": after,
             "relative_error": whole, "modules": modules,
@@ -63,7 +76,10 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
             output::line(format!("{module:<48} {:>8.3} %", 100.0 * lost.relative()))?;
         }
         let (before, after) = (output::bytes(before as f64), output::bytes(after as f64));
-        output::line(format!("{before} became {after}; the updates changed by {:.3} %", 100.0 * whole))?;
+        output::line(format!(
+            "{before} became {after}; the updates changed by {:.3} %",
+            100.0 * whole
+        ))?;
     }
     output::note(format!("quantised adapter written to `{}`", folder.display()));
     Ok(())
@@ -71,14 +87,31 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
 
 /// What became of each module's update `B A`, and of matrices that are trained whole, by module.
 fn errors(adapter: &Adapter, read_back: &HashMap<&str, Tensor>) -> Result<Vec<(String, Lost)>> {
-    let held: HashMap<&str, &Tensor> = adapter.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let held: HashMap<&str, &Tensor> = adapter
+        .tensors()
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
     let mut errors = Vec::new();
     for (name, tensor) in adapter.tensors() {
-        let module = |end: &str| Some(name.strip_suffix(end)?.trim_start_matches("base_model.model.").to_owned());
-        let pair = [(".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")];
-        let pair = pair.into_iter().find_map(|(first, second)| Some((module(first)?, name.replace(first, second))));
+        let module = |end: &str| {
+            Some(
+                name.strip_suffix(end)?
+                    .trim_start_matches("base_model.model.")
+                    .to_owned(),
+            )
+        };
+        let pair = [
+            (".lora_A.weight", ".lora_B.weight"),
+            (".lora_embedding_A", ".lora_embedding_B"),
+        ];
+        let pair = pair
+            .into_iter()
+            .find_map(|(first, second)| Some((module(first)?, name.replace(first, second))));
         if let Some((module, second)) = pair {
-            let b = held.get(second.as_str()).with_context(|| format!("`{second}` is missing"))?;
+            let b = held
+                .get(second.as_str())
+                .with_context(|| format!("`{second}` is missing"))?;
             let update = b.to_kind(Kind::Float).matmul(&tensor.to_kind(Kind::Float));
             let found = read_back[second.as_str()].matmul(&read_back[name.as_str()]);
             errors.push((module, Lost::between(&update, &found)));
@@ -96,13 +129,21 @@ fn write(from: &Path, folder: &Path, infos: &[TensorInfo], tensors: &HashMap<Str
     let staged = StagedDir::create(folder)?;
     write_safetensors(&staged.path().join(WEIGHTS), infos, |info| {
         let tensor = tensors.get(&info.name);
-        Ok(tensor.ok_or_else(|| format!("no tensor `{}`", info.name))?.shallow_clone())
+        Ok(tensor
+            .ok_or_else(|| format!("no tensor `{}`", info.name))?
+            .shallow_clone())
     })?;
     let read = || format!("`{}`", from.display());
     for entry in std::fs::read_dir(from).with_context(read)? {
         let path = entry.with_context(read)?.path();
-        let Some(name) = path.file_name().filter(|name| path.is_file() && *name != WEIGHTS) else { continue };
+        let Some(name) = path.file_name().filter(|name| path.is_file() && *name != WEIGHTS) else {
+            continue;
+        };
         std::fs::copy(&path, staged.path().join(name)).with_context(|| format!("`{}`", path.display()))?;
     }
-    Ok(if folder.is_dir() { staged.commit_into(CONFIG)? } else { staged.commit()? })
+    Ok(if folder.is_dir() {
+        staged.commit_into(CONFIG)?
+    } else {
+        staged.commit()?
+    })
 }

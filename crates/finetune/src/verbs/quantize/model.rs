@@ -26,7 +26,13 @@ struct Cost {
 }
 
 /// Writes the model `name` into `folder` and shows the cost.
-pub(super) fn quantize(name: &str, config: &QuantizeConfig, machine: &MachineArgs, folder: &Path, as_json: bool) -> Result<()> {
+pub(super) fn quantize(
+    name: &str,
+    config: &QuantizeConfig,
+    machine: &MachineArgs,
+    folder: &Path,
+    as_json: bool,
+) -> Result<()> {
     let source = Source::open(name)?;
     let dir = source.dir();
     if dir.config().is_quantised() {
@@ -37,7 +43,9 @@ pub(super) fn quantize(name: &str, config: &QuantizeConfig, machine: &MachineArg
     let quantizing = Quantizing::choose(config.clone(), &decoder::projection_paths(dir.config()))?;
     if dir.config().tie_word_embeddings && quantizing.contains(&ModulePath::from("lm_head")) {
         // No file could hold a packed head beside the embedding that it is tied to.
-        bail!("`lm_head` of model `{name}` is tied to the embedding, which stays dense\nhint: keep `lm_head` in `--skip-modules`");
+        bail!(
+            "`lm_head` of model `{name}` is tied to the embedding, which stays dense\nhint: keep `lm_head` in `--skip-modules`"
+        );
     }
     let bar = output::bar(dir.names().len(), "tensors");
     let (mut infos, mut packed): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
@@ -67,16 +75,31 @@ pub(super) fn quantize(name: &str, config: &QuantizeConfig, machine: &MachineArg
     }
     bar.finish_and_clear();
     let skip = (config.skip_modules != QuantizeConfig::default().skip_modules).then_some(&*config.skip_modules);
-    let code = if config.scheme == Scheme::Fp4 { PackedCode::Fp4 } else { PackedCode::Nf4 };
-    let written = dir.config().clone().with_dtype(dtype).with_4_bits(code, config.double_quant, dtype, skip);
+    let code = if config.scheme == Scheme::Fp4 {
+        PackedCode::Fp4
+    } else {
+        PackedCode::Nf4
+    };
+    let written = dir
+        .config()
+        .clone()
+        .with_dtype(dtype)
+        .with_4_bits(code, config.double_quant, dtype, skip);
     let tensor = |info: &TensorInfo| match packed.get(&info.name) {
         Some(tensor) => Ok(tensor.shallow_clone()),
         None => Ok(dir.tensor_as(&info.name, info.kind)?),
     };
-    let options = SaveOptions { dtype: Some(dtype), ..source.options(Existing::Refuse) };
+    let options = SaveOptions {
+        dtype: Some(dtype),
+        ..source.options(Existing::Refuse)
+    };
     checkpoint::save_model(folder, &written, &infos, tensor, &options)?;
     let report = report(config, dtype, dense, &costs);
-    if as_json { output::json(&report)? } else { show(&report)? }
+    if as_json {
+        output::json(&report)?
+    } else {
+        show(&report)?
+    }
     output::note(format!("4-bit model written to `{}`", folder.display()));
     Ok(())
 }
@@ -108,8 +131,14 @@ fn report(config: &QuantizeConfig, dtype: Kind, dense: usize, costs: &BTreeMap<S
 fn show(report: &Value) -> Result<()> {
     let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(0.0);
     let row = |name: &str, value: &Value| {
-        let (before, after) = (output::bytes(number(value, "bytes_before")), output::bytes(number(value, "bytes")));
-        format!("{name:<16} {before:>10} {after:>10} {:>9.3} %", 100.0 * number(value, "relative_rmse"))
+        let (before, after) = (
+            output::bytes(number(value, "bytes_before")),
+            output::bytes(number(value, "bytes")),
+        );
+        format!(
+            "{name:<16} {before:>10} {after:>10} {:>9.3} %",
+            100.0 * number(value, "relative_rmse")
+        )
     };
     output::line(format!("{:<16} {:>10} {:>10} {:>11}", "", "before", "after", "error"))?;
     for (name, value) in report["kinds"].as_object().into_iter().flatten() {
@@ -118,5 +147,8 @@ fn show(report: &Value) -> Result<()> {
     let dense = output::bytes(number(report, "bytes_dense"));
     output::line(format!("{:<16} {dense:>10} {dense:>10} {:>11}", "stays dense", "none"))?;
     output::line(row("all", report))?;
-    output::line(format!("{:.3} bits a packed number", number(report, "bits_per_packed_number")))
+    output::line(format!(
+        "{:.3} bits a packed number",
+        number(report, "bits_per_packed_number")
+    ))
 }
