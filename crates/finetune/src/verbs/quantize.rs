@@ -42,7 +42,7 @@ pub struct Args {
     /// Hold a model's scales in 8 bits too
     #[arg(long, conflicts_with = "adapter")]
     double_quant: bool,
-    /// A model's modules that stay dense: paths, or parts of them between dots [default: lm_head]
+    /// A model's modules that stay dense: paths, or parts of them between dots [default: `lm_head`]
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "adapter")]
     skip_modules: Vec<String>,
     /// An adapter's bits a number: 8 or 4

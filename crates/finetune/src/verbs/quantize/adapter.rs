@@ -141,9 +141,10 @@ fn write(from: &Path, folder: &Path, infos: &[TensorInfo], tensors: &HashMap<Str
         };
         std::fs::copy(&path, staged.path().join(name)).with_context(|| format!("`{}`", path.display()))?;
     }
-    Ok(if folder.is_dir() {
-        staged.commit_into(CONFIG)?
+    if folder.is_dir() {
+        staged.commit_into(CONFIG)?;
     } else {
-        staged.commit()?
-    })
+        staged.commit()?;
+    }
+    Ok(())
 }

@@ -96,9 +96,9 @@ pub(super) fn quantize(
     checkpoint::save_model(folder, &written, &infos, tensor, &options)?;
     let report = report(config, dtype, dense, &costs);
     if as_json {
-        output::json(&report)?
+        output::json(&report)?;
     } else {
-        show(&report)?
+        show(&report)?;
     }
     output::note(format!("4-bit model written to `{}`", folder.display()));
     Ok(())
