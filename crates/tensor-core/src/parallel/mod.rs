@@ -69,6 +69,20 @@ pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Hands out `items` in parts of at least `grain`, on all of libtorch's threads.
+///
+/// # Panics
+/// As [`for_each_range`].
+pub fn for_each_chunk<T: Send>(items: &mut [T], grain: usize, body: impl Fn(&mut [T]) + Sync) {
+    let len = items.len();
+    let shared = Shared::new(items);
+    for_each_range(len, grain, |range| {
+        // SAFETY: ranges do not overlap.
+        #[allow(unsafe_code)]
+        body(unsafe { shared.part(range) });
+    });
+}
+
 /// Runs `work` on every one of `n` tasks, the first ones first, each thread taking the next when it is done.
 ///
 /// What a task computes must not depend on which thread runs it. `work` gets an iterator over the thread's tasks, so
@@ -128,6 +142,13 @@ mod tests {
             sum.fetch_add(range.map(|i| i as u64).sum(), Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 1000 * 1001 / 2);
+    }
+
+    #[test]
+    fn every_item_is_handed_out_once() {
+        let mut items = vec![1u32; 1001];
+        for_each_chunk(&mut items, 10, |part| part.iter_mut().for_each(|item| *item += 1));
+        assert_eq!(items, [2; 1001]);
     }
 
     #[test]

@@ -1,0 +1,37 @@
+//! Pruning: which weights a trained model can do without, and what the others do about it.
+//!
+//! [`magnitude`], [`wanda`] and [`sparse_gpt`] are functions of one matrix and of what was seen of its inputs
+//! ([`InputNorms`], [`Gram`]); [`GlobalThreshold`] compares all matrices of a model. Each takes a [`Sparsity`]: a share, or a
+//! pattern such as `2:4`, and gives a [`Mask`].
+//!
+//! ```
+//! use prune::{InputNorms, Mask, Per, Sparsity, magnitude, wanda};
+//! use tch::Tensor;
+//!
+//! let weight = Tensor::from_slice(&[1.0f32, -4.0, 3.0, 2.0]).view([1, 4]);
+//! let gone = |mask: Mask| Vec::<f32>::try_from(mask.apply(&weight).view([-1])).unwrap();
+//! assert_eq!(gone(magnitude(&weight, Sparsity::share(0.5)?, Per::Row)?), [0.0, -4.0, 3.0, 0.0]);
+//!
+//! // The first input is strong, the second is weak.
+//! let mut norms = InputNorms::new(4);
+//! norms.add(&Tensor::from_slice(&[5.0f32, 0.1, 1.0, 1.0]).view([1, 4]));
+//! assert_eq!(gone(wanda(&weight, &norms.norms(), Sparsity::Pattern("2:4".parse()?))?), [1.0, 0.0, 3.0, 0.0]);
+//! # Ok::<(), prune::Error>(())
+//! ```
+
+mod choose;
+mod error;
+mod hessian;
+mod magnitude;
+mod mask;
+mod sparse_gpt;
+mod sparsity;
+mod wanda;
+
+pub use error::{Error, Result};
+pub use hessian::{Factor, Gram};
+pub use magnitude::{GlobalThreshold, Per, magnitude};
+pub use mask::Mask;
+pub use sparse_gpt::{Counting, Reconstruction, SparseGptConfig, sparse_gpt};
+pub use sparsity::{Pattern, Sparsity};
+pub use wanda::{InputNorms, wanda};
