@@ -30,7 +30,11 @@ impl Gram {
     pub fn add(&mut self, x: &Tensor) {
         let x = x.detach();
         self.num_tokens += x.size()[0] as usize;
-        let x = if x.kind() == Kind::Double { x } else { x.to_kind(Kind::Float) };
+        let x = if x.kind() == Kind::Double {
+            x
+        } else {
+            x.to_kind(Kind::Float)
+        };
         self.sum += x.tr().matmul(&x).to_device(tch::Device::Cpu);
     }
 
@@ -77,7 +81,10 @@ impl Factor {
         let mean = diagonal.mean(Kind::Double).double_value(&[]);
         let _ = diagonal.g_add_scalar_(damping * mean);
         let refused = |_| Error::NotPositive { damping };
-        let inverse = damped.f_linalg_cholesky(false).map_err(refused)?.cholesky_inverse(false);
+        let inverse = damped
+            .f_linalg_cholesky(false)
+            .map_err(refused)?
+            .cholesky_inverse(false);
         let upper = inverse.f_linalg_cholesky(true).map_err(refused)?;
         if upper.isfinite().all().int64_value(&[]) == 0 {
             return Err(Error::NotPositive { damping });

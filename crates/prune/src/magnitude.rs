@@ -39,7 +39,9 @@ pub struct GlobalThreshold {
 impl GlobalThreshold {
     /// Over the weights that `each` shows, twice in the same order; `share` of all of them goes.
     pub fn find(share: f64, mut each: impl FnMut(&mut dyn FnMut(&Tensor))) -> Result<Self> {
-        let Sparsity::Share(share) = Sparsity::share(share)? else { unreachable!("a share") };
+        let Sparsity::Share(share) = Sparsity::share(share)? else {
+            unreachable!("a share")
+        };
         let mut high = vec![0u64; 1 << 16];
         each(&mut |weight| sizes(weight, |bits| high[(bits >> 16) as usize] += 1));
         let total: u64 = high.iter().sum();
@@ -86,7 +88,11 @@ impl GlobalThreshold {
 
 /// The bits of each |w| as f32.
 fn sizes(weight: &Tensor, mut each: impl FnMut(u32)) {
-    let weight = weight.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous();
+    let weight = weight
+        .detach()
+        .to_device(tch::Device::Cpu)
+        .to_kind(Kind::Float)
+        .contiguous();
     for value in blob::slice::<f32>(&weight) {
         each(value.abs().to_bits());
     }

@@ -59,7 +59,10 @@ impl Mask {
         if width % of != 0 {
             return false;
         }
-        let kept = self.kept.reshape([-1, of]).sum_dim_intlist([-1].as_slice(), false, Kind::Int64);
+        let kept = self
+            .kept
+            .reshape([-1, of])
+            .sum_dim_intlist([-1].as_slice(), false, Kind::Int64);
         kept.le(of - zeros).all().int64_value(&[]) == 1
     }
 }

@@ -179,7 +179,11 @@ impl<'a> Block<'a> {
     }
 
     fn loss(&self) -> f64 {
-        self.rows.iter().flat_map(|row| &row.errors).map(|error| error * error / 2.0).sum()
+        self.rows
+            .iter()
+            .flat_map(|row| &row.errors)
+            .map(|error| error * error / 2.0)
+            .sum()
     }
 
     fn weights(&self) -> Tensor {
@@ -205,7 +209,10 @@ impl Row {
         for j in 0..length {
             if let Some(pattern) = pattern.filter(|pattern| j % pattern.of() == 0) {
                 let group = j..j + pattern.of();
-                let costs: Vec<f64> = group.clone().map(|k| cost(self.weights[k], upper[k * length + k])).collect();
+                let costs: Vec<f64> = group
+                    .clone()
+                    .map(|k| cost(self.weights[k], upper[k * length + k]))
+                    .collect();
                 drop_in_group(&costs, pattern, &mut self.kept[group]);
             }
             if self.kept[j] {

@@ -133,10 +133,16 @@ mod tests {
     #[test]
     fn patterns_read_and_write_themselves() {
         let pattern: Pattern = "2:4".parse().unwrap();
-        assert_eq!((pattern.zeros(), pattern.of(), pattern.to_string()), (2, 4, "2:4".into()));
+        assert_eq!(
+            (pattern.zeros(), pattern.of(), pattern.to_string()),
+            (2, 4, "2:4".into())
+        );
         for wrong in ["", "2", "4:4", "0:4", "5:4", "a:b", "2:4:8"] {
             let error = wrong.parse::<Pattern>().unwrap_err().to_string();
-            assert!(error.contains("`pattern`") && error.contains("hint:"), "{wrong}: {error}");
+            assert!(
+                error.contains("`pattern`") && error.contains("hint:"),
+                "{wrong}: {error}"
+            );
         }
     }
 

@@ -27,7 +27,11 @@ impl InputNorms {
     pub fn add(&mut self, x: &Tensor) {
         let x = x.detach();
         self.num_tokens += x.size()[0] as usize;
-        let x = if x.kind() == Kind::Double { x } else { x.to_kind(Kind::Float) };
+        let x = if x.kind() == Kind::Double {
+            x
+        } else {
+            x.to_kind(Kind::Float)
+        };
         let squares = x.square().sum_dim_intlist([0].as_slice(), false, Kind::Double);
         self.squares += squares.to_device(tch::Device::Cpu);
     }

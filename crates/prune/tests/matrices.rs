@@ -2,8 +2,8 @@
 
 use golden::{Vectors, assert_close};
 use prune::{
-    Counting, Factor, GlobalThreshold, Gram, InputNorms, Mask, Per, Reconstruction, SparseGptConfig, Sparsity, magnitude,
-    sparse_gpt, wanda,
+    Counting, Factor, GlobalThreshold, Gram, InputNorms, Mask, Per, Reconstruction, SparseGptConfig, Sparsity,
+    magnitude, sparse_gpt, wanda,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -57,7 +57,9 @@ fn swept(weight: &Tensor, x: &Tensor, sparsity: Sparsity, config: SparseGptConfi
 fn removed(mask: &Mask) -> Vec<Vec<i64>> {
     let (out, width) = mask.kept().size2().unwrap();
     let is_gone = |i: i64, j: i64| mask.kept().int64_value(&[i, j]) == 0;
-    (0..out).map(|i| (0..width).filter(|&j| is_gone(i, j)).collect()).collect()
+    (0..out)
+        .map(|i| (0..width).filter(|&j| is_gone(i, j)).collect())
+        .collect()
 }
 
 /// `‖X (W - W')ᵀ‖² / ‖X Wᵀ‖²`.
@@ -75,14 +77,36 @@ const THRESHOLD: SparseGptConfig = SparseGptConfig {
 fn the_numbers_worked_out_by_hand_come_out() {
     let (w, x) = small();
     let found = norms(&x);
-    let wanted = [2.890551, 4.063072, 5.604515, 7.430674, 8.188098, 9.889535, 11.250075, 13.227533];
+    let wanted = [
+        2.890551, 4.063072, 5.604515, 7.430674, 8.188098, 9.889535, 11.250075, 13.227533,
+    ];
     assert_close("norms", &found, &Tensor::from_slice(&wanted), 0.0, 5e-7);
     let masks = [
-        ("magnitude", magnitude(&w, half(), Per::Matrix), 0.169124, vec![vec![0, 2, 5, 7], vec![2, 4, 6], vec![1, 3, 5, 7], vec![1, 2, 3, 4, 6]]),
+        (
+            "magnitude",
+            magnitude(&w, half(), Per::Matrix),
+            0.169124,
+            vec![vec![0, 2, 5, 7], vec![2, 4, 6], vec![1, 3, 5, 7], vec![1, 2, 3, 4, 6]],
+        ),
         ("magnitude by row", magnitude(&w, half(), Per::Row), 0.128680, vec![]),
-        ("magnitude 2:4", magnitude(&w, pattern("2:4"), Per::Matrix), 0.128680, vec![vec![0, 2, 5, 7], vec![1, 2, 4, 6], vec![1, 3, 5, 7], vec![1, 2, 4, 6]]),
-        ("wanda", wanda(&w, &found, half()), 0.056836, vec![vec![0, 2, 5, 7], vec![0, 2, 4, 6], vec![0, 1, 3, 5], vec![0, 1, 2, 3]]),
-        ("wanda 2:4", wanda(&w, &found, pattern("2:4")), 0.114374, vec![vec![0, 2, 5, 7], vec![0, 2, 4, 6], vec![1, 3, 5, 7], vec![0, 1, 4, 6]]),
+        (
+            "magnitude 2:4",
+            magnitude(&w, pattern("2:4"), Per::Matrix),
+            0.128680,
+            vec![vec![0, 2, 5, 7], vec![1, 2, 4, 6], vec![1, 3, 5, 7], vec![1, 2, 4, 6]],
+        ),
+        (
+            "wanda",
+            wanda(&w, &found, half()),
+            0.056836,
+            vec![vec![0, 2, 5, 7], vec![0, 2, 4, 6], vec![0, 1, 3, 5], vec![0, 1, 2, 3]],
+        ),
+        (
+            "wanda 2:4",
+            wanda(&w, &found, pattern("2:4")),
+            0.114374,
+            vec![vec![0, 2, 5, 7], vec![0, 2, 4, 6], vec![1, 3, 5, 7], vec![0, 1, 4, 6]],
+        ),
     ];
     for (name, mask, error, columns) in masks {
         let mask = mask.unwrap();
@@ -93,11 +117,43 @@ fn the_numbers_worked_out_by_hand_come_out() {
             assert_eq!(removed(&mask), columns, "{name}");
         }
     }
-    let blocks_of_4 = SparseGptConfig { block_size: 4, ..THRESHOLD };
+    let blocks_of_4 = SparseGptConfig {
+        block_size: 4,
+        ..THRESHOLD
+    };
     let sweeps = [
-        ("up to the threshold", half(), THRESHOLD, 17, 0.021579, Some(71.403573), vec![vec![0, 1, 2, 3], vec![0, 1, 2, 4, 6], vec![0, 1, 3, 5], vec![0, 1, 2, 3]]),
-        ("exactly", half(), SparseGptConfig::default(), 16, 0.020400, None, vec![]),
-        ("2:4", pattern("2:4"), SparseGptConfig::default(), 16, 0.047844, Some(138.614501), vec![vec![0, 2, 5, 7], vec![0, 2, 5, 6], vec![1, 3, 4, 5], vec![0, 1, 4, 5]]),
+        (
+            "up to the threshold",
+            half(),
+            THRESHOLD,
+            17,
+            0.021579,
+            Some(71.403573),
+            vec![
+                vec![0, 1, 2, 3],
+                vec![0, 1, 2, 4, 6],
+                vec![0, 1, 3, 5],
+                vec![0, 1, 2, 3],
+            ],
+        ),
+        (
+            "exactly",
+            half(),
+            SparseGptConfig::default(),
+            16,
+            0.020400,
+            None,
+            vec![],
+        ),
+        (
+            "2:4",
+            pattern("2:4"),
+            SparseGptConfig::default(),
+            16,
+            0.047844,
+            Some(138.614501),
+            vec![vec![0, 2, 5, 7], vec![0, 2, 5, 6], vec![1, 3, 4, 5], vec![0, 1, 4, 5]],
+        ),
         ("blocks of 4", half(), blocks_of_4, 18, 0.029180, None, vec![]),
     ];
     for (name, sparsity, config, zeros, error, loss, columns) in sweeps {
@@ -128,7 +184,10 @@ fn whole_matrices_are_those_of_the_equations() {
     same("magnitude.2:4", &magnitude(&w, pattern("2:4"), Per::Row).unwrap());
     let halves = w.chunk(2, 0);
     let mut threshold = GlobalThreshold::find(0.35, |see| halves.iter().for_each(see)).unwrap();
-    let masks: Vec<Tensor> = halves.iter().map(|half| threshold.mask(half).kept().shallow_clone()).collect();
+    let masks: Vec<Tensor> = halves
+        .iter()
+        .map(|half| threshold.mask(half).kept().shallow_clone())
+        .collect();
     same("magnitude.global", &Mask::new(Tensor::cat(&masks, 0)));
     let norms = norms(&x);
     for (name, sparsity) in [
@@ -140,7 +199,10 @@ fn whole_matrices_are_those_of_the_equations() {
     ] {
         same(name, &wanda(&w, &norms, sparsity).unwrap());
     }
-    let exact = |block_size| SparseGptConfig { block_size, ..SparseGptConfig::default() };
+    let exact = |block_size| SparseGptConfig {
+        block_size,
+        ..SparseGptConfig::default()
+    };
     for (name, sparsity, config, damping) in [
         ("exact", share(0.5), exact(128), 0.01),
         ("at_most", share(0.5), THRESHOLD, 0.01),
@@ -152,7 +214,13 @@ fn whole_matrices_are_those_of_the_equations() {
         let made = sparse_gpt(&w, &factor, sparsity, &config).unwrap();
         same(&format!("sparse_gpt.{name}.kept"), &made.mask);
         // f64 throughout, but by another route: the condition number times its rounding.
-        assert_close(name, &made.weight, &golden.get(&format!("sparse_gpt.{name}.weight")), 1e-9, 1e-10);
+        assert_close(
+            name,
+            &made.weight,
+            &golden.get(&format!("sparse_gpt.{name}.weight")),
+            1e-9,
+            1e-10,
+        );
         let loss = golden.number(&format!("sparse_gpt.{name}.loss"));
         assert!((made.loss / loss - 1.0).abs() < 1e-9, "{name}: {} {loss}", made.loss);
     }
@@ -165,8 +233,20 @@ fn the_factor_s_square_is_the_inverse_of_the_damped_hessian() {
     let upper = factor.upper();
     assert!(upper.equal(&upper.triu(0)));
     let one = upper.tr().matmul(upper).matmul(&golden.get("damped"));
-    assert_close("(UᵀU) H", &one, &Tensor::eye(48, (Kind::Double, Device::Cpu)), 0.0, 1e-8);
-    assert_eq!(Vec::<bool>::try_from(factor.dead()).unwrap().iter().position(|&dead| dead), Some(17));
+    assert_close(
+        "(UᵀU) H",
+        &one,
+        &Tensor::eye(48, (Kind::Double, Device::Cpu)),
+        0.0,
+        1e-8,
+    );
+    assert_eq!(
+        Vec::<bool>::try_from(factor.dead())
+            .unwrap()
+            .iter()
+            .position(|&dead| dead),
+        Some(17)
+    );
 }
 
 #[test]
@@ -179,7 +259,11 @@ fn counts_are_exact_whatever_the_ties() {
         let sparsity = Sparsity::share(share).unwrap();
         let whole = (share * f64::from(out * width)) as usize;
         let row = out as usize * (share * f64::from(width)) as usize;
-        assert_eq!(magnitude(&w, sparsity, Per::Matrix).unwrap().num_zeros(), whole, "{share}");
+        assert_eq!(
+            magnitude(&w, sparsity, Per::Matrix).unwrap().num_zeros(),
+            whole,
+            "{share}"
+        );
         assert_eq!(magnitude(&w, sparsity, Per::Row).unwrap().num_zeros(), row, "{share}");
         let norms = norms(&golden.get("x"));
         assert_eq!(wanda(&w, &norms, sparsity).unwrap().num_zeros(), row, "{share}");
@@ -189,12 +273,18 @@ fn counts_are_exact_whatever_the_ties() {
         assert_eq!(found, whole, "{share}");
     }
     for text in ["2:4", "1:4", "4:8", "5:6"] {
-        let Sparsity::Pattern(wanted) = pattern(text) else { panic!("a pattern") };
+        let Sparsity::Pattern(wanted) = pattern(text) else {
+            panic!("a pattern")
+        };
         let mask = magnitude(&w, pattern(text), Per::Row).unwrap();
         assert!(mask.has_pattern(wanted), "{text}");
         assert_eq!(mask.num_zeros(), 24 * 48 / wanted.of() * wanted.zeros(), "{text}");
     }
-    assert!(!magnitude(&w, half(), Per::Row).unwrap().has_pattern("2:4".parse().unwrap()));
+    assert!(
+        !magnitude(&w, half(), Per::Row)
+            .unwrap()
+            .has_pattern("2:4".parse().unwrap())
+    );
 }
 
 #[test]
@@ -218,7 +308,14 @@ fn scaling_all_inputs_changes_no_mask() {
         assert_eq!(of(&x).kept(), of(&louder).kept());
         // A dead input's diagonal is 1 however loud the others are.
         let narrow = w.index_select(1, &live());
-        let of = |x: &Tensor| swept(&narrow, &x.index_select(1, &live()), sparsity, SparseGptConfig::default());
+        let of = |x: &Tensor| {
+            swept(
+                &narrow,
+                &x.index_select(1, &live()),
+                sparsity,
+                SparseGptConfig::default(),
+            )
+        };
         let (plain, loud) = (of(&x), of(&louder));
         assert_eq!(plain.mask.kept(), loud.mask.kept());
         assert_close("weights", &loud.weight, &plain.weight, 1e-9, 1e-9);
@@ -239,7 +336,10 @@ fn on_correlated_inputs_each_method_beats_the_one_before() {
         let by_size = relative(&x, &w, &magnitude(&w, sparsity, Per::Row).unwrap().apply(&w));
         let by_wanda = relative(&x, &w, &wanda(&w, &norms(&x), sparsity).unwrap().apply(&w));
         let by_sweep = relative(&x, &w, &swept(&w, &x, sparsity, SparseGptConfig::default()).weight);
-        assert!(by_sweep < by_wanda && by_wanda < by_size, "{by_sweep} {by_wanda} {by_size}");
+        assert!(
+            by_sweep < by_wanda && by_wanda < by_size,
+            "{by_sweep} {by_wanda} {by_size}"
+        );
     }
 }
 
@@ -259,14 +359,26 @@ fn the_sweep_s_weights_beat_the_same_mask_without_them() {
 fn independent_inputs_leave_the_other_weights_alone() {
     let (w, _) = small();
     let factor = Factor::of(&(Tensor::eye(8, (Kind::Double, Device::Cpu)) * 3.0), 0.01).unwrap();
-    let made = sparse_gpt(&w, &factor, half(), &SparseGptConfig { block_size: 4, ..SparseGptConfig::default() }).unwrap();
+    let made = sparse_gpt(
+        &w,
+        &factor,
+        half(),
+        &SparseGptConfig {
+            block_size: 4,
+            ..SparseGptConfig::default()
+        },
+    )
+    .unwrap();
     assert!(made.weight.equal(&made.mask.apply(&w)));
     let blocks: Vec<Tensor> = w
         .chunk(2, 1)
         .iter()
         .map(|block| magnitude(block, half(), Per::Matrix).unwrap().kept().shallow_clone())
         .collect();
-    assert!(made.mask.kept().equal(&Tensor::cat(&blocks, 1)), "magnitude block by block");
+    assert!(
+        made.mask.kept().equal(&Tensor::cat(&blocks, 1)),
+        "magnitude block by block"
+    );
 }
 
 #[test]
@@ -282,21 +394,42 @@ fn nothing_goes_at_a_sparsity_of_nought() {
 fn what_does_not_fit_is_refused_in_words() {
     let (w, x) = small();
     let cases = [
-        (magnitude(&w, pattern("1:3"), Per::Row).unwrap_err().to_string(), "3 divides, found 8"),
-        (wanda(&w, &norms(&x.narrow(1, 0, 7)), half()).unwrap_err().to_string(), "wanted shape [8], found [7]"),
+        (
+            magnitude(&w, pattern("1:3"), Per::Row).unwrap_err().to_string(),
+            "3 divides, found 8",
+        ),
+        (
+            wanda(&w, &norms(&x.narrow(1, 0, 7)), half()).unwrap_err().to_string(),
+            "wanted shape [8], found [7]",
+        ),
         (Factor::of(&x, 0.01).unwrap_err().to_string(), "the Hessian"),
         (Factor::of(&gram(&x), -1.0).unwrap_err().to_string(), "`damping`"),
         // Two inputs that are the same, and no damping.
-        (Factor::of(&Tensor::ones([2, 2], (Kind::Double, Device::Cpu)), 0.0).unwrap_err().to_string(), "not positive definite"),
-        (GlobalThreshold::find(1.5, |_| ()).unwrap_err().to_string(), "`sparsity`"),
+        (
+            Factor::of(&Tensor::ones([2, 2], (Kind::Double, Device::Cpu)), 0.0)
+                .unwrap_err()
+                .to_string(),
+            "not positive definite",
+        ),
+        (
+            GlobalThreshold::find(1.5, |_| ()).unwrap_err().to_string(),
+            "`sparsity`",
+        ),
     ];
     for (error, wanted) in cases {
         assert!(error.contains(wanted), "{error}");
     }
     let factor = Factor::of(&gram(&x), 0.01).unwrap();
-    let error = sparse_gpt(&w.narrow(1, 0, 4), &factor, half(), &SparseGptConfig::default()).unwrap_err().to_string();
+    let error = sparse_gpt(&w.narrow(1, 0, 4), &factor, half(), &SparseGptConfig::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("wanted shape [4, 8], found [4, 4]"), "{error}");
-    let config = SparseGptConfig { block_size: 3, ..SparseGptConfig::default() };
-    let error = sparse_gpt(&w, &factor, pattern("2:4"), &config).unwrap_err().to_string();
+    let config = SparseGptConfig {
+        block_size: 3,
+        ..SparseGptConfig::default()
+    };
+    let error = sparse_gpt(&w, &factor, pattern("2:4"), &config)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`block_size`"), "{error}");
 }
