@@ -160,6 +160,27 @@ fn qlora(folder: &Path, config: &QuantizeConfig) -> Decoder {
 }
 
 #[test]
+fn a_model_written_dense_is_what_its_codes_stand_for() {
+    let home = tempfile::tempdir().unwrap();
+    let from = vectors("quant/llama-dense");
+    for (scheme, flags) in [("nf4", &["--double-quant"][..]), ("int4", &[]), ("int8", &[])] {
+        let folder = home.path().join(scheme);
+        let args = ["quantize", "--model", text(&from), "--output", text(&folder), "--dense", "--dtype", "f32"];
+        run(&[&args[..], &["--scheme", scheme], flags].concat()).unwrap();
+        assert!(!Source::open(text(&folder)).unwrap().dir().config().is_quantised());
+        let config = QuantizeConfig {
+            scheme: serde_json::from_value(scheme.into()).unwrap(),
+            double_quant: !flags.is_empty(),
+            ..QuantizeConfig::default()
+        };
+        let quantizing = Quantizing::choose(config, &projection_paths(base().dir().config())).unwrap();
+        let packed = base().decoder_with(F32, &mut |at, base| quantizing.projection(at, base)).unwrap();
+        // The same numbers, multiplied by another kernel.
+        assert_close(scheme, &logits(&load(&folder)), &logits(&packed), 1e-5, 1e-5);
+    }
+}
+
+#[test]
 fn an_adapter_over_packed_weights_merges_into_what_it_was_trained_over() {
     let home = tempfile::tempdir().unwrap();
     let from = vectors("quant/llama-dense");

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use quant::QuantizeConfig;
 use quant::codec::{BlockSize, Scheme};
 
+use self::model::Form;
 use crate::machine::MachineArgs;
 
 /// Arguments of `quantize`.
@@ -33,7 +34,7 @@ pub struct Args {
     /// The adapter to quantise
     #[arg(long, value_name = "DIR", requires = "bits")]
     adapter: Option<PathBuf>,
-    /// A model's levels: nf4 (the default) or fp4
+    /// A model's levels: nf4 (the default) or fp4; with --dense also int4 or int8
     #[arg(long, value_name = "S", value_parser = scheme, conflicts_with = "adapter")]
     scheme: Option<Scheme>,
     /// Numbers that share a scale: 32 to 4096, a power of two
@@ -45,6 +46,9 @@ pub struct Args {
     /// A model's modules that stay dense: paths, or parts of them between dots [default: `lm_head`]
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "adapter")]
     skip_modules: Vec<String>,
+    /// Write what a model's quantised weights stand for, dense again: to see what quantising costs, in any tool
+    #[arg(long, conflicts_with = "adapter")]
+    dense: bool,
     /// An adapter's bits a number: 8 or 4
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=8), conflicts_with = "model")]
     bits: Option<u8>,
@@ -62,10 +66,9 @@ fn scheme(name: &str) -> Result<Scheme, String> {
     match name {
         "nf4" => Ok(Scheme::Nf4),
         "fp4" => Ok(Scheme::Fp4),
-        "int4" | "int8" => {
-            Err("no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4".into())
-        }
-        _ => Err("wanted nf4 or fp4".into()),
+        "int4" => Ok(Scheme::Int4),
+        "int8" => Ok(Scheme::Int8),
+        _ => Err("wanted nf4, fp4, int4 or int8".into()),
     }
 }
 
@@ -95,7 +98,15 @@ impl Args {
             if !self.skip_modules.is_empty() {
                 config.skip_modules.clone_from(&self.skip_modules);
             }
-            model::quantize(model, &config, &self.machine, &self.output, self.json)?;
+            if !self.dense && !matches!(config.scheme, Scheme::Nf4 | Scheme::Fp4) {
+                bail!(
+                    "`--scheme {}`: no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4\n\
+                     hint: `--dense` writes the dequantised weights",
+                    config.scheme
+                );
+            }
+            let form = if self.dense { Form::Dense } else { Form::Packed };
+            model::quantize(model, &config, form, &self.machine, &self.output, self.json)?;
         }
         Ok(ExitCode::SUCCESS)
     }

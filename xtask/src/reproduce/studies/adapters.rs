@@ -48,7 +48,6 @@ pub(super) fn study(scale: usize) -> Study {
             column(LOSS, "held-out loss", Form::Digits(4)),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
             column("train.peak_memory", "peak memory", Form::Gigabytes),
-            column("train.tokens_per_second", "tokens/s", Form::Digits(0)),
         ],
         drawn: "after.sarcasm.accuracy",
         verdicts,

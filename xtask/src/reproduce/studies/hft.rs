@@ -39,7 +39,6 @@ pub(super) fn study(scale: usize) -> Study {
                 Form::Digits(4),
             ),
             column("t1.peak_memory", "peak memory", Form::Gigabytes),
-            column("t1.tokens_per_second", "tokens/s", Form::Digits(0)),
         ],
         drawn: "s3.general.perplexity",
         verdicts,

@@ -4,6 +4,7 @@ mod adapters;
 mod combine;
 mod dora;
 mod hft;
+mod qlora;
 
 pub(crate) use hft::derive;
 
@@ -16,6 +17,7 @@ const MODEL: &str = "smollm2-135m-instruct";
 /// All of them; `scale` times the rows.
 pub(crate) fn all(scale: usize) -> Vec<Study> {
     vec![
+        qlora::study(scale),
         dora::study(scale),
         adapters::study(scale),
         hft::study(scale),

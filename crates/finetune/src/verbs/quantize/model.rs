@@ -25,10 +25,20 @@ struct Cost {
     lost: Lost,
 }
 
+/// What is written of a quantised weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Codes and scales, as bitsandbytes has them.
+    Packed,
+    /// The numbers that they stand for.
+    Dense,
+}
+
 /// Writes the model `name` into `folder` and shows the cost.
 pub(super) fn quantize(
     name: &str,
     config: &QuantizeConfig,
+    form: Form,
     machine: &MachineArgs,
     folder: &Path,
     as_json: bool,
@@ -47,6 +57,10 @@ pub(super) fn quantize(
             "`lm_head` of model `{name}` is tied to the embedding, which stays dense\nhint: keep `lm_head` in `--skip-modules`"
         );
     }
+    let chosen = |name: &str| {
+        let module = name.strip_suffix(".weight").map(ModulePath::from);
+        module.filter(|module| quantizing.contains(module))
+    };
     let bar = output::bar(dir.names().len(), "tensors");
     let (mut infos, mut packed): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
     let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
@@ -54,8 +68,7 @@ pub(super) fn quantize(
     for name in dir.names() {
         bar.inc(1);
         let info = dir.info(name)?;
-        let module = name.strip_suffix(".weight").map(ModulePath::from);
-        let Some(module) = module.filter(|module| quantizing.contains(module)) else {
+        let Some(module) = chosen(name) else {
             dense += info.shape.iter().product::<i64>() as usize * dtype.elt_size_in_bytes();
             infos.push(TensorInfo { kind: dtype, ..info });
             continue;
@@ -68,6 +81,11 @@ pub(super) fn quantize(
         cost.numbers += made.num_numbers();
         cost.bytes += made.num_bytes();
         cost.lost = cost.lost.and(Lost::between(&weight, &made.dequantise(Kind::Float)));
+        if form == Form::Dense {
+            // Made again when it is written, so that no more than one is in memory.
+            infos.push(TensorInfo { kind: dtype, ..info });
+            continue;
+        }
         for (info, tensor) in to_file(&made)?.entries(name) {
             packed.insert(info.name.clone(), tensor);
             infos.push(info);
@@ -80,13 +98,18 @@ pub(super) fn quantize(
     } else {
         PackedCode::Nf4
     };
-    let written = dir
-        .config()
-        .clone()
-        .with_dtype(dtype)
-        .with_4_bits(code, config.double_quant, dtype, skip);
+    let dense_config = dir.config().clone().with_dtype(dtype);
+    let written = match form {
+        Form::Packed => dense_config.with_4_bits(code, config.double_quant, dtype, skip),
+        Form::Dense => dense_config,
+    };
     let tensor = |info: &TensorInfo| match packed.get(&info.name) {
         Some(tensor) => Ok(tensor.shallow_clone()),
+        None if form == Form::Dense && chosen(&info.name).is_some() => {
+            let weight = dir.tensor_as(&info.name, dtype)?;
+            let made = QuantizedWeight::of(&weight, config.scheme, config.block_size, config.double_quant);
+            Ok(made.map_err(|error| error.to_string())?.dequantise(dtype))
+        }
         None => Ok(dir.tensor_as(&info.name, info.kind)?),
     };
     let options = SaveOptions {
@@ -99,6 +122,10 @@ pub(super) fn quantize(
         output::json(&report)?;
     } else {
         show(&report)?;
+    }
+    if form == Form::Dense {
+        output::note(format!("dequantised model written to `{}`", folder.display()));
+        return Ok(());
     }
     output::note(format!("4-bit model written to `{}`", folder.display()));
     Ok(())
