@@ -165,7 +165,16 @@ fn a_model_written_dense_is_what_its_codes_stand_for() {
     let from = vectors("quant/llama-dense");
     for (scheme, flags) in [("nf4", &["--double-quant"][..]), ("int4", &[]), ("int8", &[])] {
         let folder = home.path().join(scheme);
-        let args = ["quantize", "--model", text(&from), "--output", text(&folder), "--dense", "--dtype", "f32"];
+        let args = [
+            "quantize",
+            "--model",
+            text(&from),
+            "--output",
+            text(&folder),
+            "--dense",
+            "--dtype",
+            "f32",
+        ];
         run(&[&args[..], &["--scheme", scheme], flags].concat()).unwrap();
         assert!(!Source::open(text(&folder)).unwrap().dir().config().is_quantised());
         let config = QuantizeConfig {
@@ -174,7 +183,9 @@ fn a_model_written_dense_is_what_its_codes_stand_for() {
             ..QuantizeConfig::default()
         };
         let quantizing = Quantizing::choose(config, &projection_paths(base().dir().config())).unwrap();
-        let packed = base().decoder_with(F32, &mut |at, base| quantizing.projection(at, base)).unwrap();
+        let packed = base()
+            .decoder_with(F32, &mut |at, base| quantizing.projection(at, base))
+            .unwrap();
         // The same numbers, multiplied by another kernel.
         assert_close(scheme, &logits(&load(&folder)), &logits(&packed), 1e-5, 1e-5);
     }

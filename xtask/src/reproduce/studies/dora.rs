@@ -55,12 +55,8 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         losses.into_iter().fold(f64::NAN, f64::min)
     };
     let (lora, dora) = (best("LoRA r 16"), best("DoRA r 8"));
-    vec![
-        Verdict {
-            statement: format!(
-                "DoRA of rank 8 has at most LoRA's held-out loss at rank 16 ({dora:.4} against {lora:.4})"
-            ),
-            holds: dora <= lora,
-        },
-    ]
+    vec![Verdict {
+        statement: format!("DoRA of rank 8 has at most LoRA's held-out loss at rank 16 ({dora:.4} against {lora:.4})"),
+        holds: dora <= lora,
+    }]
 }

@@ -94,14 +94,8 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         base("FP4"),
         base("int4"),
     );
-    let (lora, qlora) = (
-        results.mean("LoRA r 16", LOSS),
-        results.mean("QLoRA r 16, NF4", LOSS),
-    );
-    let (wide, small) = (
-        results.mean("LoRA r 16", PEAK),
-        results.mean("QLoRA r 16, NF4", PEAK),
-    );
+    let (lora, qlora) = (results.mean("LoRA r 16", LOSS), results.mean("QLoRA r 16, NF4", LOSS));
+    let (wide, small) = (results.mean("LoRA r 16", PEAK), results.mean("QLoRA r 16, NF4", PEAK));
     vec![
         Verdict {
             statement: format!(
