@@ -1,0 +1,27 @@
+//! Learning from preferences and from rewards: the DPO family, reward models, PPO and GRPO.
+//!
+//! [`preference`] holds the losses over pairs and over single replies as functions of log-probabilities alone, under the
+//! names of TRL; [`reinforce`] what a policy gradient is made of: advantages, clipping, penalties.
+//!
+//! ```
+//! use align_dpo_ppo::preference::{LossType, Pairs, Side, Strength};
+//! use tch::Tensor;
+//!
+//! let side = |log_prob: f32, reference: f32, num_tokens: f32| {
+//!     let one = |number: f32| Tensor::from_slice(&[number]);
+//!     Side::new(one(log_prob), one(num_tokens)).with_reference(one(reference))
+//! };
+//! let pairs = Pairs::new(side(-12.0, -13.0, 10.0), side(-15.0, -14.5, 12.0));
+//! let loss = |loss: LossType| loss.of_pairs(&pairs, &Strength::default()).double_value(&[0]);
+//! // -log σ(0.1 · 1.5): the chosen reply gained 1 nat, the rejected one lost a half.
+//! assert!((loss(LossType::Sigmoid) - 0.620957).abs() < 1e-6);
+//! assert!((loss(LossType::Hinge) - 0.85).abs() < 1e-6);
+//! assert!((loss(LossType::IpoSum) - 12.25).abs() < 1e-5);
+//! ```
+
+mod error;
+
+pub mod preference;
+pub mod reinforce;
+
+pub use error::{Error, Result};
