@@ -15,15 +15,15 @@ fn one(number: f64) -> Tensor {
 
 /// The pair of the published numbers.
 fn published() -> Pairs {
-    let side = |log_prob, reference, num_tokens| Side::new(one(log_prob), one(num_tokens)).with_reference(one(reference));
+    let side =
+        |log_prob, reference, num_tokens| Side::new(one(log_prob), one(num_tokens)).with_reference(one(reference));
     Pairs::new(side(-12.0, -13.0, 10.0), side(-15.0, -14.5, 12.0))
 }
 
 fn recorded(golden: &Vectors, leaves: (Tensor, Tensor)) -> Pairs {
     let get = |name: &str| golden.get(name).to_kind(Kind::Double);
-    let side = |name: &str, leaf| {
-        Side::new(leaf, get(&format!("{name}_tokens"))).with_reference(get(&format!("ref_{name}")))
-    };
+    let side =
+        |name: &str, leaf| Side::new(leaf, get(&format!("{name}_tokens"))).with_reference(get(&format!("ref_{name}")));
     Pairs::new(side("chosen", leaves.0), side("rejected", leaves.1))
 }
 
@@ -200,15 +200,25 @@ fn gradients_are_those_of_finite_differences() {
         ];
         for (leaf, wanted) in leaves.iter().zip(differences) {
             let gradient = leaf.grad();
-            let found = if gradient.defined() { gradient.double_value(&[0]) } else { 0.0 };
-            assert!((found - wanted).abs() < 1e-8 * (1.0 + wanted.abs()), "{loss:?}: {found}, {wanted}");
+            let found = if gradient.defined() {
+                gradient.double_value(&[0])
+            } else {
+                0.0
+            };
+            assert!(
+                (found - wanted).abs() < 1e-8 * (1.0 + wanted.abs()),
+                "{loss:?}: {found}, {wanted}"
+            );
         }
     }
     // DPO's gradient is -β σ(-βh) for the better reply: 0.046257 at h = 1.5.
     let leaf = one(-12.0).set_requires_grad(true);
     let mut pairs = published();
     pairs.chosen.log_prob = leaf.shallow_clone();
-    LossType::Sigmoid.of_pairs(&pairs, &Strength::default()).sum(Kind::Double).backward();
+    LossType::Sigmoid
+        .of_pairs(&pairs, &Strength::default())
+        .sum(Kind::Double)
+        .backward();
     assert!((leaf.grad().double_value(&[0]) + 0.046257).abs() < 5e-7);
 }
 

@@ -113,9 +113,7 @@ impl LossType {
             Self::Ipo => (chosen.mean_log_ratio() - rejected.mean_log_ratio() - 0.5 / beta).square(),
             Self::IpoSum => (pairs.margin() - 0.5 / beta).square(),
             Self::SigmoidNorm => -((chosen.mean_log_ratio() - rejected.mean_log_ratio()) * beta).log_sigmoid(),
-            Self::SppoHard => {
-                (chosen.log_ratio() - 0.5 / beta).square() + (rejected.log_ratio() + 0.5 / beta).square()
-            }
+            Self::SppoHard => (chosen.log_ratio() - 0.5 / beta).square() + (rejected.log_ratio() + 0.5 / beta).square(),
             Self::ApoZero => (rejected.log_ratio() * beta).sigmoid() + (chosen.log_ratio() * -beta).sigmoid(),
             Self::ApoDown => (chosen.log_ratio() * beta).sigmoid() + (pairs.margin() * -beta).sigmoid(),
             Self::Simpo => -((chosen.mean_log_prob() - rejected.mean_log_prob()) * beta - gamma).log_sigmoid(),

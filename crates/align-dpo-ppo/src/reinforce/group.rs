@@ -43,7 +43,10 @@ pub fn group_advantages(rewards: &[f64], size: usize, scale: GroupScale) -> Vec<
 /// # Panics
 /// If the rewards are no whole groups of at least two.
 pub fn leave_one_out(rewards: &[f64], size: usize) -> Vec<f64> {
-    assert!(size > 1 && rewards.len().is_multiple_of(size), "whole groups of at least two");
+    assert!(
+        size > 1 && rewards.len().is_multiple_of(size),
+        "whole groups of at least two"
+    );
     let n = size as f64;
     let groups = rewards.chunks(size).flat_map(|group| {
         let total: f64 = group.iter().sum();
@@ -79,7 +82,10 @@ mod tests {
         }
         // Alike rewards teach nothing.
         assert_eq!(found[4..], [0.0; 4]);
-        assert_eq!(group_advantages(&rewards[..4], 4, GroupScale::None), [0.5, -0.5, -0.5, 0.5]);
+        assert_eq!(
+            group_advantages(&rewards[..4], 4, GroupScale::None),
+            [0.5, -0.5, -0.5, 0.5]
+        );
         let batch = group_advantages(&rewards, 4, GroupScale::Batch);
         assert!((batch[0] - 0.5 / (deviation(&rewards) + 1e-4)).abs() < 1e-12);
     }
