@@ -9,7 +9,7 @@
 //!
 //! let side = |log_prob: f32, reference: f32, num_tokens: f32| {
 //!     let one = |number: f32| Tensor::from_slice(&[number]);
-//!     Side::new(one(log_prob), one(num_tokens)).with_reference(one(reference))
+//!     Side::new(one(log_prob), one(num_tokens)).with_reference(&one(reference))
 //! };
 //! let pairs = Pairs::new(side(-12.0, -13.0, 10.0), side(-15.0, -14.5, 12.0));
 //! let loss = |loss: LossType| loss.of_pairs(&pairs, &Strength::default()).double_value(&[0]);

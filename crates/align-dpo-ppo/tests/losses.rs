@@ -16,14 +16,14 @@ fn one(number: f64) -> Tensor {
 /// The pair of the published numbers.
 fn published() -> Pairs {
     let side =
-        |log_prob, reference, num_tokens| Side::new(one(log_prob), one(num_tokens)).with_reference(one(reference));
+        |log_prob, reference, num_tokens| Side::new(one(log_prob), one(num_tokens)).with_reference(&one(reference));
     Pairs::new(side(-12.0, -13.0, 10.0), side(-15.0, -14.5, 12.0))
 }
 
 fn recorded(golden: &Vectors, leaves: (Tensor, Tensor)) -> Pairs {
     let get = |name: &str| golden.get(name).to_kind(Kind::Double);
     let side =
-        |name: &str, leaf| Side::new(leaf, get(&format!("{name}_tokens"))).with_reference(get(&format!("ref_{name}")));
+        |name: &str, leaf| Side::new(leaf, get(&format!("{name}_tokens"))).with_reference(&get(&format!("ref_{name}")));
     Pairs::new(side("chosen", leaves.0), side("rejected", leaves.1))
 }
 
@@ -148,7 +148,7 @@ fn at_the_reference_every_loss_has_its_known_value() {
     // Policy and reference agree: h = 0, so -log σ(0) = ln 2, the hinge is 1, IPO is (1/2β)².
     let numbers = Tensor::from_slice(&[-12.0, -3.5]);
     let lengths = Tensor::from_slice(&[10.0, 4.0]);
-    let side = || Side::new(numbers.copy(), lengths.copy()).with_reference(numbers.copy());
+    let side = || Side::new(numbers.copy(), lengths.copy()).with_reference(&numbers);
     let pairs = Pairs::new(side(), side());
     let strength = Strength {
         beta: 0.2,

@@ -38,14 +38,14 @@ impl Side {
 
     /// The same replies with their log-probabilities under a reference.
     #[must_use]
-    pub fn with_reference(self, reference: Tensor) -> Self {
+    pub fn with_reference(self, reference: &Tensor) -> Self {
         Self {
             reference: Some(reference.detach()),
             ..self
         }
     }
 
-    /// `[n]`: log π/π_ref, or log π without a reference.
+    /// `[n]`: log `π/π_ref`, or log π without a reference.
     pub fn log_ratio(&self) -> Tensor {
         match &self.reference {
             Some(reference) => &self.log_prob - reference,

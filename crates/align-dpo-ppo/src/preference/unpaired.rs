@@ -13,20 +13,20 @@ use tch::{Kind, Tensor};
 pub struct Desirability {
     /// β.
     pub beta: f64,
-    /// λ_D.
+    /// `λ_D`.
     pub desirable_weight: f64,
-    /// λ_U.
+    /// `λ_U`.
     pub undesirable_weight: f64,
 }
 
-/// z₀: the mean of `log_ratios` (`[n]`, log π/π_ref of mismatched replies), not below 0, without a graph.
+/// z₀: the mean of `log_ratios` (`[n]`, log `π/π_ref` of mismatched replies), not below 0, without a graph.
 pub fn baseline(log_ratios: &Tensor) -> f64 {
     log_ratios.mean(Kind::Double).double_value(&[]).max(0.0)
 }
 
 /// The loss of each document: `[n]`.
 ///
-/// `log_ratios`: `[n]`, log π/π_ref of each reply; `desirable`: `[n]` bool. A baseline of 0 throughout is TRL's
+/// `log_ratios`: `[n]`, log `π/π_ref` of each reply; `desirable`: `[n]` bool. A baseline of 0 throughout is TRL's
 /// `apo_zero_unpaired`.
 pub fn kto(log_ratios: &Tensor, desirable: &Tensor, baseline: f64, weights: &Desirability) -> Tensor {
     let kind = log_ratios.kind();

@@ -84,13 +84,13 @@ mod tests {
 
     #[test]
     fn the_recursion_is_the_direct_sum() {
-        let (gamma, lambda) = (0.9, 0.7);
+        let (gamma, lambda) = (0.9f64, 0.7f64);
         let value = |t: usize| VALUES.get(t).copied().unwrap_or(0.0);
         let delta = |t: usize| REWARDS[t] + gamma * value(t + 1) - value(t);
         let direct: Vec<f64> = (0..4)
             .map(|t| {
                 (t..4)
-                    .map(|s| (gamma * lambda as f64).powi((s - t) as i32) * delta(s))
+                    .map(|s| (gamma * lambda).powi((s - t) as i32) * delta(s))
                     .sum()
             })
             .collect();
