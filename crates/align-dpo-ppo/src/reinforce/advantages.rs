@@ -88,11 +88,7 @@ mod tests {
         let value = |t: usize| VALUES.get(t).copied().unwrap_or(0.0);
         let delta = |t: usize| REWARDS[t] + gamma * value(t + 1) - value(t);
         let direct: Vec<f64> = (0..4)
-            .map(|t| {
-                (t..4)
-                    .map(|s| (gamma * lambda).powi((s - t) as i32) * delta(s))
-                    .sum()
-            })
+            .map(|t| (t..4).map(|s| (gamma * lambda).powi((s - t) as i32) * delta(s)).sum())
             .collect();
         near(&advantages(&REWARDS, &VALUES, gamma, lambda), &direct);
         // Nothing is earned where a constant value was expected and no reward came: only the end disappoints.
