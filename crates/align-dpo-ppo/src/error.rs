@@ -17,6 +17,33 @@ pub enum Error {
         /// What it is.
         found: String,
     },
+    /// A loss that compares with a reference, without one.
+    #[error("`loss_type`: {losses} compare with a reference, found none\nhint: {hint}")]
+    NoReference {
+        /// The losses.
+        losses: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A model that is not its own reference with its adapters off.
+    #[error("`{at}` trains and is no adapter's, so the model without adapters is no reference\nhint: {hint}")]
+    NotRestorable {
+        /// A parameter of the base that trains.
+        at: tensor_core::ModulePath,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A model in which no adapter trains.
+    #[error(
+        "wanted adapters that train, found none: the model without adapters would be the policy itself\nhint: {hint}"
+    )]
+    NoAdapter {
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Files refused.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
     /// An option that nothing would ask for.
     #[error("`{option}`: it has no effect on {found}\nhint: {hint}")]
     NoEffect {

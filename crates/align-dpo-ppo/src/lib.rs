@@ -1,7 +1,9 @@
 //! Learning from preferences and from rewards: the DPO family, reward models, PPO and GRPO.
 //!
 //! [`preference`] holds the losses over pairs and over single replies as functions of log-probabilities alone, under the
-//! names of TRL; [`reinforce`] what a policy gradient is made of: advantages, clipping, penalties.
+//! names of TRL; [`reinforce`] what a policy gradient is made of: advantages, clipping, penalties. [`Preference`] and
+//! [`SingleReplies`] are the objectives over packed rows, with a [`Reference`] that is the policy's own base wherever it
+//! can be. The logits of all tokens never exist.
 //!
 //! ```
 //! use align_dpo_ppo::preference::{LossType, Pairs, Side, Strength};
@@ -24,4 +26,13 @@ mod error;
 pub mod preference;
 pub mod reinforce;
 
+mod pair_objective;
+mod reference;
+mod row;
+mod single_objective;
+
 pub use error::{Error, Result};
+pub use pair_objective::{Likelihood, Preference};
+pub use reference::{Fingerprint, Reference, open_log_probs, save_log_probs};
+pub use row::ReplyRow;
+pub use single_objective::{KtoConfig, KtoLoss, Mismatched, SingleReplies, SingleRow};

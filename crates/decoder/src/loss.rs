@@ -50,7 +50,7 @@ impl Objective for SupervisedLoss {
 
     fn loss(&self, policy: &Policy, row: &TokenRow) -> Result<Loss> {
         let sum = language_model_loss(policy, &row.tokens, &row.targets, &row.documents)?;
-        Ok(Loss { sum, metrics: vec![] })
+        Ok(Loss::of(sum))
     }
 }
 
@@ -72,8 +72,8 @@ impl Objective for ClassificationLoss {
         let sum = -log_probs.gather(1, &row.labels.unsqueeze(1), false).sum(Kind::Float);
         let right = logits.argmax(-1, false).eq_tensor(&row.labels).sum(Kind::Int64);
         Ok(Loss {
-            sum,
             metrics: vec![("accuracy", right.int64_value(&[]) as f64)],
+            ..Loss::of(sum)
         })
     }
 }

@@ -146,9 +146,7 @@ fn gradients_of_full_fine_tuning_equal_transformers() {
             let policy = Policy::train(&model, &plan, DropoutKey(0));
             let sum = golden_loss(&policy, &model, &golden);
             golden::assert_close(&name(&folder), &sum, &golden.get("loss"), 1e-5, 0.0);
-            policy
-                .backward(&Loss { sum, metrics: vec![] }, 1.0, 1.0)
-                .expect("a backward pass");
+            policy.backward(&Loss::of(sum), 1.0, 1.0).expect("a backward pass");
             let mut found = 0;
             model.visit(&ModulePath::root(), &mut |at, param| {
                 found += 1;

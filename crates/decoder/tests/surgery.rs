@@ -202,9 +202,7 @@ fn recomputing_equals_keeping_bit_for_bit() {
             let targets = tokens.roll([-1i64].as_slice(), [0i64].as_slice());
             let sum =
                 decoder::loss::language_model_loss(&policy, &tokens, &targets, &Documents::new(&[9])).expect("fits");
-            policy
-                .backward(&Loss { sum, metrics: vec![] }, 0.25, 1.0)
-                .expect("a backward pass");
+            policy.backward(&Loss::of(sum), 0.25, 1.0).expect("a backward pass");
             let params = named_params(&model).into_iter();
             params.map(|(at, param)| (at, param.value().grad())).collect::<Vec<_>>()
         };

@@ -95,9 +95,7 @@ fn its_loss_and_gradients_are_peft_s() {
                 let documents = Documents::new(&[tokens.size()[0] as usize]);
                 let sum = decoder::loss::language_model_loss(&policy, &tokens, &targets, &documents).expect("fits");
                 total += sum.double_value(&[]);
-                policy
-                    .backward(&Loss { sum, metrics: vec![] }, 1.0, 1.0)
-                    .expect("a backward pass");
+                policy.backward(&Loss::of(sum), 1.0, 1.0).expect("a backward pass");
             }
             let wanted = golden.number("loss");
             assert!(

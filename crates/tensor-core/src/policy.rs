@@ -15,6 +15,19 @@ pub struct Loss {
     pub sum: Tensor,
     /// What the sum counts, under the names that the metrics shall have (`rewards/chosen`), as sums over the row.
     pub metrics: Vec<(&'static str, f64)>,
+    /// Metrics of which the row's weight is not the count, such as rewards of good replies alone: name, sum, count.
+    pub ratios: Vec<(&'static str, f64, f64)>,
+}
+
+impl Loss {
+    /// A loss without metrics.
+    pub fn of(sum: Tensor) -> Self {
+        Self {
+            sum,
+            metrics: Vec::new(),
+            ratios: Vec::new(),
+        }
+    }
 }
 
 /// What is minimised.
@@ -76,6 +89,11 @@ impl<'a> Policy<'a> {
                 hidden
             }
         }
+    }
+
+    /// The hidden states as they are measured, whatever the mode: no graph, no dropout.
+    pub fn measured_hidden(&self, tokens: &Tensor, documents: &Documents) -> Tensor {
+        evaluate(self.model, tokens, &Pass::evaluate(documents))
     }
 
     /// The hidden states of the base alone: adapters off, no graph.

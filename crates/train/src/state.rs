@@ -45,6 +45,8 @@ pub(crate) struct Window {
     pub(crate) steps: usize,
     pub(crate) loss: f64,
     pub(crate) metrics: BTreeMap<String, f64>,
+    #[serde(default)]
+    pub(crate) ratios: BTreeMap<String, (f64, f64)>,
     pub(crate) tokens: usize,
     pub(crate) seconds: f64,
     /// Of the last step.

@@ -13,6 +13,8 @@ pub struct StepReport {
     pub loss: f64,
     /// The objective's metrics, as means over the step's weight; and `side_loss`, where layers add one.
     pub metrics: BTreeMap<String, f64>,
+    /// The objective's ratios: the sum and the count of each over the step.
+    pub ratios: BTreeMap<String, (f64, f64)>,
     /// Tokens that went through the model.
     pub num_tokens: usize,
 }
@@ -60,6 +62,10 @@ pub(crate) fn accumulate<B>(
         }
         for &(name, value) in &loss.metrics {
             *report.metrics.entry(name.into()).or_default() += value / total;
+        }
+        for &(name, sum, count) in &loss.ratios {
+            let ratio = report.ratios.entry(name.into()).or_default();
+            *ratio = (ratio.0 + sum, ratio.1 + count);
         }
         report.num_tokens += num_tokens;
         policy.backward(&loss, 1.0 / total, share).map_err(failed)?;

@@ -41,6 +41,7 @@ impl<'d> Evaluation<'d> {
         for (name, steps) in &self.sets {
             let (mut loss, mut weight) = (0.0, 0.0);
             let mut counts: BTreeMap<&'static str, f64> = BTreeMap::new();
+            let mut ratios: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
             for step in 0..steps.len() {
                 for row in steps.tensors::<B>(step)? {
                     let policy = Policy::evaluate(model, &plan);
@@ -49,6 +50,10 @@ impl<'d> Evaluation<'d> {
                     weight += objective.weight(&row.batch);
                     for (count, value) in found.metrics {
                         *counts.entry(count).or_default() += value;
+                    }
+                    for (name, sum, count) in found.ratios {
+                        let ratio = ratios.entry(name).or_default();
+                        *ratio = (ratio.0 + sum, ratio.1 + count);
                     }
                 }
             }
@@ -61,6 +66,8 @@ impl<'d> Evaluation<'d> {
                     .into_iter()
                     .map(|(count, value)| (format!("{name}_{count}"), value / weight)),
             );
+            let ratios = ratios.into_iter().filter(|(_, (_, count))| *count > 0.0);
+            measured.extend(ratios.map(|(ratio, (sum, count))| (format!("{name}_{ratio}"), sum / count)));
             total_loss += loss;
             total_weight += weight;
         }

@@ -27,6 +27,10 @@ impl Run<'_, '_> {
         for (name, value) in report.metrics {
             *window.metrics.entry(name).or_default() += value;
         }
+        for (name, (sum, count)) in report.ratios {
+            let ratio = window.ratios.entry(name).or_default();
+            *ratio = (ratio.0 + sum, ratio.1 + count);
+        }
         let speed = report.num_tokens as f64 / seconds.max(1e-9);
         self.progress.step(report.loss, speed, device::peak_memory(self.device));
     }
@@ -41,6 +45,9 @@ impl Run<'_, '_> {
         values.insert("grad_norm".into(), json!(window.grad_norm));
         for (name, sum) in &window.metrics {
             values.insert(name.clone(), json!(sum / steps));
+        }
+        for (name, (sum, count)) in window.ratios.iter().filter(|(_, (_, count))| *count > 0.0) {
+            values.insert(name.clone(), json!(sum / count));
         }
         values.insert("tokens".into(), json!(self.state.tokens));
         values.insert(

@@ -32,6 +32,9 @@ fn a_run_leaves_what_it_promises() {
     ] {
         assert!(lines[0][key].is_number(), "{key}: {}", lines[0]);
     }
+    // Counted by rows, of two documents each, whatever a row weighs; and nothing is said of what never came.
+    assert_eq!(lines[1]["documents_a_row"], 2.0);
+    assert!(lines[1].get("never").is_none());
     assert_eq!(lines[0]["step"], 1);
     assert_eq!(lines[0]["learning_rate"], 0.05);
     assert!(lines[3]["eval/loss"].is_number() && lines[3]["step"] == 3);

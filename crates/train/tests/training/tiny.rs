@@ -166,8 +166,12 @@ impl Objective for NextToken {
         let hits = logits.argmax(-1, false).eq_tensor(&batch.targets).sum(Kind::Int64);
         let sum = logits.cross_entropy_loss::<Tensor>(&batch.targets, None, tch::Reduction::Sum, -100, 0.0);
         Ok(Loss {
-            sum,
             metrics: vec![("accuracy", hits.int64_value(&[]) as f64)],
+            ratios: vec![
+                ("documents_a_row", batch.documents.len() as f64, 1.0),
+                ("never", 0.0, 0.0),
+            ],
+            ..Loss::of(sum)
         })
     }
 }
