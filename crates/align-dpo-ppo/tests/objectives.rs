@@ -40,15 +40,18 @@ fn adapted(kind: Kind) -> Decoder {
                 param
                     .value()
                     .shallow_clone()
-                    .copy_(&drawn.view(param.value().size().as_slice()))
+                    .copy_(&drawn.view(param.value().size().as_slice()));
             });
         }
     }
     model
 }
 
-/// A document of `prompt + reply` tokens from a formula, and its targets.
-fn document(seed: usize, prompt: usize, reply: usize) -> (Vec<i64>, Vec<i64>) {
+/// Tokens and targets.
+type Document = (Vec<i64>, Vec<i64>);
+
+/// A document of `prompt + reply` tokens from a formula.
+fn document(seed: usize, prompt: usize, reply: usize) -> Document {
     let t = prompt + reply;
     let tokens: Vec<i64> = (0..t)
         .map(|i| ((i * i * 7 + 13 * seed + 5 * i + 3) % 90 + 3) as i64)
@@ -63,8 +66,8 @@ fn document(seed: usize, prompt: usize, reply: usize) -> (Vec<i64>, Vec<i64>) {
     (tokens.clone(), targets.collect())
 }
 
-fn row(documents: &[(Vec<i64>, Vec<i64>)]) -> ReplyRow {
-    let all = |part: fn(&(Vec<i64>, Vec<i64>)) -> &Vec<i64>| {
+fn row(documents: &[Document]) -> ReplyRow {
+    let all = |part: fn(&Document) -> &Vec<i64>| {
         Tensor::from_slice(&documents.iter().flat_map(part).copied().collect::<Vec<i64>>())
     };
     ReplyRow {
@@ -75,7 +78,7 @@ fn row(documents: &[(Vec<i64>, Vec<i64>)]) -> ReplyRow {
     }
 }
 
-fn pairs() -> Vec<(Vec<i64>, Vec<i64>)> {
+fn pairs() -> Vec<Document> {
     vec![
         document(1, 4, 5),
         document(2, 4, 3),
@@ -214,9 +217,9 @@ fn gradients_reach_the_adapter_and_are_slopes_of_the_loss() {
         let step_size = 3e-3 / norm;
         let loss_at = |by: f64| {
             let before = value.copy();
-            let _ = value.shallow_clone().copy_(&(value + gradient * by));
+            value.shallow_clone().copy_(&(value + gradient * by));
             let loss = step(&objective, &model, &[row(&pairs())]).0;
-            let _ = value.shallow_clone().copy_(&before);
+            value.shallow_clone().copy_(&before);
             loss
         };
         let slope = (loss_at(step_size) - loss_at(-step_size)) / (2.0 * step_size);
@@ -238,7 +241,7 @@ fn one_drift_serves_all_rows_of_a_step_of_single_replies() {
             row(&[document(8, 3, 4)]),
         ]))
     };
-    let single = |documents: &[(Vec<i64>, Vec<i64>)], good: &[bool], mismatched: &Rc<Mismatched>| SingleRow {
+    let single = |documents: &[Document], good: &[bool], mismatched: &Rc<Mismatched>| SingleRow {
         replies: row(documents),
         desirable: Tensor::from_slice(good),
         mismatched: mismatched.clone(),
@@ -291,7 +294,9 @@ fn the_fingerprint_follows_the_base_and_the_rows_alone() {
     let (model, other) = (adapted(Kind::Float), base(Kind::Float));
     let of = |model: &Decoder, rows: &[ReplyRow]| {
         let mut fingerprint = Reference::of_rows().fingerprint(model);
-        rows.iter().for_each(|row| fingerprint.add_row(row));
+        for row in rows {
+            fingerprint.add_row(row);
+        }
         fingerprint.text()
     };
     let all = pairs();
