@@ -6,6 +6,7 @@ pub mod operate;
 pub mod samples;
 pub mod saving;
 pub mod sets;
+mod states;
 pub mod steps;
 
 use std::sync::Arc;
@@ -145,7 +146,10 @@ impl Run<'_> {
             |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
         let mut listen = |entry: &Entry| announce(entry);
         let stop = stop_flag()?;
-        let mut hooks = Hooks::new(self.dir, &save).with_listener(&mut listen).with_stop(&stop);
+        let mut hooks = Hooks::new(self.dir, &save)
+            .with_listener(&mut listen)
+            .with_stop(&stop)
+            .with_states(states::states(&recipe.train)?);
         if !self.sets.eval.is_empty() {
             hooks = hooks.with_evaluation(&mut evaluate);
         }

@@ -135,7 +135,7 @@ def adamw():
     params = [torch.nn.Parameter(draw(65, 64) * 0.1), torch.nn.Parameter(draw(40, 100) * 0.1)]
     options = dict(lr=3e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
     optimiser = bitsandbytes.optim.AdamW8bit(params, **options)
-    tensors = {f"parameter.{i}.0": value for i, value in enumerate(params)}
+    tensors = {f"parameter.{i}.0": value.detach().clone() for i, value in enumerate(params)}
     for step in range(1, 7):
         for i, value in enumerate(params):
             # Some gradients are zero, and their sizes lie decades apart.
@@ -143,10 +143,10 @@ def adamw():
             tensors[f"gradient.{i}.{step}"] = value.grad.clone()
         optimiser.step()
         for i, value in enumerate(params):
-            tensors[f"parameter.{i}.{step}"] = value
+            tensors[f"parameter.{i}.{step}"] = value.detach().clone()
             for key, state in optimiser.state[value].items():
                 if key in ("state1", "state2", "absmax1", "absmax2"):
-                    tensors[f"{key}.{i}.{step}"] = state
+                    tensors[f"{key}.{i}.{step}"] = state.clone()
     tensors |= {name: torch.tensor(value, dtype=torch.float64) for name, value in options.items() if name != "betas"}
     tensors |= {"beta1": torch.tensor(0.9, dtype=torch.float64), "beta2": torch.tensor(0.98, dtype=torch.float64)}
     return {name: value.detach().clone() for name, value in tensors.items()}

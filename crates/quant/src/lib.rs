@@ -23,6 +23,7 @@
 //! # Ok::<(), quant::Error>(())
 //! ```
 
+pub mod adamw;
 pub mod codec;
 mod config;
 mod error;

@@ -1,5 +1,7 @@
 //! What can go wrong at the edges: paths, shapes, libtorch.
 
+use std::path::PathBuf;
+
 use crate::ModulePath;
 
 /// A result with this crate's error.
@@ -60,6 +62,14 @@ pub enum Error {
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(String),
+    /// A folder that cannot hold paged tensors.
+    #[error("paged tensors in `{folder}`: {source}\nhint: wanted a folder on a disk with room for them", folder = folder.display())]
+    Paging {
+        /// Where their files were to lie.
+        folder: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A device that this machine or this libtorch does not have.
     #[error("device `{wanted}` cannot be used: {found}\nhint: {hint}")]
     Device {

@@ -47,6 +47,36 @@ pub enum ReportTo {
     Markdown,
 }
 
+/// Which optimiser, and where it keeps its states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optim {
+    /// `AdamW` with both running means in f32.
+    #[default]
+    #[serde(rename = "adamw", alias = "adamw_torch", alias = "adamw_torch_fused")]
+    Adamw,
+    /// With the running means of large parameters in 8 bits.
+    #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit")]
+    Adamw8bit,
+    /// In f32, in a file of `output_dir` whose pages need not stay in memory.
+    #[serde(rename = "paged_adamw", alias = "paged_adamw_32bit")]
+    PagedAdamw,
+    /// Both.
+    #[serde(rename = "paged_adamw_8bit")]
+    PagedAdamw8bit,
+}
+
+impl Optim {
+    /// Whether states lie in a file.
+    pub fn is_paged(self) -> bool {
+        matches!(self, Self::PagedAdamw | Self::PagedAdamw8bit)
+    }
+
+    /// Whether large parameters' states have 8 bits.
+    pub fn is_8bit(self) -> bool {
+        matches!(self, Self::Adamw8bit | Self::PagedAdamw8bit)
+    }
+}
+
 /// `gradient_checkpointing`: which blocks keep their graph and which run again in the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Checkpointing", into = "Checkpointing")]
@@ -112,6 +142,8 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Decoupled decay of every parameter but norms and biases.
     pub weight_decay: f64,
+    /// The optimiser.
+    pub optim: Optim,
     /// Decay of the gradient's running mean.
     pub adam_beta1: f64,
     /// Decay of the squared gradient's running mean.
@@ -182,6 +214,7 @@ impl Default for TrainConfig {
             gradient_accumulation_steps: 1,
             learning_rate: 5e-5,
             weight_decay: 0.0,
+            optim: Optim::Adamw,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,

@@ -37,6 +37,9 @@ pub enum Error {
         "no parameter of the model trains\nhint: add an adapter, or choose what to train with a full fine-tuning surgery"
     )]
     NothingTrains,
+    /// Optimiser states that have no place.
+    #[error(transparent)]
+    States(#[from] tensor_core::Error),
     /// A data set without a step.
     #[error("the training data make no step: wanted at least one row")]
     NoData,

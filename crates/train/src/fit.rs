@@ -19,8 +19,8 @@ use crate::run_dir::MASTERS;
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport, TrainConfig,
-    choose_plan, tensors,
+    AdamW, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StateMemory,
+    StepReport, TrainConfig, choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.
@@ -85,8 +85,17 @@ impl<'c, 'h> Run<'c, 'h> {
         }
         let total = config.total_steps(num_steps_per_epoch);
         let schedule = config.schedule(total)?;
-        #[expect(clippy::mem_replace_with_default, reason = "a boxed trait object has no default")]
-        let states = std::mem::replace(&mut hooks.states, Box::<crate::AdamW>::default());
+        let states = match hooks.states.take() {
+            Some(states) => states,
+            None if config.optim.is_8bit() => {
+                return Err(Error::NoEffect {
+                    option: "optim",
+                    why: "states in 8 bits come from the caller, who gave none".into(),
+                    hint: "give them with `Hooks::with_states`, or set it to \"adamw\"",
+                });
+            }
+            None => Box::new(AdamW::new(StateMemory::of(config)?)),
+        };
         let mut optimizer = Optimizer::new(model, config, states)?;
         let device = optimizer.params()[0].value.device();
         let resumed = hooks.dir.resume_from()?;

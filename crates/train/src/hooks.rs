@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::{AdamW, BoxError, Entry, Rounds, RunDir, States};
+use crate::{BoxError, Entry, Rounds, RunDir, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
 pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
@@ -21,7 +21,7 @@ pub struct Hooks<'a> {
     pub(crate) evaluate: Option<&'a mut Evaluate<'a>>,
     pub(crate) on_entry: Option<&'a mut OnEntry<'a>>,
     pub(crate) stop: Option<&'a AtomicBool>,
-    pub(crate) states: Box<dyn States>,
+    pub(crate) states: Option<Box<dyn States>>,
     pub(crate) rounds: Option<&'a dyn Rounds>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Hooks<'a> {
             evaluate: None,
             on_entry: None,
             stop: None,
-            states: Box::new(AdamW::default()),
+            states: None,
             rounds: None,
         }
     }
@@ -66,10 +66,13 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// With other optimiser states than AdamW's in f32.
+    /// With other optimiser states than AdamW's in f32, such as `optim` asks for.
     #[must_use]
     pub fn with_states(self, states: Box<dyn States>) -> Self {
-        Self { states, ..self }
+        Self {
+            states: Some(states),
+            ..self
+        }
     }
 
     /// With what trains chosen anew from round to round.

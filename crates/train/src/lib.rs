@@ -34,6 +34,7 @@ mod adamw;
 mod optimizer;
 mod plan;
 mod rounds;
+mod state_memory;
 
 mod run_dir;
 mod state;
@@ -51,7 +52,7 @@ mod error;
 
 pub use adamw::AdamW;
 pub use batches::{Batches, Row};
-pub use config::{EvalStrategy, GradientCheckpointing, ReportTo, SaveStrategy, TrainConfig};
+pub use config::{EvalStrategy, GradientCheckpointing, Optim, ReportTo, SaveStrategy, TrainConfig};
 pub use error::{BoxError, Error, Result};
 pub use fit::fit;
 pub use hooks::{Evaluate, Hooks, OnEntry, SaveModel};
@@ -63,4 +64,5 @@ pub use rounds::Rounds;
 pub use run_dir::{Checkpoint, RunDir, Start};
 pub use schedule::{Ramp, Schedule, ScheduleOptions, ScheduleType};
 pub use state::{Best, Entry};
+pub use state_memory::{StateMemory, StateTensor};
 pub use step::StepReport;

@@ -60,7 +60,9 @@ pub struct Update {
 /// Why a seam: states in 8 bits, or paged ones, differ in nothing but this. They see the parameters, never the model.
 pub trait States {
     /// Makes the states of these parameters, as before the first update.
-    fn allocate(&mut self, params: &[Trained]);
+    ///
+    /// Errors: no room for them, where they lie on a disk.
+    fn allocate(&mut self, params: &[Trained]) -> Result<()>;
 
     /// Moves every parameter.
     fn update(&mut self, params: &[Trained], update: &Update);
@@ -101,7 +103,7 @@ impl Optimizer {
         if optimizer.params.is_empty() {
             return Err(Error::NothingTrains);
         }
-        optimizer.states.allocate(&optimizer.params);
+        optimizer.states.allocate(&optimizer.params)?;
         Ok(optimizer)
     }
 
@@ -163,12 +165,12 @@ impl Optimizer {
         }
         // States that end are freed before new ones are made.
         self.params.clear();
-        self.states.allocate(&self.params);
+        self.states.allocate(&self.params)?;
         self.params = self.trained(model, &since);
         if self.params.is_empty() {
             return Err(Error::NothingTrains);
         }
-        self.states.allocate(&self.params);
+        self.states.allocate(&self.params)?;
         let kept: BTreeMap<String, Tensor> = states.into_iter().collect();
         for (name, mut state) in self.states.tensors(&self.params) {
             if let Some(held) = kept.get(&name) {

@@ -6,6 +6,7 @@
 mod cell;
 mod data;
 mod document;
+mod factbook;
 mod plot;
 mod results;
 mod studies;

@@ -4,7 +4,7 @@ use super::super::results::Results;
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, Run, column, lora};
 
-const PARTS: [&str; 2] = ["sarcasm", "quartz"];
+const PARTS: [&str; 2] = ["sarcasm", "chapter"];
 
 /// Names, and the options of `combine` behind them.
 const WAYS: [(&str, &str); 6] = [
@@ -61,10 +61,10 @@ pub(super) fn study(scale: usize) -> Study {
         arms,
         columns: vec![
             column("after.sarcasm.accuracy", "sarcasm", Form::Share),
-            column("after.quartz.accuracy", "quartz", Form::Share),
+            column("after.chapter.accuracy", "chapter", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
         ],
-        drawn: "after.quartz.accuracy",
+        drawn: "after.chapter.accuracy",
         verdicts,
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn study(scale: usize) -> Study {
 fn verdicts(results: &Results) -> Vec<Verdict> {
     let both = |arm: &str| {
         let of = |task: &str| results.mean(arm, &format!("after.{task}.accuracy"));
-        f64::midpoint(of("sarcasm"), of("quartz"))
+        f64::midpoint(of("sarcasm"), of("chapter"))
     };
     let (sum, svd, linear) = (both("exact sum"), both("svd, rank 16"), both("linear"));
     vec![

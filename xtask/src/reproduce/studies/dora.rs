@@ -15,14 +15,14 @@ pub(super) fn study(scale: usize) -> Study {
             let recipe = Run {
                 model: MODEL,
                 surgery: &surgery,
-                task: "quartz",
+                task: "sarcasm",
                 learning_rate,
                 scale,
             }
             .recipe();
             let steps = vec![
                 Step::Train { name: "train", recipe },
-                Step::evaluate("after", MODEL, Some("{out}/train"), "quartz.toml"),
+                Step::evaluate("after", MODEL, Some("{out}/train"), "sarcasm.toml"),
             ];
             arms.push(Arm::new(name(method, learning_rate), steps));
         }
@@ -36,7 +36,7 @@ pub(super) fn study(scale: usize) -> Study {
         arms,
         columns: vec![
             column(LOSS, "held-out loss", Form::Digits(4)),
-            column("after.quartz.accuracy", "accuracy", Form::Share),
+            column("after.sarcasm.accuracy", "accuracy", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
             column("train.peak_memory", "peak memory", Form::Gigabytes),
         ],

@@ -5,6 +5,9 @@ use super::super::results::{Measures, Results};
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, Run, column, lora};
 
+/// Rows of each task.
+const TRAINED: usize = 480;
+
 pub(super) fn study(scale: usize) -> Study {
     let full = "[[surgery]]\nkind = \"full\"\n";
     let half = "[[surgery]]\nkind = \"hft\"\nseed = {stage}{seed}\n";
@@ -45,7 +48,7 @@ pub(super) fn study(scale: usize) -> Study {
     }
 }
 
-/// The three tasks in order, each from the model that the one before left, all measured after each.
+/// The three tasks in order, each from the model that the one before left and measured then; all measured at the end.
 fn sequence(name: &str, surgery: &str, learning_rate: f64, scale: usize, after: &[&str]) -> Arm {
     let mut steps = Vec::new();
     let mut model = MODEL.to_owned();
@@ -58,7 +61,7 @@ fn sequence(name: &str, surgery: &str, learning_rate: f64, scale: usize, after: 
             learning_rate,
             scale,
         }
-        .recipe();
+        .recipe_of(TRAINED);
         steps.push(Step::Train { name: stage, recipe });
         let mut left = format!("{{out}}/{stage}");
         for verb in after {
@@ -71,13 +74,14 @@ fn sequence(name: &str, surgery: &str, learning_rate: f64, scale: usize, after: 
             });
             left = made;
         }
-        steps.push(Step::evaluate(&format!("s{}", idx + 1), &left, None, "all.toml"));
+        let suite = ["sarcasm.toml", "chapter.toml", "all.toml"][idx];
+        steps.push(Step::evaluate(&format!("s{}", idx + 1), &left, None, suite));
         model = left;
     }
     Arm::new(name, steps)
 }
 
-/// TRACE's two numbers from the nine accuracies of a cell.
+/// TRACE's two numbers: from each task's accuracy when it was learnt, and all of them at the end.
 pub(crate) fn derive(measures: &mut Measures) {
     let accuracy = |after: usize, task: &str| measures.get(&format!("s{after}.{task}.accuracy")).copied();
     let last: Option<Vec<f64>> = TASKS.iter().map(|task| accuracy(3, task)).collect();
@@ -140,14 +144,7 @@ mod tests {
 
     #[test]
     fn overall_performance_and_backward_transfer_are_traces() {
-        let rows = [
-            (1, 0, 0.8),
-            (2, 0, 0.5),
-            (2, 1, 0.9),
-            (3, 0, 0.4),
-            (3, 1, 0.7),
-            (3, 2, 0.6),
-        ];
+        let rows = [(1, 0, 0.8), (2, 1, 0.9), (3, 0, 0.4), (3, 1, 0.7), (3, 2, 0.6)];
         let mut measures: Measures = rows
             .into_iter()
             .map(|(after, task, value)| (format!("s{after}.{}.accuracy", TASKS[task]), value))

@@ -34,9 +34,17 @@ struct Run<'a> {
     scale: usize,
 }
 
+/// Documents of a step.
+const DOCUMENTS: usize = 16;
+
 impl Run<'_> {
-    /// A recipe of one epoch over the task's training rows, in steps of 16, measured on its held-out rows at the end.
+    /// A recipe of one epoch over the task's training rows, measured on its held-out rows at the end.
     fn recipe(&self) -> String {
+        self.recipe_of(TRAINED)
+    }
+
+    /// A recipe of that many rows, times the scale.
+    fn recipe_of(&self, rows: usize) -> String {
         let Self {
             model,
             surgery,
@@ -45,13 +53,13 @@ impl Run<'_> {
             scale,
         } = self;
         // Of a task with fewer rows than that, all are there and an epoch is shorter.
-        let steps = (TRAINED * scale).div_ceil(16);
+        let steps = (rows * scale).div_ceil(DOCUMENTS);
         format!(
             "[model]\nname_or_path = \"{model}\"\n\n{surgery}\n\
              [objective]\nkind = \"sft\"\n\n\
              [data]\ntrain = [{{ path = \"{{data}}/{task}.train.jsonl\" }}]\n\
              eval = [{{ path = \"{{data}}/{task}.test.jsonl\", name = \"held_out\" }}]\nmax_length = 512\n\n\
-             [train]\nmax_steps = {steps}\nper_device_train_batch_size = 16\nlearning_rate = {learning_rate:e}\n\
+             [train]\nmax_steps = {steps}\nper_device_train_batch_size = {DOCUMENTS}\nlearning_rate = {learning_rate:e}\n\
              lr_scheduler_type = \"cosine\"\nwarmup_ratio = 0.05\neval_strategy = \"epoch\"\nsave_strategy = \"no\"\n\
              logging_steps = 5\nreport_to = []\n",
         )

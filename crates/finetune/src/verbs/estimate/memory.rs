@@ -215,7 +215,10 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
         ("one packed weight, dense", model.largest_packed * bytes),
         ("trained weights (f32)", trainable * 4.0),
         ("gradients (f32)", trainable * 4.0),
-        ("optimiser (f32, two moments)", trainable * 8.0),
+        (
+            "optimiser (two running means)",
+            trainable * state_bytes(recipe.train.optim),
+        ),
         (
             "weights' compute copies",
             if bytes < 4.0 { trainable * bytes } else { 0.0 },
@@ -252,5 +255,14 @@ impl Memory {
             self.parts()
                 .chain([("peak", self.peak()), ("recomputed blocks", self.recomputed as f64)]),
         )
+    }
+}
+
+/// Bytes of optimiser state in memory for each number that trains; paged ones are on disk but for the one at work.
+fn state_bytes(optim: train::Optim) -> f64 {
+    match (optim.is_paged(), optim.is_8bit()) {
+        (true, _) => 0.0,
+        (false, true) => 2.0 * (1.0 + 4.0 / 256.0),
+        (false, false) => 8.0,
     }
 }
