@@ -10,7 +10,7 @@ use crate::{Dora, DoraConfig};
 /// A choice of modules and what is done to them: hand its two surgeons to the model.
 #[derive(Debug)]
 pub struct Wrapping {
-    lora: lora::Wrapping,
+    lora: lora::Wrapping<'static>,
     exact_norm: bool,
     magnitude_only: BTreeSet<ModulePath>,
 }

@@ -62,7 +62,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         Some(labels) => model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?,
         None => model,
     };
-    let operated = operate::operate(model, &recipe)?;
+    let operated = operate::operate(model, &recipe, &source)?;
     let (all, trainable) = num_params(&operated.model);
     output::note(format!(
         "{}: {} parameters, {} of them train; {}, {} on {}",

@@ -33,7 +33,7 @@ fn adapter(folder: &Path, seed: u64) -> String {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let operated = operate(source.decoder(machine).unwrap(), &recipe).unwrap();
+    let operated = operate(source.decoder(machine).unwrap(), &recipe, &source).unwrap();
     let sets = Sets {
         train: Vec::new(),
         eval: Vec::new(),

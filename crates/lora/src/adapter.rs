@@ -58,7 +58,9 @@ pub fn to_peft_config<'a>(
         }
         other => json!(other),
     };
-    let converted = config.init_lora_weights.takes_from_base();
+    // What is done to begin with must not be done again by whoever loads the adapter.
+    let init = config.init_lora_weights;
+    let converted = init.takes_from_base() || init == Init::Loftq;
     let rank = |r: i64| if converted { 2 * r } else { r };
     // Twice the rank at the same scale: alpha / r, or alpha / √r.
     let alpha = |alpha: f64| match (converted, config.use_rslora) {

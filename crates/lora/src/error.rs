@@ -31,6 +31,12 @@ pub enum Error {
         /// Columns of the weight.
         input: i64,
     },
+    /// An update of what quantising lost, with nothing to tell what that is.
+    #[error(
+        "`init_lora_weights = \"loftq\"`: the weights from before quantising are not there\n\
+         hint: put `kind = \"quantize\"` before it, over a model that is not in 4 bits yet"
+    )]
+    NoOriginal,
     /// An adapter's tensor does not fit the module it names.
     #[error(
         "`{at}`: the adapter's {tensor} has shape {found:?}, this model needs {wanted:?}\nhint: the adapter was made for another model"

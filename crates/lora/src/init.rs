@@ -2,6 +2,8 @@
 //!
 //! `default`: A uniform in `±1/√in` (Kaiming with a = √5), B zero. `gaussian`: A normal with deviation `1/r`, B zero.
 //! `pissa`: the top r singular triples of W, `A = √(S/s) Vᵀ`, `B = U √(S/s)`, and `W - s B A` stays (arXiv:2404.02948).
+//! `loftq`: the top r singular triples of `W - Ŵ`, what quantising W to Ŵ has lost; Ŵ stays (arXiv:2310.08659 with T = 1,
+//! so that the base is the one that anybody gets who quantises W). PEFT leaves out s, which is 1 there.
 //! `olora`: `W = QR`, `A = R[..r]`, `B = Q[.., ..r]`, and `W - s B A` stays (arXiv:2406.01775).
 
 use rand::rngs::StdRng;
@@ -26,6 +28,8 @@ pub enum Init {
     PissaIterations(u32),
     /// The first columns and rows of a QR decomposition.
     Olora,
+    /// Principal singular vectors of what quantising lost: see [`crate::Wrapping::with_originals`].
+    Loftq,
 }
 
 impl Init {
@@ -34,7 +38,7 @@ impl Init {
         matches!(self, Self::Pissa | Self::PissaIterations(_) | Self::Olora)
     }
 
-    /// A `[rank, in]` and B `[out, rank]` in f32 for `weight` `[out, in]`.
+    /// A `[rank, in]` and B `[out, rank]` in f32 for `weight` `[out, in]`; of `loftq`, for `W - Ŵ`.
     pub fn factors(self, weight: &Tensor, rank: i64, scale: f64, seed: u64) -> (Tensor, Tensor) {
         let (out, input) = weight.size2().expect("a projection's weight has two dimensions");
         let mut rng = StdRng::seed_from_u64(seed);
@@ -69,6 +73,7 @@ impl Init {
                 let (u, s, vt) = subspace_svd(&weight.to_kind(Kind::Float), rank, iterations, &mut rng);
                 split(&u, &s, &vt, scale)
             }
+            Self::Loftq => principal(&weight.to_kind(Kind::Double), rank, scale),
             Self::Olora => {
                 let (q, r) = Tensor::linalg_qr(&weight.to_kind(Kind::Float), "reduced");
                 (r.narrow(0, 0, rank).contiguous(), q.narrow(1, 0, rank).contiguous())
@@ -98,6 +103,29 @@ fn split(u: &Tensor, s: &Tensor, vt: &Tensor, scale: f64) -> (Tensor, Tensor) {
         (root.unsqueeze(1) * vt).contiguous(),
         (u * root.unsqueeze(0)).contiguous(),
     )
+}
+
+/// The best product of rank r, by the eigenvectors of the smaller of `M Mᵀ` and `Mᵀ M`: noise has no gap in its spectrum
+/// that iterations could use, and a whole SVD would take several times as long.
+fn principal(matrix: &Tensor, rank: i64, scale: f64) -> (Tensor, Tensor) {
+    let (out, input) = matrix.size2().expect("a matrix");
+    if out > input {
+        let (b, a) = principal(&matrix.tr(), rank, scale);
+        return (a.tr().contiguous(), b.tr().contiguous());
+    }
+    let (_, vectors) = matrix.matmul(&matrix.tr()).linalg_eigh("L");
+    // Ascending there.
+    let u = vectors.narrow(1, out - rank, rank).flip([1]);
+    let rows = u.tr().matmul(matrix);
+    let root = (rows
+        .square()
+        .sum_dim_intlist([1i64].as_slice(), true, Kind::Double)
+        .sqrt()
+        / scale)
+        .clamp_min(1e-30)
+        .sqrt();
+    let a = (rows / (&root * scale)).to_kind(Kind::Float);
+    (a, (u * root.tr()).to_kind(Kind::Float).contiguous())
 }
 
 /// Halko, Martinsson and Tropp 2011, algorithm 4.4, then an exact SVD of the small core.
@@ -141,6 +169,7 @@ impl Serialize for Init {
             Self::Pissa => serializer.serialize_str("pissa"),
             Self::PissaIterations(n) => serializer.serialize_str(&format!("pissa_niter_{n}")),
             Self::Olora => serializer.serialize_str("olora"),
+            Self::Loftq => serializer.serialize_str("loftq"),
         }
     }
 }
@@ -163,9 +192,10 @@ impl<'de> Deserialize<'de> for Init {
             "gaussian" => Ok(Self::Gaussian),
             "pissa" => Ok(Self::Pissa),
             "olora" => Ok(Self::Olora),
+            "loftq" => Ok(Self::Loftq),
             other => other.strip_prefix("pissa_niter_").and_then(|n| n.parse().ok()).map(Self::PissaIterations).ok_or_else(|| {
                 serde::de::Error::custom(format!(
-                    "`init_lora_weights`: wanted true, false, \"default\", \"gaussian\", \"pissa\", \"pissa_niter_N\" or \"olora\", found \"{other}\""
+                    "`init_lora_weights`: wanted true, false, \"default\", \"gaussian\", \"pissa\", \"pissa_niter_N\", \"olora\" or \"loftq\", found \"{other}\""
                 ))
             }),
         }

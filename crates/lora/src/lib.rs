@@ -46,4 +46,4 @@ pub use low_rank::LowRank;
 pub use place::Placement;
 pub use projection::Lora;
 pub use set::{AdapterNames, AdapterSet, Member};
-pub use wrap::Wrapping;
+pub use wrap::{Originals, Wrapping};

@@ -1,20 +1,35 @@
 //! From options to surgery: what is done to each slot of a model.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use tch::{Kind, Tensor};
 use tensor_core::{Dense, Embedding, Error as CoreError, Found, ModulePath, Param, Parameters, Projection};
 
 use crate::{Error, FullTable, FullUpdate, Init, Lora, LoraConfig, LoraEmbedding, LowRank, Result};
 
 /// A choice of modules and what is done to them: hand its two surgeons to the model.
-#[derive(Debug)]
-pub struct Wrapping {
+pub struct Wrapping<'a> {
     config: LoraConfig,
     chosen: BTreeSet<ModulePath>,
     whole: BTreeSet<ModulePath>,
+    originals: Option<Box<Originals<'a>>>,
 }
 
-impl Wrapping {
+impl fmt::Debug for Wrapping<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrapping")
+            .field("config", &self.config)
+            .field("chosen", &self.chosen)
+            .field("whole", &self.whole)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The weight of a module as it was before it was quantised.
+pub type Originals<'a> = dyn Fn(&ModulePath) -> tensor_core::Result<Tensor> + 'a;
+
+impl<'a> Wrapping<'a> {
     /// Chooses among the model's projections and tables: `paths` with a mark at the output layer and at tables.
     ///
     /// `all-linear` takes projections only; a table (`model.embed_tokens`) is taken where it is named.
@@ -54,7 +69,21 @@ impl Wrapping {
             .into_iter()
             .filter(|path| !whole.contains(path))
             .collect();
-        Ok(Self { config, chosen, whole })
+        Ok(Self {
+            config,
+            chosen,
+            whole,
+            originals: None,
+        })
+    }
+
+    /// With the weights from before quantising, which `init_lora_weights = "loftq"` begins from.
+    #[must_use]
+    pub fn with_originals(self, originals: Box<Originals<'a>>) -> Self {
+        Self {
+            originals: Some(originals),
+            ..self
+        }
     }
 
     /// The options.
@@ -103,6 +132,11 @@ impl Wrapping {
         let (out, input) = matrix(at, &weight)?;
         let (rank, scale) = self.rank_and_scale(at, out, input)?;
         let init = self.config.init_lora_weights;
+        let weight = if init == Init::Loftq {
+            self.lost(at, &weight)?
+        } else {
+            weight
+        };
         let (a, b) = tch::no_grad(|| init.factors(&weight, rank, scale, self.config.seed ^ at.site()));
         let low_rank = LowRank::new(&a, &b, scale);
         Ok(if init.takes_from_base() {
@@ -129,6 +163,22 @@ impl Wrapping {
             base,
             LowRank::new(&a.to_device(device), &b.to_device(device), scale),
         )))
+    }
+
+    /// What quantising took from the weight of the module at `at`, which is `quantised` now.
+    fn lost(&self, at: &ModulePath, quantised: &Tensor) -> tensor_core::Result<Tensor> {
+        let Some(originals) = &self.originals else {
+            return Err(Error::NoOriginal.at(at));
+        };
+        let original = originals(at)?;
+        if original.size() != quantised.size() {
+            return Err(CoreError::Shape {
+                at: at.clone(),
+                wanted: quantised.size(),
+                found: original.size(),
+            });
+        }
+        Ok(original.to_device(quantised.device()).to_kind(Kind::Float) - quantised.to_kind(Kind::Float))
     }
 
     fn rank_and_scale(&self, at: &ModulePath, out: i64, input: i64) -> tensor_core::Result<(i64, f64)> {

@@ -140,6 +140,51 @@ fn pissa_and_olora_begin_as_peft_does() {
 }
 
 #[test]
+fn loftq_begins_with_the_best_product_of_what_quantising_lost() {
+    // Rounded to steps of 1/2, as a quantised weight is; tall and wide.
+    for shape in [[40, 30], [30, 40]] {
+        let weight = random(7, shape);
+        let rounded = (&weight * 2.0).round() / 2.0;
+        let (rank, scale) = (5, 1.5);
+        let (a, b) = Init::Loftq.factors(&(&weight - &rounded), rank, scale, 0);
+        let left = &weight - &rounded - b.matmul(&a) * scale;
+        let (_, s, _) = (&weight - &rounded).to_kind(Kind::Double).svd(true, true);
+        // Eckart and Young: no product of that rank leaves less.
+        let least = s
+            .narrow(0, rank, 30 - rank)
+            .square()
+            .sum(Kind::Double)
+            .double_value(&[]);
+        let found = left.square().sum(Kind::Double).double_value(&[]);
+        assert!((found / least - 1.0).abs() < 1e-5, "{found}, wanted {least}");
+        // Neither factor takes more of it than the other.
+        let norm = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
+        assert!((norm(&a) / norm(&b) - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn loftq_without_the_weights_from_before_is_refused() {
+    let config = LoraConfig {
+        r: 2,
+        init_lora_weights: Init::Loftq,
+        ..LoraConfig::default()
+    };
+    let paths = [("model.layers.0.self_attn.q_proj".into(), false)];
+    let wrapping = Wrapping::choose(config, &paths, &[]).unwrap();
+    let base = Dense::new(Param::frozen(random(1, [6, 5]), Role::Base));
+    let error = wrapping
+        .projection(&paths[0].0, Box::new(base))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("before quantising") && error.contains("hint: "),
+        "{error}"
+    );
+}
+
+#[test]
 fn subspace_iterations_find_the_principal_part() {
     // Singular values fall fast, so four iterations reach the exact part.
     let u = Tensor::linalg_qr(&random(5, [40, 8]), "reduced").0;

@@ -164,7 +164,10 @@ mod tests {
     use std::path::Path;
     use train::Optim;
 
+    /// The same numbers for the same seed: libtorch's generator is the whole process's, so drawing is one at a time.
     fn random(seed: i64, shape: &[i64]) -> Tensor {
+        static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _drawing = DRAWING.lock();
         tch::manual_seed(seed);
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }

@@ -38,7 +38,7 @@ fn save(folder: &Path, base: &str, surgery: &str, template: Option<&str>) {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let operated = operate(source.decoder(machine).expect("weights"), &recipe).expect("surgery");
+    let operated = operate(source.decoder(machine).expect("weights"), &recipe, &source).expect("surgery");
     let sets = Sets {
         train: Vec::new(),
         eval: Vec::new(),

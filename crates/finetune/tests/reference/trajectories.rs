@@ -190,7 +190,7 @@ impl Recorded {
     fn run_in(&self, folder: &Path, settings: &[&str]) -> (Decoder, Ours) {
         let recipe = self.recipe(folder, settings);
         let source = Source::of(&recipe.model).expect("the recorded base");
-        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe).expect("surgery");
+        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&operated.model);
         let sets = Sets {
             train: vec![self.documents(&recipe)],

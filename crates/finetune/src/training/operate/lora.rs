@@ -2,12 +2,12 @@
 
 use anyhow::{Result, bail};
 use decoder::HeadKind;
-use lora::{LoraConfig, Wrapping};
+use lora::{LoraConfig, Originals, Wrapping};
 use tensor_core::ModulePath;
 
 use super::{Kept, Patient};
 
-pub(super) fn operate(patient: Patient, config: &LoraConfig) -> Result<Patient> {
+pub(super) fn operate(patient: Patient, config: &LoraConfig, originals: Option<&Originals>) -> Result<Patient> {
     let Patient { model, kept, mut what } = patient;
     if kept.is_some() {
         bail!(
@@ -22,7 +22,10 @@ pub(super) fn operate(patient: Patient, config: &LoraConfig) -> Result<Patient> 
     if has_new_head {
         paths.retain(|(_, is_output)| !is_output);
     }
-    let wrapping = Wrapping::choose(config.clone(), &paths, &tables)?;
+    let mut wrapping = Wrapping::choose(config.clone(), &paths, &tables)?;
+    if let Some(originals) = originals {
+        wrapping = wrapping.with_originals(Box::new(originals));
+    }
     let (targets, whole): (Vec<_>, Vec<_>) = (
         wrapping.chosen().cloned().collect(),
         wrapping.whole().cloned().collect(),

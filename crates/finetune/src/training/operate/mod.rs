@@ -8,14 +8,16 @@ mod lora;
 mod quantize;
 
 use ::dora::DoraConfig;
-use ::lora::LoraConfig;
+use ::lora::{LoraConfig, Originals};
 use adapters::AdapterConfig;
 use anyhow::{Context, Result, bail};
 use decoder::Decoder;
+use tch::Tensor;
 use tensor_core::ModulePath;
 
 pub use self::quantize::load;
 use crate::machine::Dtype;
+use crate::model::Source;
 use crate::quantised::Quantisation;
 use crate::recipe::{Recipe, Surgery};
 
@@ -65,16 +67,27 @@ struct Patient {
 }
 
 /// Applies the recipe's surgeries; `model` has its final head.
-pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
+pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Operated> {
     let mut patient = Patient {
         model,
         kept: None,
         what: Vec::new(),
     };
+    // Weights as they were, one by one from the files, where the first surgery has quantised them.
+    let kind = patient.model.kind();
+    let dense = |at: &ModulePath| -> tensor_core::Result<Tensor> {
+        let weight = source.dir().tensor_as(at.join("weight").as_str(), kind);
+        weight.map_err(|error| tensor_core::Error::Surgery {
+            at: at.clone(),
+            source: Box::new(error),
+        })
+    };
+    let is_quantised = matches!(recipe.surgery.first(), Some(Surgery::Quantize(_)));
+    let originals: Option<&Originals> = is_quantised.then_some(&dense);
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         patient = match surgery {
             Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
-            Surgery::Lora(config) => lora::operate(patient, config),
+            Surgery::Lora(config) => lora::operate(patient, config, originals),
             Surgery::Dora(config) => dora::operate(patient, config),
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
