@@ -3,6 +3,7 @@
 //! Both sides are watched from outside with the same clock: a step is over when the program has said so, memory is the
 //! kernel's own high-water mark (`VmHWM`) of the process.
 
+mod methods;
 mod table;
 mod watch;
 
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Each kernel against the libtorch operators it replaces (criterion), instead of the comparison with Python.
     #[arg(long)]
     kernels: bool,
+    /// A step of LoRA, `DoRA` and `QLoRA` beside each other, instead of the comparison with Python.
+    #[arg(long, conflicts_with = "kernels")]
+    methods: bool,
     /// Turns that ours and PEFT take.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -60,12 +64,16 @@ pub(crate) fn run(cache: &Cache, tools: &Tools, arguments: &Arguments) -> Result
         steps: arguments.steps,
         threads: threads.get(),
     };
+    if arguments.methods {
+        println!("{}", methods::compare(&turns, arguments.rounds)?);
+        return Ok(());
+    }
 
     let rates = turns.matmul()?;
     let (mut ours, mut peft) = (Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}: ours", arguments.rounds);
-        ours.push(turns.ours()?);
+        ours.push(turns.ours(&[])?);
         eprintln!("round {round} of {}: Transformers + PEFT", arguments.rounds);
         peft.push(turns.script("peft_step.py")?);
     }
@@ -99,7 +107,8 @@ struct Turns {
 }
 
 impl Turns {
-    fn ours(&self) -> Result<Measured> {
+    /// Our command, with these settings over the recipe's.
+    fn ours(&self, settings: &[&str]) -> Result<Measured> {
         let output = tempfile::tempdir()?;
         let mut command = Command::new(&self.binary);
         command
@@ -109,6 +118,9 @@ impl Turns {
         let folder = toml::Value::String(output.path().join("run").to_string_lossy().into_owned());
         command.args(["--set", &format!("train.output_dir={folder}")]);
         command.args(["--set", &format!("train.max_steps={}", self.steps)]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         watch::watch(command, &Steps::File(output.path().join("run/metrics.jsonl")))
     }
 
