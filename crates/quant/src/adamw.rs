@@ -62,6 +62,15 @@ pub struct Parts<'a> {
     pub absmax: &'a mut [f32],
 }
 
+impl Parts<'_> {
+    /// What a thread takes at a time.
+    fn pieces(self) -> impl Iterator<Item = Self> {
+        let absmax = self.absmax.chunks_mut(AT_ONCE / NESTED_BLOCK);
+        let both = self.codes.chunks_mut(AT_ONCE).zip(absmax);
+        both.map(|(codes, absmax)| Parts { codes, absmax })
+    }
+}
+
 impl EightBits {
     /// As before the first update. An absmax of 0 makes any code stand for 0.
     pub fn zeros(numbers: usize) -> Self {
@@ -92,17 +101,11 @@ pub fn adamw(value: &mut [f32], gradient: &[f32], mean: Parts, square: Parts, st
         assert_eq!(state.absmax.len(), numbers.div_ceil(NESTED_BLOCK), "an absmax a block");
     }
     let factors = Factors::new(step);
-    let codes = mean.codes.chunks_mut(AT_ONCE).zip(square.codes.chunks_mut(AT_ONCE));
-    let per = AT_ONCE / NESTED_BLOCK;
-    let absmax = mean.absmax.chunks_mut(per).zip(square.absmax.chunks_mut(per));
-    let states = codes.zip(absmax).map(|((m, v), (m_absmax, v_absmax))| {
-        let of = |codes, absmax| Parts { codes, absmax };
-        [of(m, m_absmax), of(v, v_absmax)]
-    });
+    let states = mean.pieces().zip(square.pieces());
     let numbers = value.chunks_mut(AT_ONCE).zip(gradient.chunks(AT_ONCE));
     let mut pieces: Vec<_> = numbers.zip(states).collect();
     parallel::for_each_chunk(&mut pieces, 1, |pieces| {
-        for ((value, gradient), [mean, square]) in pieces {
+        for ((value, gradient), (mean, square)) in pieces {
             factors.move_blocks(value, gradient, mean, square);
         }
     });
