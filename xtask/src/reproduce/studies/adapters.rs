@@ -13,7 +13,7 @@ pub(super) fn study(scale: usize) -> Study {
         let recipe = Run {
             model: MODEL,
             surgery,
-            task: "sarcasm",
+            task: "chapter",
             learning_rate,
             scale,
         }
@@ -25,7 +25,7 @@ pub(super) fn study(scale: usize) -> Study {
         };
         let steps = vec![
             Step::Train { name: "train", recipe },
-            Step::evaluate("after", model, adapter, "sarcasm.toml"),
+            Step::evaluate("after", model, adapter, "chapter.toml"),
         ];
         Arm::new(name, steps)
     };
@@ -36,7 +36,7 @@ pub(super) fn study(scale: usize) -> Study {
                 point of full fine-tuning. Here: width 36 (a sixteenth of 576), one task, and what general text costs. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
-            Arm::new("base", vec![Step::evaluate("after", MODEL, None, "sarcasm.toml")]).without_chance(),
+            Arm::new("base", vec![Step::evaluate("after", MODEL, None, "chapter.toml")]).without_chance(),
             arm("full fine-tuning", "[[surgery]]\nkind = \"full\"\n", 1e-4, true),
             arm("Houlsby", &bottleneck("double_seq_bn"), 1e-3, false),
             arm("Pfeiffer", &bottleneck("seq_bn"), 1e-3, false),
@@ -44,18 +44,18 @@ pub(super) fn study(scale: usize) -> Study {
             arm("LoRA r 16", &lora(16), 5e-4, false),
         ],
         columns: vec![
-            column("after.sarcasm.accuracy", "accuracy", Form::Share),
+            column("after.chapter.exact_match", "accuracy", Form::Share),
             column(LOSS, "held-out loss", Form::Digits(4)),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
             column("train.peak_memory", "peak memory", Form::Gigabytes),
         ],
-        drawn: "after.sarcasm.accuracy",
+        drawn: "after.chapter.exact_match",
         verdicts,
     }
 }
 
 fn verdicts(results: &Results) -> Vec<Verdict> {
-    let accuracy = |arm: &str| results.mean(arm, "after.sarcasm.accuracy");
+    let accuracy = |arm: &str| results.mean(arm, "after.chapter.exact_match");
     let general = |arm: &str| results.mean(arm, "after.general.perplexity");
     let (full, houlsby) = (accuracy("full fine-tuning"), accuracy("Houlsby"));
     let (forgot_full, forgot) = (general("full fine-tuning"), general("Houlsby"));

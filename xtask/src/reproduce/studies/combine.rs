@@ -4,7 +4,7 @@ use super::super::results::Results;
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, Run, column, lora};
 
-const PARTS: [&str; 2] = ["sarcasm", "chapter"];
+const PARTS: [&str; 2] = ["chapter", "region"];
 
 /// Names, and the options of `combine` behind them.
 const WAYS: [(&str, &str); 6] = [
@@ -60,19 +60,19 @@ pub(super) fn study(scale: usize) -> Study {
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms,
         columns: vec![
-            column("after.sarcasm.accuracy", "sarcasm", Form::Share),
-            column("after.chapter.accuracy", "chapter", Form::Share),
+            column("after.chapter.exact_match", "chapter", Form::Share),
+            column("after.region.exact_match", "region", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
         ],
-        drawn: "after.chapter.accuracy",
+        drawn: "after.region.exact_match",
         verdicts,
     }
 }
 
 fn verdicts(results: &Results) -> Vec<Verdict> {
     let both = |arm: &str| {
-        let of = |task: &str| results.mean(arm, &format!("after.{task}.accuracy"));
-        f64::midpoint(of("sarcasm"), of("chapter"))
+        let of = |task: &str| results.mean(arm, &format!("after.{task}.exact_match"));
+        f64::midpoint(of("chapter"), of("region"))
     };
     let (sum, svd, linear) = (both("exact sum"), both("svd, rank 16"), both("linear"));
     vec![

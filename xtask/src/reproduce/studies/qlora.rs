@@ -24,20 +24,20 @@ pub(super) fn study(scale: usize) -> Study {
         recipe: Run {
             model: MODEL,
             surgery,
-            task: "sarcasm",
+            task: "chapter",
             learning_rate: 5e-4,
             scale,
         }
         .recipe(),
     };
     let mut arms =
-        vec![Arm::new("16 bits", vec![Step::evaluate("base", MODEL, None, "sarcasm.toml")]).without_chance()];
+        vec![Arm::new("16 bits", vec![Step::evaluate("base", MODEL, None, "chapter.toml")]).without_chance()];
     for (name, flags) in SCHEMES {
         let steps = vec![
             Step::run(&format!(
                 "quantize --model {MODEL} {flags} --dense --dtype bf16 --output {{out}}/model"
             )),
-            Step::evaluate("base", "{out}/model", None, "sarcasm.toml"),
+            Step::evaluate("base", "{out}/model", None, "chapter.toml"),
         ];
         arms.push(Arm::new(name, steps).without_chance());
     }
@@ -45,7 +45,7 @@ pub(super) fn study(scale: usize) -> Study {
         "LoRA r 16",
         vec![
             train(&lora(16)),
-            Step::evaluate("after", MODEL, Some("{out}/train"), "sarcasm.toml"),
+            Step::evaluate("after", MODEL, Some("{out}/train"), "chapter.toml"),
         ],
     ));
     let schemes = [("QLoRA r 16, NF4", "nf4", true), ("QLoRA r 16, FP4", "fp4", false)];
@@ -62,7 +62,7 @@ pub(super) fn study(scale: usize) -> Study {
                 Step::run(&format!(
                     "quantize --model {MODEL} --scheme {scheme}{double} --output {{out}}/model"
                 )),
-                Step::evaluate("after", "{out}/model", Some("{out}/train"), "sarcasm.toml"),
+                Step::evaluate("after", "{out}/model", Some("{out}/train"), "chapter.toml"),
             ],
         ));
     }
@@ -77,7 +77,7 @@ pub(super) fn study(scale: usize) -> Study {
         columns: vec![
             column(PERPLEXITY, "perplexity of the base", Form::Digits(2)),
             column(LOSS, "held-out loss after training", Form::Digits(4)),
-            column("after.sarcasm.accuracy", "accuracy after training", Form::Share),
+            column("after.chapter.exact_match", "accuracy after training", Form::Share),
             column("after.general.perplexity", "perplexity after training", Form::Digits(2)),
             column(PEAK, "peak memory", Form::Gigabytes),
         ],
