@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{Error, Result};
 
@@ -20,4 +20,64 @@ pub(crate) fn map(path: &Path) -> Result<Arc<Mmap>> {
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
     Ok(Arc::new(map))
+}
+
+/// A part of a map, in use by one tensor: when that dies, its pages leave this process's memory.
+///
+/// So reading a model weight by weight, each packed or converted before the next, holds one dense weight at a time.
+pub(crate) struct Lent {
+    map: Arc<Mmap>,
+    start: usize,
+    len: usize,
+}
+
+impl Lent {
+    /// `bytes` of `map`.
+    pub(crate) fn new(map: &Arc<Mmap>, bytes: &[u8]) -> Self {
+        Self {
+            map: map.clone(),
+            start: bytes.as_ptr() as usize - map.as_ptr() as usize,
+            len: bytes.len(),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // SAFETY: the map is read-only, so a page that leaves is read again with the same bytes by whoever needs it.
+        // A system that knows no such advice keeps the pages, which costs memory and nothing else.
+        #[allow(unsafe_code)]
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, self.start, self.len)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of files that this process holds in memory.
+    fn held() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssFile:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+
+    #[test]
+    fn pages_leave_with_the_last_user_of_their_bytes() {
+        let size = 32 << 20;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![3u8; size]).unwrap();
+        let map = map(file.path()).unwrap();
+        let sum = |bytes: &[u8]| bytes.iter().map(|&byte| usize::from(byte)).sum::<usize>();
+        let lent = Lent::new(&map, &map[4096..]);
+        assert_eq!(sum(&map[4096..]), 3 * (size - 4096));
+        let full = held();
+        drop(lent);
+        let empty = held();
+        assert!(full > empty + size / 2, "{full} bytes before, {empty} after");
+        assert_eq!(sum(&map), 3 * size);
+    }
 }

@@ -7,6 +7,7 @@ mod command;
 mod families;
 mod hft;
 mod interrupted;
+mod large;
 mod measuring;
 mod methods;
 mod optimisers;

@@ -14,7 +14,7 @@ use memmap2::Mmap;
 use tch::{Kind, Tensor};
 use tensor_core::blob;
 
-use crate::{Error, Result, map::map};
+use crate::{Error, Result, map::{Lent, map}};
 use header::{Entry, Header};
 pub use packed::{PackedCode, PackedScales, PackedTensor};
 pub(crate) use packed::{is_part, state_of};
@@ -147,7 +147,8 @@ impl Safetensors {
         if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
             return Ok(Tensor::from_data_size(bytes, &entry.shape, kind));
         }
-        Ok(blob::tensor_over(self.map.clone(), bytes, &entry.shape, kind)?)
+        let owner = Arc::new(Lent::new(&self.map, bytes));
+        Ok(blob::tensor_over(owner, bytes, &entry.shape, kind)?)
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
