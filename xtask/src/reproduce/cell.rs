@@ -177,7 +177,9 @@ fn of_training(name: &str, metrics: &str) -> Result<Measures> {
             .get(speeds.len() / 2)
             .map(|&speed| (format!("{name}.tokens_per_second"), speed)),
     );
-    let peak = all("peak_memory_bytes").into_iter().reduce(f64::max);
+    // Of the steps: an evaluation packs other rows, and has its own peak.
+    let steps = lines.iter().filter(|line| line.get("loss").is_some());
+    let peak = steps.filter_map(|line| line.get("peak_memory_bytes")?.as_f64()).reduce(f64::max);
     measures.extend(peak.map(|bytes| (format!("{name}.peak_memory"), bytes)));
     // The last evaluation's numbers.
     for line in &lines {
@@ -270,7 +272,8 @@ mod tests {
                 format!("{{\"step\":{step},\"loss\":{step}.0,\"tokens_per_second\":{step}.0,\"peak_memory_bytes\":7,\"seconds\":{step}}}")
             })
             .collect();
-        let measures = of_training("train", &lines.join("\n")).unwrap();
+        let lines = lines.into_iter().chain(["{\"step\":20,\"eval/loss\":1.0,\"peak_memory_bytes\":9}".to_owned()]);
+        let measures = of_training("train", &lines.collect::<Vec<_>>().join("\n")).unwrap();
         let wanted = [
             ("loss", 19.5),
             ("tokens_per_second", 11.0),

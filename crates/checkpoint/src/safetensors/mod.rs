@@ -14,7 +14,10 @@ use memmap2::Mmap;
 use tch::{Kind, Tensor};
 use tensor_core::blob;
 
-use crate::{Error, Result, map::{Lent, map}};
+use crate::{
+    Error, Result,
+    map::{Lent, map},
+};
 use header::{Entry, Header};
 pub use packed::{PackedCode, PackedScales, PackedTensor};
 pub(crate) use packed::{is_part, state_of};
