@@ -54,7 +54,7 @@ pub use error::{Error, Found, Result};
 pub use mix::{Mix, Mixes};
 pub use model::LanguageModel;
 pub use param::{Param, Parameters, Role, named_params, num_params};
-pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses};
+pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses, Tally};
 pub use path::ModulePath;
 pub use policy::{Loss, Objective, Policy};
 pub use project::{Finish, Parts, Update, Way, over_frozen, project};
