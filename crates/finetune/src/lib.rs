@@ -6,6 +6,7 @@ pub mod adapters;
 pub mod bottleneck;
 pub mod cli;
 pub mod convert;
+pub mod experts;
 pub mod failure;
 pub mod machine;
 pub mod model;

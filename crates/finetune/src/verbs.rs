@@ -15,3 +15,4 @@ pub mod quantize;
 pub mod reset;
 pub mod score;
 pub mod train;
+pub mod upcycle;

@@ -62,6 +62,21 @@ impl Experts {
         }
     }
 
+    /// With a bias `[e]` that is added to the router's probabilities for choosing.
+    ///
+    /// Errors: a bias of another length.
+    pub fn with_router_bias(self, bias: Param) -> Result<Self> {
+        let (wanted, found) = (vec![self.experts.len() as i64], bias.value().size());
+        if wanted != found {
+            let part = "the router's bias".to_owned();
+            return Err(Error::Shape { part, wanted, found });
+        }
+        Ok(Self {
+            router: self.router.with_bias(bias),
+            ..self
+        })
+    }
+
     /// With losses that even out the experts' load while training.
     #[must_use]
     pub fn with_balance(self, balance: Balance) -> Self {

@@ -35,6 +35,7 @@ mod error;
 mod expert;
 mod experts;
 mod router;
+mod upcycle;
 
 pub use balance::{Balance, load_balancing_loss, max_violation, update_bias, z_loss};
 pub use dispatch::Dispatch;
@@ -42,3 +43,4 @@ pub use error::{Error, Result};
 pub use expert::{Expert, Names};
 pub use experts::{Experts, Shared};
 pub use router::{BIAS, Gating, Router, RouterConfig, Routing};
+pub use upcycle::{Part, UpcycleConfig};

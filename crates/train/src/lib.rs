@@ -35,6 +35,8 @@ mod optimizer;
 mod plan;
 mod rounds;
 
+mod after;
+
 mod run_dir;
 mod state;
 mod tensors;
@@ -50,6 +52,7 @@ mod report;
 mod error;
 
 pub use adamw::AdamW;
+pub use after::{AfterStep, Tallies};
 pub use batches::{Batches, Row};
 pub use config::{EvalStrategy, GradientCheckpointing, ReportTo, SaveStrategy, TrainConfig};
 pub use error::{BoxError, Error, Result};

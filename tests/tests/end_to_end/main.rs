@@ -4,6 +4,7 @@ mod bad_files;
 mod bad_recipes;
 mod bad_runs;
 mod command;
+mod experts;
 mod families;
 mod hft;
 mod interrupted;
