@@ -319,12 +319,21 @@ fn experts_are_as_wide_as_the_family_says_and_in_the_layers_it_says() {
     let experts = |config: &ModelConfig| {
         let experts = config.experts.clone().unwrap();
         let widths = (experts.intermediate_size, experts.shared_intermediate_size);
-        (experts.num_experts, experts.num_experts_per_tok, experts.norm_topk_prob, widths, experts.layers)
+        (
+            experts.num_experts,
+            experts.num_experts_per_tok,
+            experts.norm_topk_prob,
+            widths,
+            experts.layers,
+        )
     };
     assert_eq!(experts(&mixtral), (5, 2, true, (13, None), vec![true, true]));
     assert_eq!(experts(&qwen2), (4, 2, false, (9, Some(11)), vec![true, false, true]));
     assert_eq!(experts(&qwen3), (5, 3, true, (9, None), vec![false, true]));
-    assert_eq!((mixtral.feed_forward_name(0), qwen2.feed_forward_name(0)), ("block_sparse_moe", "mlp"));
+    assert_eq!(
+        (mixtral.feed_forward_name(0), qwen2.feed_forward_name(0)),
+        ("block_sparse_moe", "mlp")
+    );
     // 46.7 billion: Mixtral 8x7B by its defaults.
     let whole = parse(json!({"model_type": "mixtral"})).unwrap();
     assert_eq!(whole.num_parameters(), 46_702_792_704);
@@ -343,9 +352,25 @@ fn a_dense_configuration_with_experts_is_mixtral_s_of_the_same_numbers() {
             assert_eq!(config.with_num_experts(3).raw()["num_local_experts"], json!(3));
             let mixtral = parse(Value::Object(dense.with_experts(6, 2).unwrap().raw().clone())).unwrap();
             let same = |config: &ModelConfig| {
-                let shape = (config.hidden_size, config.intermediate_size, config.head_dim, config.num_key_value_heads);
-                let other = (config.rms_norm_eps, config.rope.clone(), config.layer_types.clone(), config.sliding_window);
-                (shape, other, config.tie_word_embeddings, config.dialect(), config.max_position_embeddings)
+                let shape = (
+                    config.hidden_size,
+                    config.intermediate_size,
+                    config.head_dim,
+                    config.num_key_value_heads,
+                );
+                let other = (
+                    config.rms_norm_eps,
+                    config.rope.clone(),
+                    config.layer_types.clone(),
+                    config.sliding_window,
+                );
+                (
+                    shape,
+                    other,
+                    config.tie_word_embeddings,
+                    config.dialect(),
+                    config.max_position_embeddings,
+                )
             };
             let dense = ModelConfig::open(&golden::vectors_dir().join("families").join(name).join(file)).unwrap();
             assert_eq!(same(&mixtral), same(&dense), "{name} {file}");
@@ -353,7 +378,11 @@ fn a_dense_configuration_with_experts_is_mixtral_s_of_the_same_numbers() {
     }
     for name in ["llama-biases", "qwen2-tied", "gemma3"] {
         let path = golden::vectors_dir().join("families").join(name).join("config.json");
-        let error = ModelConfig::open(&path).unwrap().with_experts(4, 2).unwrap_err().to_string();
+        let error = ModelConfig::open(&path)
+            .unwrap()
+            .with_experts(4, 2)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("experts"), "{error}");
     }
 }

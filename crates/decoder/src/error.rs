@@ -34,7 +34,9 @@ pub enum Error {
         count: i64,
     },
     /// Other feed-forwards in blocks of another kind.
-    #[error("`{option}`: the new feed-forwards are for {wanted}, this model has {found}\nhint: only feed-forwards may differ")]
+    #[error(
+        "`{option}`: the new feed-forwards are for {wanted}, this model has {found}\nhint: only feed-forwards may differ"
+    )]
     OtherBlocks {
         /// What differs.
         option: &'static str,

@@ -194,8 +194,7 @@ impl Weights<'_, '_> {
         let config = self.config;
         let at = block_path(idx);
         let own = at.join("self_attn");
-        let [q_proj, k_proj, v_proj, o_proj] =
-            self.slots(&own, ["q_proj", "k_proj", "v_proj", "o_proj"], surgeon)?;
+        let [q_proj, k_proj, v_proj, o_proj] = self.slots(&own, ["q_proj", "k_proj", "v_proj", "o_proj"], surgeon)?;
         let projections = AttentionProjections {
             q_proj,
             k_proj,
@@ -266,7 +265,10 @@ impl Weights<'_, '_> {
             None => None,
             Some(_) => {
                 let slots = self.slots(&at.join("shared_expert"), names, surgeon)?;
-                Some((slots, self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?))
+                Some((
+                    slots,
+                    self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?,
+                ))
             }
         };
         let bias = match config.has_bias {

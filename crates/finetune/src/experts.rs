@@ -29,14 +29,22 @@ impl RouterOptions {
     /// Refuses values that cannot be: the key, and what was wanted.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let numbers = [
-            ("router_aux_loss_coef", self.router_aux_loss_coef.unwrap_or(0.0), f64::INFINITY),
+            (
+                "router_aux_loss_coef",
+                self.router_aux_loss_coef.unwrap_or(0.0),
+                f64::INFINITY,
+            ),
             ("router_z_loss_coef", self.router_z_loss_coef, f64::INFINITY),
             ("router_jitter_noise", self.router_jitter_noise.unwrap_or(0.0), 1.0),
             ("router_bias_update_rate", self.router_bias_update_rate, 1.0),
         ];
         for (key, value, most) in numbers {
             if !(value.is_finite() && (0.0..=most).contains(&value)) {
-                let wanted = if most == 1.0 { "a number from 0 to 1" } else { "a number of 0 or more" };
+                let wanted = if most == 1.0 {
+                    "a number from 0 to 1"
+                } else {
+                    "a number of 0 or more"
+                };
                 return Err((key, format!("wanted {wanted}, found {value}")));
             }
         }

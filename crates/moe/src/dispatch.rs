@@ -57,9 +57,19 @@ impl Dispatch {
         let all = if n == t * k {
             sorted.shallow_clone()
         } else {
-            Tensor::cat(&[sorted, &sorted.new_zeros([t * k - n, d], (sorted.kind(), sorted.device()))], 0)
+            Tensor::cat(
+                &[
+                    sorted,
+                    &sorted.new_zeros([t * k - n, d], (sorted.kind(), sorted.device())),
+                ],
+                0,
+            )
         };
         let by_token = all.index_select(0, &self.places).view([t, k, d]);
-        weights.to_kind(sorted.kind()).unsqueeze(1).bmm(&by_token).squeeze_dim(1)
+        weights
+            .to_kind(sorted.kind())
+            .unsqueeze(1)
+            .bmm(&by_token)
+            .squeeze_dim(1)
     }
 }

@@ -20,7 +20,9 @@ pub enum Error {
         hint: &'static str,
     },
     /// The parts of a layer do not fit each other.
-    #[error("{part}: wanted shape {wanted:?}, found {found:?}\nhint: the checkpoint's tensors do not fit its `config.json`")]
+    #[error(
+        "{part}: wanted shape {wanted:?}, found {found:?}\nhint: the checkpoint's tensors do not fit its `config.json`"
+    )]
     Shape {
         /// Which part.
         part: String,
@@ -30,7 +32,9 @@ pub enum Error {
         found: Vec<i64>,
     },
     /// A sublayer that is no plain gated feed-forward.
-    #[error("wanted a gated feed-forward of `gate_proj`, `up_proj` and `down_proj` without biases, found {found}\nhint: {hint}")]
+    #[error(
+        "wanted a gated feed-forward of `gate_proj`, `up_proj` and `down_proj` without biases, found {found}\nhint: {hint}"
+    )]
     NotGated {
         /// What stands there.
         found: String,

@@ -36,7 +36,11 @@ pub struct Shared {
 impl Experts {
     /// A layer at the path `at` of a router `[e, d]` and e experts.
     pub fn new(at: ModulePath, router: Router, experts: Vec<Expert>) -> Result<Self> {
-        let (wanted, width) = router.weight().value().size2().expect("a router's matrix has two dimensions");
+        let (wanted, width) = router
+            .weight()
+            .value()
+            .size2()
+            .expect("a router's matrix has two dimensions");
         if experts.len() as i64 != wanted {
             return Err(Error::Shape {
                 part: format!("the router of {} experts", experts.len()),
@@ -181,7 +185,11 @@ impl Sublayer for Experts {
         }
     }
 
-    fn map_projections(self: Box<Self>, at: &ModulePath, surgeon: &mut ProjectionSurgeon) -> CoreResult<Box<dyn Sublayer>> {
+    fn map_projections(
+        self: Box<Self>,
+        at: &ModulePath,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> CoreResult<Box<dyn Sublayer>> {
         let experts = self.experts.into_iter().enumerate();
         let experts = experts
             .map(|(idx, expert)| expert.map_projections(&at.join("experts").join(idx), surgeon))

@@ -92,9 +92,17 @@ impl Router {
             }
             _ => {}
         }
-        for (option, value) in [("router_jitter_noise", config.jitter), ("skip_below", config.skip_below)] {
+        for (option, value) in [
+            ("router_jitter_noise", config.jitter),
+            ("skip_below", config.skip_below),
+        ] {
             if !(0.0..=1.0).contains(&value) {
-                return refuse(option, "a number from 0 to 1".into(), value.to_string(), "0 turns it off");
+                return refuse(
+                    option,
+                    "a number from 0 to 1".into(),
+                    value.to_string(),
+                    "0 turns it off",
+                );
             }
         }
         Ok(Self {
@@ -181,7 +189,10 @@ impl Router {
 impl Routing {
     /// How many of the tokens each of `num_experts` was given, `[e]` f32.
     pub fn counts(&self, num_experts: usize) -> Tensor {
-        let counts = self.chosen.flatten(0, -1).bincount::<Tensor>(None, num_experts as i64 + 1);
+        let counts = self
+            .chosen
+            .flatten(0, -1)
+            .bincount::<Tensor>(None, num_experts as i64 + 1);
         counts.narrow(0, 0, num_experts as i64).to_kind(Kind::Float)
     }
 
@@ -192,7 +203,11 @@ impl Routing {
         let kept = &self.weights * is_kept.to_kind(Kind::Float);
         let weights = &kept * (sum / kept.sum_dim_intlist(-1, true, Kind::Float));
         let chosen = self.chosen.where_self(&is_kept, &Tensor::from(num_experts));
-        Self { chosen, weights, ..self }
+        Self {
+            chosen,
+            weights,
+            ..self
+        }
     }
 }
 

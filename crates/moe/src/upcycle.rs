@@ -102,7 +102,11 @@ impl UpcycleConfig {
             return refuse("num_experts_per_tok", format!("1 to {e}"), k.to_string());
         }
         if !(0.0..=1.0).contains(&self.reinitialise) {
-            return refuse("reinitialise", "a share from 0 to 1".into(), self.reinitialise.to_string());
+            return refuse(
+                "reinitialise",
+                "a share from 0 to 1".into(),
+                self.reinitialise.to_string(),
+            );
         }
         for (option, value) in [("noise_scale", self.noise_scale), ("router_scale", self.router_scale)] {
             if !(value >= 0.0 && value.is_finite()) {
@@ -179,7 +183,10 @@ impl UpcycleConfig {
             let slots = [0, 1, 2].map(|i| frozen(self.matrix(&at, Part::ALL[i], &parts[i])));
             Expert::new(slots, Names::Mixtral, activation)
         });
-        let router = self.router(at, width).to_kind(parts[0].kind()).to_device(parts[0].device());
+        let router = self
+            .router(at, width)
+            .to_kind(parts[0].kind())
+            .to_device(parts[0].device());
         let router = Router::new(
             Param::frozen(router, Role::Router),
             RouterConfig::top(self.num_experts_per_tok),

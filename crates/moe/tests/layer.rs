@@ -71,7 +71,10 @@ fn configs() -> [RouterConfig; 5] {
     let top = RouterConfig::top(2);
     [
         top,
-        RouterConfig { normalise: false, ..top },
+        RouterConfig {
+            normalise: false,
+            ..top
+        },
         RouterConfig::top(4),
         RouterConfig {
             gating: Gating::Dense,
@@ -100,7 +103,9 @@ fn grouped_experts_equal_the_loop_over_them_and_so_do_their_gradients() {
             };
             autograd::backward(&[&y], &[&drawn(8, &[TOKENS, WIDTH])]).expect("a backward pass");
             let mut all = vec![("y".to_owned(), y), ("dx".to_owned(), x.grad())];
-            layer.visit(&ModulePath::root(), &mut |at, param| all.push((at.to_string(), param.value().grad())));
+            layer.visit(&ModulePath::root(), &mut |at, param| {
+                all.push((at.to_string(), param.value().grad()))
+            });
             all
         });
         let [grouped, naive] = results;
@@ -118,7 +123,10 @@ fn weights_are_a_softmax_over_the_best_logits_and_counts_sum_to_t_times_k() {
         let routing = router(5, RouterConfig::top(k), false).route(&input(), &Pass::evaluate(&documents()), 0);
         let best = routing.logits.topk(k as i64, -1, true, true).0.softmax(-1, Kind::Float);
         assert_close("softmax of the best", &routing.weights, &best, NEAR, 1e-6);
-        assert_eq!(routing.counts(5).sum(Kind::Float).double_value(&[]), (TOKENS as usize * k) as f64);
+        assert_eq!(
+            routing.counts(5).sum(Kind::Float).double_value(&[]),
+            (TOKENS as usize * k) as f64
+        );
         let dispatch = Dispatch::of(&routing, 5);
         assert_eq!(dispatch.counts().iter().sum::<i64>(), TOKENS * k as i64);
         assert_eq!(dispatch.tokens().size(), [TOKENS * k as i64]);
@@ -137,8 +145,16 @@ fn the_published_rows_route_as_computed_by_hand() {
     let routing = router(4, RouterConfig::top(2), false).choose(&logits);
     let chosen: Vec<i64> = routing.chosen.flatten(0, -1).try_into().expect("flat");
     assert_eq!(chosen, [0, 1, 2, 1, 1, 0, 3, 2]);
-    let wanted = [0.731059, 0.268941, 0.731059, 0.268941, 0.549834, 0.450166, 0.930862, 0.069138];
-    assert_close("weights", &routing.weights.flatten(0, -1), &Tensor::from_slice(&wanted), 0.0, 1e-6);
+    let wanted = [
+        0.731059, 0.268941, 0.731059, 0.268941, 0.549834, 0.450166, 0.930862, 0.069138,
+    ];
+    assert_close(
+        "weights",
+        &routing.weights.flatten(0, -1),
+        &Tensor::from_slice(&wanted),
+        0.0,
+        1e-6,
+    );
     let counts = routing.counts(4);
     assert_eq!(Vec::<f32>::try_from(&counts).expect("flat"), [2.0, 3.0, 2.0, 1.0]);
     let mean = routing.probabilities.mean_dim(&[0i64][..], false, Kind::Float);
@@ -168,7 +184,13 @@ fn balance_losses_and_their_gradients_equal_transformers() {
         assert_close("d_aux", &leaf.grad(), &golden.get(&format!("d_aux.{idx}")), 1e-6, 1e-9);
     }
     // All layers' tokens as if of one.
-    assert_close("aux of all", &loss(&logits.view([-1, 5])), &golden.get("aux"), 1e-6, 0.0);
+    assert_close(
+        "aux of all",
+        &loss(&logits.view([-1, 5])),
+        &golden.get("aux"),
+        1e-6,
+        0.0,
+    );
 }
 
 #[test]
@@ -185,7 +207,10 @@ fn the_balance_loss_is_k_where_probabilities_are_even_and_its_gradient_evens_the
     let by_expert = logits.grad().sum_dim_intlist(&[0i64][..], false, Kind::Float);
     let fullest = counts.argmax(0, false).int64_value(&[]);
     assert_eq!(fullest, 0);
-    assert!(by_expert.double_value(&[0]) > 0.0, "the fullest expert's logits go down: {by_expert}");
+    assert!(
+        by_expert.double_value(&[0]) > 0.0,
+        "the fullest expert's logits go down: {by_expert}"
+    );
 }
 
 #[test]
@@ -222,7 +247,10 @@ fn experts_in_another_order_with_their_router_s_rows_are_the_same_layer() {
     let (documents, x) = (documents(), input());
     let pass = Pass::evaluate(&documents);
     let order = Tensor::from_slice(&[2i64, 0, 3, 1]);
-    let weight = router(4, RouterConfig::top(2), false).weight().value().index_select(0, &order);
+    let weight = router(4, RouterConfig::top(2), false)
+        .weight()
+        .value()
+        .index_select(0, &order);
     let permuted = Experts::new(
         ModulePath::root(),
         Router::new(Param::frozen(weight, Role::Router), RouterConfig::top(2)).expect("fits"),
@@ -240,7 +268,13 @@ fn tokens_in_another_order_have_the_same_results() {
     let layer = layer(&[1, 2, 3, 4], RouterConfig::top(2), false);
     let order = Tensor::randperm(TOKENS, (Kind::Int64, Device::Cpu));
     let turned = layer.forward(&x.index_select(0, &order), &pass);
-    assert_close("turned", &turned, &layer.forward(&x, &pass).index_select(0, &order), NEAR, NEAR);
+    assert_close(
+        "turned",
+        &turned,
+        &layer.forward(&x, &pass).index_select(0, &order),
+        NEAR,
+        NEAR,
+    );
 }
 
 #[test]
@@ -282,7 +316,13 @@ fn skipping_leaves_out_the_lesser_expert_only() {
         ..RouterConfig::top(2)
     };
     assert_eq!(run(skip(0.0)), run(RouterConfig::top(2)));
-    assert_close("all but the first", &run(skip(1.0)), &run(RouterConfig::top(1)), NEAR, NEAR);
+    assert_close(
+        "all but the first",
+        &run(skip(1.0)),
+        &run(RouterConfig::top(1)),
+        NEAR,
+        NEAR,
+    );
     let routing = layer(&[1, 2, 3, 4], skip(0.6), false).route(&x, &pass);
     let kept = routing.counts(4).sum(Kind::Float).double_value(&[]) as i64;
     assert!(kept > TOKENS && kept < 2 * TOKENS, "{kept}");
@@ -311,7 +351,14 @@ fn jitter_is_for_training_and_a_function_of_its_key() {
     assert_ne!(train(1), plain);
     // Each number read is off by at most the jitter.
     let bound = input().abs().matmul(&layer.router().weight().value().abs().tr()) * 0.3;
-    assert_eq!((train(1) - plain).abs().le_tensor(&(bound + 1e-5)).all().int64_value(&[]), 1);
+    assert_eq!(
+        (train(1) - plain)
+            .abs()
+            .le_tensor(&(bound + 1e-5))
+            .all()
+            .int64_value(&[]),
+        1
+    );
 }
 
 #[test]
@@ -379,7 +426,10 @@ fn what_does_not_fit_is_refused() {
     let weight = || Param::frozen(drawn(1, &[4, WIDTH]), Role::Router);
     let refused = |config| Router::new(weight(), config).unwrap_err().to_string();
     let error = refused(RouterConfig::top(5));
-    assert!(error.contains("`num_experts_per_tok`: wanted 1 to 4") && error.contains("hint: "), "{error}");
+    assert!(
+        error.contains("`num_experts_per_tok`: wanted 1 to 4") && error.contains("hint: "),
+        "{error}"
+    );
     let error = refused(RouterConfig {
         jitter: 1.5,
         ..RouterConfig::top(1)
@@ -390,5 +440,9 @@ fn what_does_not_fit_is_refused() {
         Router::new(weight(), RouterConfig::top(2)).expect("fits"),
         vec![expert(1, false)],
     );
-    assert!(few.unwrap_err().to_string().contains("wanted shape [1, 12], found [4, 12]"));
+    assert!(
+        few.unwrap_err()
+            .to_string()
+            .contains("wanted shape [1, 12], found [4, 12]")
+    );
 }

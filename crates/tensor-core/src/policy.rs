@@ -123,7 +123,9 @@ impl<'a> Policy<'a> {
     /// What layers counted in the rows so far, in order.
     pub fn tallies(&self) -> Vec<Tally> {
         let rows = self.rows.borrow();
-        rows.iter().flat_map(|(tape, _)| tape.tallies().iter().cloned()).collect()
+        rows.iter()
+            .flat_map(|(tape, _)| tape.tallies().iter().cloned())
+            .collect()
     }
 
     /// Adds the gradients of `loss.sum * scale` to the leaves; side losses weigh `side_weight`.

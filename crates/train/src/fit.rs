@@ -19,8 +19,8 @@ use crate::run_dir::{COUNTED, MASTERS};
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport, TrainConfig,
-    choose_plan, tensors,
+    AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport,
+    TrainConfig, choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.

@@ -44,12 +44,31 @@ fn an_upcycled_model_scores_as_its_parent_and_answers() {
         perplexity(&home, &["--model", &model]),
     );
     assert!((now / parent - 1.0).abs() < 1e-5, "{now} {parent}");
-    let seen = finetune(&home, &["inspect", &model, "--json"]).works().json_lines().remove(0);
+    let seen = finetune(&home, &["inspect", &model, "--json"])
+        .works()
+        .json_lines()
+        .remove(0);
     assert_eq!(seen["architecture"], "MixtralForCausalLM");
-    assert_eq!((seen["num_experts"].as_u64(), seen["num_experts_per_tok"].as_u64()), (Some(4), Some(2)));
-    let prompt = ["--prompt", "What is quick?", "--max-new-tokens", "5", "--temperature", "0", "--dtype", "f32"];
+    assert_eq!(
+        (seen["num_experts"].as_u64(), seen["num_experts_per_tok"].as_u64()),
+        (Some(4), Some(2))
+    );
+    let prompt = [
+        "--prompt",
+        "What is quick?",
+        "--max-new-tokens",
+        "5",
+        "--temperature",
+        "0",
+        "--dtype",
+        "f32",
+    ];
     let tiny = tiny().display().to_string();
-    let answer = |model: &str| finetune(&home, &[&["generate", "--model", model][..], &prompt].concat()).works().stdout;
+    let answer = |model: &str| {
+        finetune(&home, &[&["generate", "--model", model][..], &prompt].concat())
+            .works()
+            .stdout
+    };
     assert_eq!(answer(&model), answer(&tiny));
     let again = finetune(&home, &["upcycle", "--model", &tiny, "--output", &model]);
     again.fails_with(1, &["a model is there already", "hint: "]);
@@ -64,9 +83,17 @@ fn experts_from_tuned_copies_are_their_feed_forwards_and_the_rest_their_mean() {
         train(&home, "b", &[full, "train.seed=9", "train.learning_rate=3e-3"]),
     ];
     let (model, output) = (tiny().display().to_string(), home.at("mixed"));
-    let args = ["upcycle", "--model", &model, "--expert", &copies[0], "--expert", &copies[1], "--output", &output];
-    let told = finetune(&home, &[&args[..], &["--json"]].concat()).works().json_lines().remove(0);
-    assert_eq!((told["experts"].as_u64(), told["equals_parent"].as_bool()), (Some(2), Some(false)));
+    let args = [
+        "upcycle", "--model", &model, "--expert", &copies[0], "--expert", &copies[1], "--output", &output,
+    ];
+    let told = finetune(&home, &[&args[..], &["--json"]].concat())
+        .works()
+        .json_lines()
+        .remove(0);
+    assert_eq!(
+        (told["experts"].as_u64(), told["equals_parent"].as_bool()),
+        (Some(2), Some(false))
+    );
     let read = |folder: &str| golden::Vectors::open_file(&Path::new(folder).join("model.safetensors"));
     let (a, b, mixed) = (read(&copies[0]), read(&copies[1]), read(&output));
     let moe = "model.layers.1.block_sparse_moe.experts";
@@ -77,9 +104,25 @@ fn experts_from_tuned_copies_are_their_feed_forwards_and_the_rest_their_mean() {
         }
     }
     let name = "model.layers.0.self_attn.q_proj.weight";
-    golden::assert_close("mean", &mixed.get(name), &((a.get(name) + b.get(name)) / 2.0), 1e-6, 1e-6);
+    golden::assert_close(
+        "mean",
+        &mixed.get(name),
+        &((a.get(name) + b.get(name)) / 2.0),
+        1e-6,
+        1e-6,
+    );
     assert!(perplexity(&home, &["--model", &output]).is_finite());
-    let odd = ["upcycle", "--model", &model, "--expert", &copies[0], "--expert", &copies[1], "--num-experts", "3"];
+    let odd = [
+        "upcycle",
+        "--model",
+        &model,
+        "--expert",
+        &copies[0],
+        "--expert",
+        &copies[1],
+        "--num-experts",
+        "3",
+    ];
     finetune(&home, &[&odd[..], &["--output", &home.at("odd")]].concat())
         .fails_with(1, &["`--num-experts`", "a multiple of the 2 copies, found 3"]);
 }
@@ -90,13 +133,21 @@ fn adapters_packed_weights_and_halves_reach_the_experts() {
     let model = upcycled(&home, &["--noise-scale", "0.2"]);
     let named = format!("model.name_or_path={model}");
     // LoRA on every projection, and merged.
-    let lora = train(&home, "lora", &[&named, "surgery.0={kind=\"lora\",r=2,target_modules=\"all-linear\"}"]);
+    let lora = train(
+        &home,
+        "lora",
+        &[&named, "surgery.0={kind=\"lora\",r=2,target_modules=\"all-linear\"}"],
+    );
     assert!(losses(Path::new(&lora)).last() < losses(Path::new(&lora)).first());
     let adapter = golden::Vectors::open_file(&Path::new(&lora).join("adapter_model.safetensors"));
     let key = "base_model.model.model.layers.1.block_sparse_moe.experts.3.w2.lora_B.weight";
     assert!(adapter.get(key).abs().max().double_value(&[]) > 0.0);
     let merged = home.at("merged");
-    finetune(&home, &["merge", "--model", &model, "--adapter", &lora, "--output", &merged]).works();
+    finetune(
+        &home,
+        &["merge", "--model", &model, "--adapter", &lora, "--output", &merged],
+    )
+    .works();
     let (with, alone) = (
         perplexity(&home, &["--model", &model, "--adapter", &lora]),
         perplexity(&home, &["--model", &merged]),
@@ -113,11 +164,18 @@ fn adapters_packed_weights_and_halves_reach_the_experts() {
     );
     assert!(losses(Path::new(&qlora)).last() < losses(Path::new(&qlora)).first());
     // Halves of experts and routers.
-    let hft = train(&home, "hft", &[&named, "surgery.0={kind=\"hft\"}", "train.learning_rate=3e-3"]);
+    let hft = train(
+        &home,
+        "hft",
+        &[&named, "surgery.0={kind=\"hft\"}", "train.learning_rate=3e-3"],
+    );
     let read = |folder: &str| golden::Vectors::open_file(&Path::new(folder).join("model.safetensors"));
     let (before, after) = (read(&model), read(&hft));
     let experts: Vec<&str> = before.names().filter(|name| name.contains(".experts.")).collect();
-    let moved = experts.iter().filter(|name| before.get(name) != after.get(name)).count();
+    let moved = experts
+        .iter()
+        .filter(|name| before.get(name) != after.get(name))
+        .count();
     assert_eq!((experts.len(), moved), (24, 12));
 }
 
@@ -150,7 +208,10 @@ fn load_is_logged_and_a_bias_moves_and_resumes_bit_for_bit() {
     let bias = golden::Vectors::open_file(&Path::new(&whole).join("model.safetensors"))
         .get("model.layers.1.block_sparse_moe.gate.e_score_correction_bias");
     assert!(bias.abs().max().double_value(&[]) > 0.0);
-    assert!(perplexity(&home, &["--model", &whole]).is_finite(), "read back with its bias");
+    assert!(
+        perplexity(&home, &["--model", &whole]).is_finite(),
+        "read back with its bias"
+    );
     // The same run in two halves.
     let halves = train(&home, "halves", &[&settings[..], &["train.max_steps=6"]].concat());
     for checkpoint in ["checkpoint-6", "checkpoint-4"] {
@@ -173,10 +234,22 @@ fn the_balance_loss_is_part_of_the_loss_and_evens_the_load() {
     let home = Home::new();
     let run = |name: &str, coefficient: &str| {
         let aux = format!("router.router_aux_loss_coef={coefficient}");
-        let settings = [ROUTERS, aux.as_str(), "router.router_z_loss_coef=0.001", "train.max_steps=30"];
+        let settings = [
+            ROUTERS,
+            aux.as_str(),
+            "router.router_z_loss_coef=0.001",
+            "train.max_steps=30",
+        ];
         let entries = metrics(Path::new(&train(&home, name, &settings)));
-        let all: Vec<f64> = entries.iter().filter_map(|entry| entry["max_violation"].as_f64()).collect();
-        assert!(entries.iter().all(|entry| entry["loss"].is_null() || entry["side_loss"].as_f64() > Some(0.0)));
+        let all: Vec<f64> = entries
+            .iter()
+            .filter_map(|entry| entry["max_violation"].as_f64())
+            .collect();
+        assert!(
+            entries
+                .iter()
+                .all(|entry| entry["loss"].is_null() || entry["side_loss"].as_f64() > Some(0.0))
+        );
         all[all.len() - 10..].iter().sum::<f64>() / 10.0
     };
     let (without, with) = (run("without", "0.0"), run("with", "1.0"));
@@ -194,9 +267,18 @@ fn what_does_not_fit_experts_is_refused() {
         }
         finetune(&home, &args).fails_with(1, parts);
     };
-    refused(&["router.router_aux_loss_coef=0.1"], &["`[router]`", "no experts", "hint: "]);
-    refused(&["router.router_jitter_noise=2.0"], &["`router.router_jitter_noise`", "from 0 to 1"]);
-    refused(&["router.router_aux_loss=2.0"], &["no such key", "`router_aux_loss_coef`"]);
+    refused(
+        &["router.router_aux_loss_coef=0.1"],
+        &["`[router]`", "no experts", "hint: "],
+    );
+    refused(
+        &["router.router_jitter_noise=2.0"],
+        &["`router.router_jitter_noise`", "from 0 to 1"],
+    );
+    refused(
+        &["router.router_aux_loss=2.0"],
+        &["no such key", "`router_aux_loss_coef`"],
+    );
     refused(
         &["surgery=[{kind=\"upcycle\"},{kind=\"lora\"}]"],
         &["kept beside its base", "finetune upcycle"],

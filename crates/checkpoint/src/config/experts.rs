@@ -124,9 +124,14 @@ impl ModelConfig {
             return refuse("experts in a model with biases".into(), "Mixtral has none");
         }
         if self.output != Output::LanguageModel && self.labels.is_empty() {
-            return refuse("experts under this output layer".into(), "language models and classifiers are");
+            return refuse(
+                "experts under this output layer".into(),
+                "language models and classifiers are",
+            );
         }
-        let window = self.sliding_window.filter(|_| self.layer_types.contains(&LayerKind::Sliding));
+        let window = self
+            .sliding_window
+            .filter(|_| self.layer_types.contains(&LayerKind::Sliding));
         self.family = Family::Mixtral;
         self.set("architectures", json!([self.family.architecture(self.output)]));
         self.set("model_type", json!(self.family.model_type()));
@@ -151,7 +156,11 @@ impl ModelConfig {
 
     /// Whether the tensor of this name chooses among experts: a router's matrix or bias, or a shared expert's gate.
     pub fn is_router(&self, tensor: &str) -> bool {
-        const PARTS: [&str; 3] = [".gate.weight", ".shared_expert_gate.weight", ".gate.e_score_correction_bias"];
+        const PARTS: [&str; 3] = [
+            ".gate.weight",
+            ".shared_expert_gate.weight",
+            ".gate.e_score_correction_bias",
+        ];
         self.experts.is_some() && PARTS.iter().any(|part| tensor.ends_with(part))
     }
 

@@ -75,7 +75,12 @@ fn mixture(experts: &ExpertsConfig, d: i64) -> Vec<(String, [i64; 2])> {
     let (at, names) = (experts.names.sublayer(), experts.names.projections());
     let mut all = vec![(format!("{at}.gate"), [experts.num_experts, d])];
     for idx in 0..experts.num_experts {
-        all.extend(gated(&format!("{at}.experts.{idx}"), names, experts.intermediate_size, d));
+        all.extend(gated(
+            &format!("{at}.experts.{idx}"),
+            names,
+            experts.intermediate_size,
+            d,
+        ));
     }
     if let Some(width) = experts.shared_intermediate_size {
         all.extend(gated(&format!("{at}.shared_expert"), names, width, d));

@@ -76,7 +76,11 @@ impl Args {
     /// Writes the model tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
         let base = Source::open(&self.model)?;
-        let copies = self.expert.iter().map(|name| Source::open(name)).collect::<Result<Vec<_>>>()?;
+        let copies = self
+            .expert
+            .iter()
+            .map(|name| Source::open(name))
+            .collect::<Result<Vec<_>>>()?;
         for copy in &copies {
             fits(&base, copy)?;
         }
@@ -153,7 +157,11 @@ impl Args {
             config.num_experts_per_tok,
             output::count(now as f64),
             output::count(dense as f64),
-            if is_exact { "computes what its parent does" } else { "differs from its parent" },
+            if is_exact {
+                "computes what its parent does"
+            } else {
+                "differs from its parent"
+            },
             self.output.display()
         ));
         Ok(())
@@ -278,7 +286,9 @@ impl Upcycling<'_> {
                 let weight = of.dir().tensor_as(&dense, Kind::Float)?;
                 Ok(self.config.matrix(&at, part, &weight))
             }
-            Origin::Same if self.copies.is_empty() || self.rest == Rest::Base => Ok(self.base.dir().tensor(&info.name)?),
+            Origin::Same if self.copies.is_empty() || self.rest == Rest::Base => {
+                Ok(self.base.dir().tensor(&info.name)?)
+            }
             Origin::Same => {
                 let mut sum = Tensor::zeros(info.shape.as_slice(), (Kind::Float, tch::Device::Cpu));
                 for copy in self.copies {

@@ -7,9 +7,7 @@ use decoder::{Decoder, loss};
 use golden::{Vectors, assert_close};
 use moe::Balance;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{
-    Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Role, Treatment,
-};
+use tensor_core::{Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Role, Treatment};
 
 use crate::{MODELS, folder, load};
 
@@ -36,7 +34,11 @@ fn logits_equal_transformers_under_both_generations_of_config() {
         let golden = golden_of(name);
         check_logits(&load(&folder(name), Balance::default()), &golden, name);
         let copy = tempfile::tempdir().expect("a temporary folder");
-        fs::copy(folder(name).join("model.safetensors"), copy.path().join("model.safetensors")).expect("copied");
+        fs::copy(
+            folder(name).join("model.safetensors"),
+            copy.path().join("model.safetensors"),
+        )
+        .expect("copied");
         fs::copy(folder(name).join("config.v4.json"), copy.path().join("config.json")).expect("copied");
         check_logits(&load(copy.path(), Balance::default()), &golden, &format!("{name} (v4)"));
     }
@@ -75,7 +77,9 @@ fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Treatm
     let golden = golden_of(name);
     let wanted = golden.under(prefix);
     assert!(!wanted.is_empty(), "{name}: {prefix}");
-    let model = load(&folder(name), balance).train_where(|_, _| true).expect("all train");
+    let model = load(&folder(name), balance)
+        .train_where(|_, _| true)
+        .expect("all train");
     let plan = Plan::uniform(treatment, model.num_blocks());
     let policy = Policy::train(&model, &plan, DropoutKey(0));
     let sum = language_loss(&policy, &golden);
@@ -85,11 +89,17 @@ fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Treatm
         assert!((side - golden.number("balance")).abs() < 1e-4, "{name}: {side}");
         assert_eq!(layers, 2, "{name}");
         for (at, counts) in policy.tallies() {
-            assert_eq!(counts.iter().sum::<f64>(), 60.0, "{at}: 30 tokens have two experts each");
+            assert_eq!(
+                counts.iter().sum::<f64>(),
+                60.0,
+                "{at}: 30 tokens have two experts each"
+            );
         }
     }
     let metrics = Vec::new();
-    policy.backward(&Loss { sum, metrics }, 1.0, 1.0).expect("a backward pass");
+    policy
+        .backward(&Loss { sum, metrics }, 1.0, 1.0)
+        .expect("a backward pass");
     let mut found = 0;
     model.visit(&ModulePath::root(), &mut |at, param| {
         let Some(wanted) = wanted.get(at.as_str()) else { return };
@@ -136,7 +146,11 @@ fn a_model_that_is_written_is_the_one_that_was_read() {
             assert_eq!(ours.get(tensor), theirs.get(tensor), "{name}: {tensor}");
         }
         check_logits(&load(&target, Balance::default()), &golden_of(name), name);
-        assert_eq!(ModelDir::open(&target).expect("opens").config().raw(), model.config().raw(), "{name}");
+        assert_eq!(
+            ModelDir::open(&target).expect("opens").config().raw(),
+            model.config().raw(),
+            "{name}"
+        );
     }
 }
 
@@ -156,7 +170,12 @@ fn routers_have_their_role_and_are_no_projections() {
             met.push(at.clone());
             Ok(projection)
         });
-        let paths: Vec<ModulePath> = model.expect("nothing refused").projection_paths().into_iter().map(|(path, _)| path).collect();
+        let paths: Vec<ModulePath> = model
+            .expect("nothing refused")
+            .projection_paths()
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
         assert_eq!(met, paths, "{name}");
         assert!(met.iter().any(|at| at.as_str().contains(".experts.3.")), "{name}");
     }
@@ -166,5 +185,8 @@ fn routers_have_their_role_and_are_no_projections() {
 fn a_dense_loader_says_what_it_misses() {
     let dir = ModelDir::open(&folder("mixtral")).expect("vectors open");
     let error = Decoder::load(&dir, Device::Cpu, Kind::Float).unwrap_err().to_string();
-    assert!(error.contains("a Mixtral of 5 experts a layer") && error.contains("load_mixture"), "{error}");
+    assert!(
+        error.contains("a Mixtral of 5 experts a layer") && error.contains("load_mixture"),
+        "{error}"
+    );
 }

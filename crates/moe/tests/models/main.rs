@@ -32,7 +32,9 @@ fn experts(slots: ExpertSlots, balance: Balance) -> Result<Box<dyn Sublayer>> {
     let expert = |matrices| Expert::new(matrices, names, slots.activation);
     let router = Router::new(slots.router, config).map_err(refused)?;
     let experts = slots.experts.into_iter().map(expert).collect();
-    let layer = Experts::new(slots.at, router, experts).map_err(refused)?.with_balance(balance);
+    let layer = Experts::new(slots.at, router, experts)
+        .map_err(refused)?
+        .with_balance(balance);
     Ok(Box::new(match slots.shared {
         None => layer,
         Some((matrices, gate)) => layer.with_shared(Shared {

@@ -19,7 +19,11 @@ fn matrix(at: &ModulePath, shape: [i64; 2]) -> Tensor {
 
 fn with_lora(at: &ModulePath, base: Box<dyn Projection>) -> Box<dyn Projection> {
     let size = base.weight().size();
-    let low_rank = LowRank::new(&(matrix(at, [2, size[1]]) * 0.3), &(matrix(at, [size[0], 2]) * 0.2), 1.5);
+    let low_rank = LowRank::new(
+        &(matrix(at, [2, size[1]]) * 0.3),
+        &(matrix(at, [size[0], 2]) * 0.2),
+        1.5,
+    );
     Box::new(Lora::new(base, low_rank, 0.0, 0))
 }
 
@@ -44,7 +48,10 @@ fn low_rank_updates_of_experts_merge_into_them() {
         };
         let merged = wrapped(name).merge().expect("merged");
         assert_close(name, &logits(&wrapped(name)), &logits(&merged), 1e-4, 1e-4);
-        assert_eq!(merged.named_tensors().expect("plain").len(), merged.saved_config().tensors().len());
+        assert_eq!(
+            merged.named_tensors().expect("plain").len(),
+            merged.saved_config().tensors().len()
+        );
     }
 }
 
@@ -64,7 +71,9 @@ fn packed_experts_with_updates_train_in_both_dtypes_even_those_without_tokens() 
             assert!(empty, "{name}");
             let sum = hidden.to_kind(Kind::Float).square().sum(Kind::Float);
             let metrics = Vec::new();
-            policy.backward(&Loss { sum, metrics }, 1.0, 1.0).expect("a backward pass");
+            policy
+                .backward(&Loss { sum, metrics }, 1.0, 1.0)
+                .expect("a backward pass");
             model.visit(&ModulePath::root(), &mut |at, param| {
                 let is_adapter = matches!(param.role(), Role::Adapter | Role::AdapterOut);
                 // The head reads nothing here.

@@ -84,7 +84,10 @@ fn the_share_of_neurons_drawn_anew_is_the_same_in_all_matrices_of_an_expert() {
         ..UpcycleConfig::default()
     };
     let inner = 50;
-    let gate = Tensor::arange(inner * 16, (Kind::Float, Device::Cpu)).sin().view([inner, 16]) + 2.0;
+    let gate = Tensor::arange(inner * 16, (Kind::Float, Device::Cpu))
+        .sin()
+        .view([inner, 16])
+        + 2.0;
     let down = gate.tr().contiguous();
     let changed = |idx: usize, part: Part| -> Vec<bool> {
         let at = ModulePath::from(format!("model.layers.0.block_sparse_moe.experts.{idx}"));
@@ -93,7 +96,10 @@ fn the_share_of_neurons_drawn_anew_is_the_same_in_all_matrices_of_an_expert() {
         let other = i64::from(part != Part::Down);
         let rows = differs.to_kind(Kind::Float).mean_dim(&[other][..], false, Kind::Float);
         let shares: Vec<f32> = rows.try_into().expect("flat");
-        assert!(shares.iter().all(|share| *share == 0.0 || *share == 1.0), "whole neurons");
+        assert!(
+            shares.iter().all(|share| *share == 0.0 || *share == 1.0),
+            "whole neurons"
+        );
         shares.iter().map(|share| *share == 1.0).collect()
     };
     let chosen = changed(0, Part::Gate);
@@ -103,7 +109,10 @@ fn the_share_of_neurons_drawn_anew_is_the_same_in_all_matrices_of_an_expert() {
     assert_ne!(chosen, changed(1, Part::Gate));
     // New numbers have the mean of the old ones.
     let at = ModulePath::from("model.layers.0.block_sparse_moe.experts.0");
-    let mean = config.matrix(&at, Part::Gate, &gate).mean(Kind::Float).double_value(&[]);
+    let mean = config
+        .matrix(&at, Part::Gate, &gate)
+        .mean(Kind::Float)
+        .double_value(&[]);
     assert!((mean - 2.0).abs() < 0.05, "{mean}");
 }
 
@@ -129,7 +138,10 @@ fn what_cannot_be_upcycled_is_refused() {
     let error = refused("llama-biases", UpcycleConfig::default());
     assert!(error.contains("biases"), "{error}");
     let error = refused("gemma3", UpcycleConfig::default());
-    assert!(error.contains("a Gemma3 with experts") && error.contains("Llama and Mistral"), "{error}");
+    assert!(
+        error.contains("a Gemma3 with experts") && error.contains("Llama and Mistral"),
+        "{error}"
+    );
     for (option, config) in [
         (
             "num_experts_per_tok",
@@ -154,6 +166,9 @@ fn what_cannot_be_upcycled_is_refused() {
         ),
     ] {
         let error = config.check().unwrap_err().to_string();
-        assert!(error.contains(&format!("`{option}`")) && error.contains("hint: "), "{error}");
+        assert!(
+            error.contains(&format!("`{option}`")) && error.contains("hint: "),
+            "{error}"
+        );
     }
 }
