@@ -96,10 +96,7 @@ fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Treatm
             );
         }
     }
-    let metrics = Vec::new();
-    policy
-        .backward(&Loss { sum, metrics }, 1.0, 1.0)
-        .expect("a backward pass");
+    policy.backward(&Loss::of(sum), 1.0, 1.0).expect("a backward pass");
     let mut found = 0;
     model.visit(&ModulePath::root(), &mut |at, param| {
         let Some(wanted) = wanted.get(at.as_str()) else { return };
