@@ -203,15 +203,12 @@ impl Weights<'_, '_> {
         };
         let name = config.feed_forward_name(idx);
         let mlp = at.join(name);
-        let feed_forward: Box<dyn Sublayer> = match config.experts_of(idx) {
-            Some(experts) => {
-                let slots = self.mixture(&mlp, experts, surgeon)?;
-                (self.experts)(slots)?
-            }
-            None => {
-                let [gate, up, down] = self.slots(&mlp, ["gate_proj", "up_proj", "down_proj"], surgeon)?;
-                Box::new(SwiGlu::new(gate, up, down, activation(config)))
-            }
+        let feed_forward: Box<dyn Sublayer> = if let Some(experts) = config.experts_of(idx) {
+            let slots = self.mixture(&mlp, experts, surgeon)?;
+            (self.experts)(slots)?
+        } else {
+            let [gate, up, down] = self.slots(&mlp, ["gate_proj", "up_proj", "down_proj"], surgeon)?;
+            Box::new(SwiGlu::new(gate, up, down, activation(config)))
         };
         let query_key_norms = if config.qk_norm {
             Some((self.norm(&own.join("q_norm"))?, self.norm(&own.join("k_norm"))?))
@@ -261,16 +258,12 @@ impl Weights<'_, '_> {
         let experts = (0..config.num_experts)
             .map(|idx| self.slots(&at.join("experts").join(idx), names, surgeon))
             .collect::<Result<Vec<_>>>()?;
-        let shared = match config.shared_intermediate_size {
-            None => None,
-            Some(_) => {
-                let slots = self.slots(&at.join("shared_expert"), names, surgeon)?;
-                Some((
-                    slots,
-                    self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?,
-                ))
-            }
-        };
+        let mut shared = None;
+        if config.shared_intermediate_size.is_some() {
+            let slots = self.slots(&at.join("shared_expert"), names, surgeon)?;
+            let gate = self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?;
+            shared = Some((slots, gate));
+        }
         let bias = match config.has_bias {
             false => None,
             true => {

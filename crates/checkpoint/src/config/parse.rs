@@ -47,7 +47,7 @@ impl Defaults {
         };
         match family {
             Family::Llama => llama,
-            Family::Mistral => Self {
+            Family::Mistral | Family::Mixtral => Self {
                 sizes: [32_000, 4096, 14_336, 32, 32],
                 num_key_value_heads: Some(8),
                 max_position_embeddings: 4096 * 32,
@@ -57,12 +57,6 @@ impl Defaults {
             Family::Qwen3 => Self {
                 head_dim: Some(128),
                 ..qwen
-            },
-            Family::Mixtral => Self {
-                sizes: [32_000, 4096, 14_336, 32, 32],
-                num_key_value_heads: Some(8),
-                max_position_embeddings: 4096 * 32,
-                ..llama
             },
             Family::Qwen2Moe => Self {
                 sizes: [151_936, 2048, 5632, 24, 16],
