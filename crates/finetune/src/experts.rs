@@ -72,7 +72,7 @@ impl RouterOptions {
             .map_err(refused)
     }
 
-    fn layer(&self, slots: ExpertSlots) -> moe::Result<Experts> {
+    pub(crate) fn layer(&self, slots: ExpertSlots) -> moe::Result<Experts> {
         let config = slots.config;
         let balance = self.balance(&config);
         let names = match config.names {

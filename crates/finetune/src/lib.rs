@@ -3,6 +3,7 @@
 //! This is the only place that knows every method. A verb is a file of [`verbs`]; a recipe is read by [`recipe`].
 
 pub mod adapters;
+pub mod agents;
 pub mod bottleneck;
 pub mod cli;
 pub mod convert;

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
-use decoder::{Decoder, Sources};
+use decoder::{Decoder, ExpertsSource, Sources};
 use lora::AdapterNames;
 use serde_json::Value;
 use tensor_core::{Mix, ProjectionSurgeon};
@@ -228,9 +228,19 @@ impl Source {
         router: &RouterOptions,
         surgeon: &mut ProjectionSurgeon,
     ) -> Result<Decoder> {
+        self.decoder_made(machine, surgeon, &mut |slots| router.experts(slots))
+    }
+
+    /// As [`Self::decoder_with`], with mixtures of experts made by `experts`.
+    pub fn decoder_made(
+        &self,
+        machine: Machine,
+        surgeon: &mut ProjectionSurgeon,
+        experts: &mut ExpertsSource,
+    ) -> Result<Decoder> {
         let sources = Sources {
             projections: &mut |at| crate::quantised::projection(&self.dir, at, machine),
-            experts: &mut |slots| router.experts(slots),
+            experts,
         };
         Decoder::load_mixture(&self.dir, machine.device, machine.kind, sources, surgeon)
             .with_context(|| format!("model `{}`", self.name))

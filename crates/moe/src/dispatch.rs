@@ -4,8 +4,6 @@
 
 use tch::{Kind, Tensor};
 
-use crate::Routing;
-
 /// The pairs of token and expert of a row, sorted by expert, in the row's order within each.
 #[derive(Debug)]
 pub struct Dispatch {
@@ -19,14 +17,13 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Of a row's routing among `num_experts`.
-    pub fn of(routing: &Routing, num_experts: usize) -> Self {
-        let chosen = &routing.chosen;
+    /// Of the experts chosen among `num_experts` for a row's tokens, `[t, k]` i64; e for none.
+    pub fn of(chosen: &Tensor, num_experts: usize) -> Self {
         let (t, k) = chosen.size2().expect("experts are chosen as [t, k]");
         let order = chosen.reshape([-1]).sort_stable(true, 0, false).1;
         let pairs = Tensor::arange(t * k, (Kind::Int64, chosen.device()));
         let places = order.zeros_like().scatter(0, &order, &pairs);
-        let counts: Vec<i64> = Vec::<f32>::try_from(routing.counts(num_experts))
+        let counts: Vec<i64> = Vec::<f32>::try_from(counts(chosen, num_experts))
             .expect("one count an expert")
             .into_iter()
             .map(|count| count as i64)
@@ -72,4 +69,10 @@ impl Dispatch {
             .bmm(&by_token)
             .squeeze_dim(1)
     }
+}
+
+/// How often each of `num_experts` stands in `chosen`, `[e]` f32.
+pub(crate) fn counts(chosen: &Tensor, num_experts: usize) -> Tensor {
+    let counts = chosen.flatten(0, -1).bincount::<Tensor>(None, num_experts as i64 + 1);
+    counts.narrow(0, 0, num_experts as i64).to_kind(Kind::Float)
 }

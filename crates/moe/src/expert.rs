@@ -4,7 +4,7 @@
 
 use kernels::Activation;
 use tch::Tensor;
-use tensor_core::{Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, project};
+use tensor_core::{Dense, Linear, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result, Role, project};
 
 /// What the checkpoints of a family call an expert's matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,18 @@ impl Expert {
     /// What the gate goes through.
     pub fn activation(&self) -> Activation {
         self.activation
+    }
+
+    /// A second expert of the same function; plain matrices share their memory, biases too.
+    pub(crate) fn copy(&self) -> Self {
+        let slot = |slot: &Linear| {
+            let weight = Param::frozen(slot.projection().weight(), Role::Base);
+            Linear::new(Dense::new(weight), slot.bias().map(Param::share))
+        };
+        Self {
+            slots: self.slots.each_ref().map(slot),
+            ..*self
+        }
     }
 
     /// `[t, d]` to `[t, d]`.

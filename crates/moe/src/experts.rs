@@ -22,6 +22,8 @@ pub struct Experts {
     experts: Vec<Expert>,
     shared: Option<Shared>,
     balance: Balance,
+    /// For each row of the router the expert that answers for it; none where each row has its own.
+    members: Option<Vec<usize>>,
 }
 
 /// An expert that every token goes to, and its gate `[1, d]`.
@@ -54,6 +56,62 @@ impl Experts {
             experts,
             shared: None,
             balance: Balance::default(),
+            members: None,
+        })
+    }
+
+    /// A layer in which several rows of the router share an expert: `members` names one for each row.
+    ///
+    /// Errors: not one member a row, or one that there is not.
+    pub fn with_members(
+        at: ModulePath,
+        router: Router,
+        experts: Vec<Expert>,
+        members: Vec<usize>,
+    ) -> Result<Self> {
+        let rows = router.num_experts();
+        if members.len() != rows || members.iter().any(|&expert| expert >= experts.len()) {
+            return Err(Error::Option {
+                option: "members",
+                wanted: format!("{rows} numbers below {}", experts.len()),
+                found: format!("{members:?}"),
+                hint: "each row of the router has one of the experts",
+            });
+        }
+        Ok(Self {
+            at,
+            router,
+            experts,
+            shared: None,
+            balance: Balance::default(),
+            members: Some(members),
+        })
+    }
+
+    /// The same layer with an expert of its own for each row of the router, as checkpoints have it; copies share memory.
+    #[must_use]
+    pub fn spread(self) -> Self {
+        match self.members {
+            None => self,
+            Some(members) => Self {
+                experts: members.iter().map(|&expert| self.experts[expert].copy()).collect(),
+                members: None,
+                ..self
+            },
+        }
+    }
+
+    /// The layer with these of its experts alone, in this order: the router's other rows are gone.
+    ///
+    /// Errors: none of them, one that there is not, or fewer than a token is given.
+    pub fn keeping(self, kept: &[usize]) -> Result<Self> {
+        let router = self.router.keeping(kept)?;
+        let layer = self.spread();
+        let experts = kept.iter().map(|&expert| layer.experts[expert].copy()).collect();
+        Ok(Self {
+            router,
+            experts,
+            ..layer
         })
     }
 
@@ -116,8 +174,9 @@ impl Experts {
     pub fn forward_naively(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let routing = self.route(x, pass);
         let mut y = self.shared_part(x, pass);
+        let answering = self.answering(&routing.chosen);
         for (idx, expert) in self.experts.iter().enumerate() {
-            let is_chosen = routing.chosen.eq(idx as i64).to_kind(Kind::Float);
+            let is_chosen = answering.eq(idx as i64).to_kind(Kind::Float);
             let weight = (&routing.weights * is_chosen).sum_dim_intlist(-1, true, Kind::Float);
             y = y + expert.forward(x, pass) * weight.to_kind(x.kind());
         }
@@ -126,7 +185,7 @@ impl Experts {
 
     /// The routed part for a given routing: `[t, d]`.
     pub fn routed(&self, x: &Tensor, routing: &Routing, pass: &Pass) -> Tensor {
-        let dispatch = Dispatch::of(routing, self.experts.len());
+        let dispatch = Dispatch::of(&self.answering(&routing.chosen), self.experts.len());
         let tokens = dispatch.tokens();
         let sorted = x.index_select(0, tokens);
         let mut from = 0;
@@ -149,6 +208,22 @@ impl Experts {
         dispatch.combine(&Tensor::cat(&parts, 0), &routing.weights)
     }
 
+    /// The expert that answers for a row of the router.
+    pub(crate) fn expert_of(&self, row: usize) -> &Expert {
+        &self.experts[self.members.as_ref().map_or(row, |members| members[row])]
+    }
+
+    /// The experts that answer for these rows of the router, `[t, k]`.
+    fn answering(&self, chosen: &Tensor) -> Tensor {
+        let Some(members) = &self.members else {
+            return chosen.shallow_clone();
+        };
+        // One that was skipped stays behind all others.
+        let of: Vec<i64> = members.iter().chain([&self.experts.len()]).map(|&expert| expert as i64).collect();
+        let of = Tensor::from_slice(&of).to_device(chosen.device());
+        of.index_select(0, &chosen.flatten(0, -1)).view_as(chosen)
+    }
+
     fn shared_part(&self, x: &Tensor, pass: &Pass) -> Tensor {
         match &self.shared {
             None => x.zeros_like(),
@@ -161,7 +236,7 @@ impl Experts {
 
     fn tell(&self, routing: &Routing, pass: &Pass) {
         let Some(side) = pass.side_losses() else { return };
-        let counts = routing.counts(self.experts.len());
+        let counts = routing.counts(self.router.num_experts());
         let Balance { aux, z } = self.balance;
         if aux > 0.0 {
             side.push(load_balancing_loss(&routing.probabilities, &counts) * aux);

@@ -4,6 +4,9 @@
 //! ([`Dispatch`]), each expert computes all of its tokens in one go, and nothing is dropped. Experts are gated
 //! feed-forwards in slots under the checkpoint's own paths, so surgery on projections reaches each of them.
 //!
+//! Fewer experts: [`keep_nearest`] tries every set, [`keep_most_used`] counts, [`merge_experts`] makes one of several
+//! ([`Calibration`] on sample tokens); [`RouterConfig::skip_below`] leaves out a token's lesser experts while it runs.
+//!
 //! ```
 //! use moe::{RouterConfig, Router, load_balancing_loss, max_violation, z_loss};
 //! use tch::{Device, Kind, Tensor};
@@ -29,18 +32,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod assign;
 mod balance;
+mod calibration;
 mod dispatch;
 mod error;
 mod expert;
 mod experts;
+mod merge;
+mod prune;
 mod router;
 mod upcycle;
 
 pub use balance::{Balance, load_balancing_loss, max_violation, update_bias, z_loss};
+pub use calibration::Calibration;
 pub use dispatch::Dispatch;
 pub use error::{Error, Result};
 pub use expert::{Expert, Names};
 pub use experts::{Experts, Shared};
+pub use merge::{Groups, merge_experts};
+pub use prune::{keep_most_used, keep_nearest};
 pub use router::{BIAS, Gating, Router, RouterConfig, Routing};
 pub use upcycle::{Part, UpcycleConfig};

@@ -11,6 +11,7 @@
 use tch::{Kind, Tensor};
 use tensor_core::{DropoutKey, ModulePath, Param, Parameters, Pass};
 
+use crate::dispatch::counts;
 use crate::{Error, Result};
 
 /// Which experts a token is given to.
@@ -136,6 +137,27 @@ impl Router {
         self.config
     }
 
+    /// The same router over these of its experts, in this order.
+    ///
+    /// Errors: one that there is not, or fewer than a token is given.
+    pub fn keeping(&self, kept: &[usize]) -> Result<Self> {
+        if let Some(gone) = kept.iter().find(|&&expert| expert >= self.num_experts()) {
+            return Err(Error::Option {
+                option: "experts",
+                wanted: format!("numbers below {}", self.num_experts()),
+                found: gone.to_string(),
+                hint: "experts are counted from 0",
+            });
+        }
+        let rows = crate::calibration::indices(kept).to_device(self.weight.value().device());
+        let of = |param: &Param| Param::frozen(param.value().detach().index_select(0, &rows), param.role());
+        let router = Self::new(of(&self.weight), self.config)?;
+        Ok(match &self.bias {
+            Some(bias) => router.with_bias(of(bias)),
+            None => router,
+        })
+    }
+
     /// e.
     pub fn num_experts(&self) -> usize {
         self.weight.value().size()[0] as usize
@@ -189,11 +211,7 @@ impl Router {
 impl Routing {
     /// How many of the tokens each of `num_experts` was given, `[e]` f32.
     pub fn counts(&self, num_experts: usize) -> Tensor {
-        let counts = self
-            .chosen
-            .flatten(0, -1)
-            .bincount::<Tensor>(None, num_experts as i64 + 1);
-        counts.narrow(0, 0, num_experts as i64).to_kind(Kind::Float)
+        counts(&self.chosen, num_experts)
     }
 
     /// Without the experts whose weight is below `share` of the largest; the rest keep their sum.

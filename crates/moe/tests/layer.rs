@@ -127,7 +127,7 @@ fn weights_are_a_softmax_over_the_best_logits_and_counts_sum_to_t_times_k() {
             routing.counts(5).sum(Kind::Float).double_value(&[]),
             (TOKENS as usize * k) as f64
         );
-        let dispatch = Dispatch::of(&routing, 5);
+        let dispatch = Dispatch::of(&routing.chosen, 5);
         assert_eq!(dispatch.counts().iter().sum::<i64>(), TOKENS * k as i64);
         assert_eq!(dispatch.tokens().size(), [TOKENS * k as i64]);
     }

@@ -1,5 +1,6 @@
 //! The built command, as users call it: every verb, every recipe, every kind of bad input.
 
+mod agents;
 mod bad_files;
 mod bad_recipes;
 mod bad_runs;
