@@ -27,7 +27,7 @@ fn local(more: &str) -> String {
     format!("model = {:?}\n{more}", tiny().display().to_string())
 }
 
-const HEAD: &str = "aggregator = \"last\"\nlayers = [[\"one\", \"two\", \"three\"]]\ntemperature = 0.0\nmax_tokens = 5\n";
+const HEAD: &str = "aggregator = \"last\"\nlayers = [[\"one\", \"two\", \"three\"]]\ntemperature = 0.0\nmax_tokens = 5\nsynthesis_prompt = \"Choose.\"\n";
 
 #[test]
 fn three_adapters_answer_over_one_base_as_each_does_alone() {
