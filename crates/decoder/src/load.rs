@@ -102,6 +102,7 @@ impl Decoder {
         sources: Sources,
         surgeon: &mut ProjectionSurgeon,
     ) -> Result<Self> {
+        let Sources { projections, experts } = sources;
         if !matches!(kind, Kind::Float | Kind::BFloat16) {
             return Err(Error::Unsupported {
                 option: "dtype",
@@ -115,8 +116,8 @@ impl Decoder {
             config: &config,
             device,
             kind,
-            source: sources.projections,
-            experts: sources.experts,
+            source: projections,
+            experts,
         };
         let table = weights.param("model.embed_tokens.weight", Role::Embedding)?;
         let tied = table.share();
@@ -264,14 +265,12 @@ impl Weights<'_, '_> {
             let gate = self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?;
             shared = Some((slots, gate));
         }
-        let bias = match config.has_bias {
-            false => None,
-            true => {
-                let name = at.join("gate.e_score_correction_bias");
-                let value = self.dir.tensor_as(name.as_str(), Kind::Float)?;
-                Some(Param::frozen(value.copy().to_device(self.device), Role::Balance))
-            }
-        };
+        let mut bias = None;
+        if config.has_bias {
+            let name = at.join("gate.e_score_correction_bias");
+            let value = self.dir.tensor_as(name.as_str(), Kind::Float)?;
+            bias = Some(Param::frozen(value.copy().to_device(self.device), Role::Balance));
+        }
         Ok(ExpertSlots {
             at: at.clone(),
             router,

@@ -37,7 +37,10 @@ impl LocalAgents {
             });
             let adapter = agent.adapter.as_ref().map(|path| {
                 // Agents of one adapter share it.
-                let there = adapters[idx].iter().find(|arg| arg.path == *path).and_then(|arg| arg.name.clone());
+                let there = adapters[idx]
+                    .iter()
+                    .find(|arg| arg.path == *path)
+                    .and_then(|arg| arg.name.clone());
                 there.unwrap_or_else(|| {
                     adapters[idx].push(AdapterArg {
                         path: path.clone(),
@@ -57,7 +60,12 @@ impl LocalAgents {
             };
             args.load().with_context(|| format!("model `{name}` of an agent"))
         };
-        let models = names.iter().copied().zip(adapters).map(load).collect::<Result<Vec<_>>>()?;
+        let models = names
+            .iter()
+            .copied()
+            .zip(adapters)
+            .map(load)
+            .collect::<Result<Vec<_>>>()?;
         for (idx, name) in names.iter().enumerate() {
             let of = agents.values().filter(|(model, _)| *model == idx).count();
             output::note(format!("`{name}` is in memory once, for {of} agents"));
@@ -78,7 +86,10 @@ impl LocalAgents {
     /// The prompt's tokens, if the model has room for an answer.
     fn prompt(&self, idx: usize, request: &Request) -> Result<Vec<u32>, Failure> {
         let loaded = &self.models[idx];
-        let turns = request.messages.iter().map(|message| Turn::new(&message.role, &message.content));
+        let turns = request
+            .messages
+            .iter()
+            .map(|message| Turn::new(&message.role, &message.content));
         let tokens = prompts::turns(&Chat::new(turns.collect()), &loaded.tokenizer).map_err(|error| local(&error))?;
         let most = loaded.model.max_positions();
         if tokens.len() >= most {
@@ -91,7 +102,12 @@ impl LocalAgents {
     }
 
     /// Requests of one model that are drawn alike, as one batch.
-    fn batch(&self, idx: usize, asked: &[(Vec<u32>, Mix, &Request)], on_token: &mut dyn FnMut(usize, u32)) -> Result<Vec<Reply>> {
+    fn batch(
+        &self,
+        idx: usize,
+        asked: &[(Vec<u32>, Mix, &Request)],
+        on_token: &mut dyn FnMut(usize, u32),
+    ) -> Result<Vec<Reply>> {
         let loaded = &self.models[idx];
         let first = asked.first().context("a batch has a request")?.2;
         let options = GenerateOptions {
@@ -127,7 +143,9 @@ impl Backend for LocalAgents {
         let mut asked: Vec<Option<(Vec<u32>, Mix, &Request)>> = Vec::with_capacity(requests.len());
         for (position, request) in requests.iter().enumerate() {
             answers.push(Err(Failure::Empty));
-            let prompt = self.of(&request.agent).and_then(|(idx, mix)| Ok((idx, mix, self.prompt(idx, request)?)));
+            let prompt = self
+                .of(&request.agent)
+                .and_then(|(idx, mix)| Ok((idx, mix, self.prompt(idx, request)?)));
             let (idx, mix, tokens) = match prompt {
                 Ok(prompt) => prompt,
                 Err(failure) => {
@@ -140,7 +158,10 @@ impl Backend for LocalAgents {
                 let other = &requests[*member];
                 (other.temperature, other.max_tokens) == (request.temperature, request.max_tokens)
             };
-            match batches.iter_mut().find(|(model, members)| *model == idx && members.iter().all(alike)) {
+            match batches
+                .iter_mut()
+                .find(|(model, members)| *model == idx && members.iter().all(alike))
+            {
                 Some((_, members)) => members.push(position),
                 None => batches.push((idx, vec![position])),
             }
@@ -149,8 +170,13 @@ impl Backend for LocalAgents {
         for (idx, members) in batches {
             let batch: Vec<_> = members.iter().filter_map(|position| asked[*position].clone()).collect();
             match self.batch(idx, &batch, &mut |_, _| ()) {
-                Ok(replies) => members.iter().zip(replies).for_each(|(position, reply)| answers[*position] = Ok(reply)),
-                Err(error) => members.iter().for_each(|position| answers[*position] = Err(local(&error))),
+                Ok(replies) => members
+                    .iter()
+                    .zip(replies)
+                    .for_each(|(position, reply)| answers[*position] = Ok(reply)),
+                Err(error) => members
+                    .iter()
+                    .for_each(|position| answers[*position] = Err(local(&error))),
             }
         }
         answers
@@ -165,7 +191,9 @@ impl Backend for LocalAgents {
                 on_text(&piece);
             }
         };
-        let replies = self.batch(idx, &[(tokens, mix, request)], &mut on_token).map_err(|error| local(&error))?;
+        let replies = self
+            .batch(idx, &[(tokens, mix, request)], &mut on_token)
+            .map_err(|error| local(&error))?;
         if let Ok(rest) = text.finish() {
             on_text(&rest);
         }

@@ -58,7 +58,10 @@ pub trait Backend {
 
     /// As [`Self::respond`] for one request, handing out text as it comes.
     fn stream(&mut self, request: &Request, on_text: &mut dyn FnMut(&str)) -> Result<Reply, Failure> {
-        let reply = self.respond(std::slice::from_ref(request)).pop().unwrap_or(Err(Failure::Empty))?;
+        let reply = self
+            .respond(std::slice::from_ref(request))
+            .pop()
+            .unwrap_or(Err(Failure::Empty))?;
         on_text(&reply.text);
         Ok(reply)
     }

@@ -93,6 +93,9 @@ pub enum Aggregation {
     Rank,
 }
 
+/// The longest time that is waited for anything.
+const MOST_SECONDS: f64 = 86_400.0;
+
 fn one() -> usize {
     1
 }
@@ -134,7 +137,12 @@ impl MoaConfig {
 
     /// An error unless every name and number can be.
     pub fn check(&self) -> Result<()> {
-        let known = self.agents.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let known = self
+            .agents
+            .keys()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let named = |key: String, name: &String| match self.agents.contains_key(name) {
             true => Ok(()),
             false => Err(Error::NoAgent {
@@ -153,28 +161,58 @@ impl MoaConfig {
         };
         if !self.layers.is_empty() && !self.reference_models.is_empty() {
             let hint = "`layers` writes each layer out; `reference_models` repeats one";
-            return refuse("layers".into(), "none beside `reference_models`", format!("{} layers", self.layers.len()), hint);
+            return refuse(
+                "layers".into(),
+                "none beside `reference_models`",
+                format!("{} layers", self.layers.len()),
+                hint,
+            );
         }
         for (idx, layer) in self.layers.iter().enumerate() {
             if layer.is_empty() {
-                return refuse(format!("layers.{idx}"), "at least one agent", "none".into(), "remove the layer");
+                return refuse(
+                    format!("layers.{idx}"),
+                    "at least one agent",
+                    "none".into(),
+                    "remove the layer",
+                );
             }
             layer.iter().try_for_each(|name| named(format!("layers.{idx}"), name))?;
         }
-        self.reference_models.iter().try_for_each(|name| named("reference_models".into(), name))?;
+        self.reference_models
+            .iter()
+            .try_for_each(|name| named("reference_models".into(), name))?;
         named("aggregator".into(), &self.aggregator)?;
         if self.aggregation == Aggregation::Rank && self.proposers().is_empty() {
             let hint = "add `layers`, or let it synthesise";
-            return refuse("aggregation".into(), "something to rank", "no layer before the aggregator".into(), hint);
+            return refuse(
+                "aggregation".into(),
+                "something to rank",
+                "no layer before the aggregator".into(),
+                hint,
+            );
         }
         if let Some(budget) = self.token_budget.filter(|budget| *budget < self.num_calls()) {
             let wanted = format!("a token a call at least, {}", self.num_calls());
-            return refuse("token_budget".into(), &wanted, budget.to_string(), "fewer agents, or more tokens");
+            return refuse(
+                "token_budget".into(),
+                &wanted,
+                budget.to_string(),
+                "fewer agents, or more tokens",
+            );
         }
-        let temperatures = self.agents.iter().map(|(name, agent)| (format!("agents.{name}.temperature"), agent.temperature));
+        let temperatures = self
+            .agents
+            .iter()
+            .map(|(name, agent)| (format!("agents.{name}.temperature"), agent.temperature));
         for (key, value) in temperatures.chain([("temperature".to_owned(), Some(self.temperature))]) {
             if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
-                return refuse(key, "a number of 0 or more", value.to_string(), "0 takes the likeliest token");
+                return refuse(
+                    key,
+                    "a number of 0 or more",
+                    value.to_string(),
+                    "0 takes the likeliest token",
+                );
             }
         }
         self.agents.iter().try_for_each(|(name, agent)| agent.check(name))
@@ -193,7 +231,12 @@ impl AgentConfig {
         };
         match &self.endpoint {
             Some(endpoint) if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") => {
-                return refuse("endpoint", "an address with http:// or https://", endpoint.clone(), "such as http://localhost:8000/v1");
+                return refuse(
+                    "endpoint",
+                    "an address with http:// or https://",
+                    endpoint.clone(),
+                    "such as http://localhost:8000/v1",
+                );
             }
             Some(_) if self.adapter.is_some() => {
                 let hint = "an endpoint chooses adapters by `model`";
@@ -201,9 +244,12 @@ impl AgentConfig {
             }
             _ => {}
         }
-        for (key, value) in [("timeout_seconds", self.timeout_seconds), ("backoff_seconds", self.backoff_seconds)] {
-            if !(value.is_finite() && value > 0.0) {
-                return refuse(key, "a number above 0", value.to_string(), "seconds");
+        for (key, value) in [
+            ("timeout_seconds", self.timeout_seconds),
+            ("backoff_seconds", self.backoff_seconds),
+        ] {
+            if !(value > 0.0 && value <= MOST_SECONDS) {
+                return refuse(key, "a number above 0, up to a day's", value.to_string(), "seconds");
             }
         }
         Ok(())

@@ -94,10 +94,12 @@ impl Endpoint {
         self.trying(|attempts| {
             let answer = self.call(request, false, attempts)?;
             let text = answer.into_string().map_err(|error| self.not_read(&error, attempts))?;
-            let garbage = |found: &str| Again::after(Failure::Garbage {
-                found: shown(found),
-                attempts,
-            });
+            let garbage = |found: &str| {
+                Again::after(Failure::Garbage {
+                    found: shown(found),
+                    attempts,
+                })
+            };
             let value: Value = serde_json::from_str(&text).map_err(|_| garbage(&text))?;
             let content = value.pointer("/choices/0/message/content").and_then(Value::as_str);
             let content = content.ok_or_else(|| garbage(&text))?.trim().to_owned();
@@ -131,7 +133,9 @@ impl Endpoint {
                     match line.trim() {
                         "" => continue,
                         // A comment that keeps the line open, or another field of an event.
-                        other if other.starts_with(':') || other.starts_with("event:") || other.starts_with("id:") => continue,
+                        other if other.starts_with(':') || other.starts_with("event:") || other.starts_with("id:") => {
+                            continue;
+                        }
                         other => {
                             let found = shown(other);
                             return Err(settled(Failure::Garbage { found, attempts }, &text));
@@ -179,7 +183,7 @@ impl Endpoint {
         match call.send_string(&body.to_string()) {
             Ok(answer) => Ok(answer),
             Err(ureq::Error::Status(status, answer)) => {
-                let pause = answer.header("retry-after").and_then(|after| after.parse().ok());
+                let pause = answer.header("retry-after").and_then(|after| after.parse::<f64>().ok());
                 let message = shown(&answer.into_string().unwrap_or_default());
                 let failure = Failure::Status {
                     status,
@@ -190,7 +194,8 @@ impl Endpoint {
                     408 | 409 | 429 | 500..=599 => Again {
                         failure,
                         is_worth_it: true,
-                        pause: pause.map(Duration::from_secs_f64),
+                        // A pause that is no time is none.
+                        pause: pause.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
                     },
                     _ => Again::never(failure),
                 })

@@ -20,7 +20,9 @@ pub enum Error {
         hint: &'static str,
     },
     /// A layer or the aggregator names an agent that there is not.
-    #[error("`{key}`: wanted one of the agents {known}, found `{found}`\nhint: each agent has a section `[agents.NAME]`")]
+    #[error(
+        "`{key}`: wanted one of the agents {known}, found `{found}`\nhint: each agent has a section `[agents.NAME]`"
+    )]
     NoAgent {
         /// Who names it.
         key: String,
@@ -30,7 +32,9 @@ pub enum Error {
         known: String,
     },
     /// The agent that has the last word failed.
-    #[error("aggregator `{agent}`: {failure}\nhint: the transcript holds what the others said; another `aggregator` can go on from there")]
+    #[error(
+        "aggregator `{agent}`: {failure}\nhint: the transcript holds what the others said; another `aggregator` can go on from there"
+    )]
     Aggregator {
         /// Its name.
         agent: String,

@@ -8,7 +8,9 @@
 use std::time::Instant;
 
 use crate::prompt::{RANKING, SYNTHESIS, cut, ranked, with_references};
-use crate::{Aggregation, Backend, Call, Endpoints, Error, Failure, Message, MoaConfig, Outcome, Reply, Request, Result};
+use crate::{
+    Aggregation, Backend, Call, Endpoints, Error, Failure, Message, MoaConfig, Outcome, Reply, Request, Result,
+};
 
 /// A mixture that answers.
 pub struct Mixture<'a> {
@@ -118,8 +120,9 @@ impl<'a> Mixture<'a> {
 
     /// Remote agents in threads of their own, while the local ones are answered for here.
     fn ask(&mut self, asked: &[(usize, Request)]) -> Vec<(usize, Result<Reply, Failure>, f64)> {
-        let (remote, here): (Vec<&(usize, Request)>, Vec<_>) =
-            asked.iter().partition(|(_, request)| self.endpoints.has(&request.agent));
+        let (remote, here): (Vec<&(usize, Request)>, Vec<_>) = asked
+            .iter()
+            .partition(|(_, request)| self.endpoints.has(&request.agent));
         let requests = |of: &[&(usize, Request)]| of.iter().map(|(_, request)| request.clone()).collect::<Vec<_>>();
         let (remote_requests, here_requests) = (requests(&remote), requests(&here));
         let (endpoints, local) = (&mut self.endpoints, &mut *self.local);
@@ -134,7 +137,12 @@ impl<'a> Mixture<'a> {
                 false => local.respond(&here_requests),
             };
             let near = (near, begun.elapsed().as_secs_f64());
-            let ended = |_| (vec![Err(Failure::Local("the endpoints' thread ended early".into())); remote.len()], 0.0);
+            let ended = |_| {
+                (
+                    vec![Err(Failure::Local("the endpoints' thread ended early".into())); remote.len()],
+                    0.0,
+                )
+            };
             (far.join().unwrap_or_else(ended), near)
         });
         let placed = |of: Vec<&(usize, Request)>, (answers, seconds): (Vec<Result<Reply, Failure>>, f64)| {
@@ -280,7 +288,9 @@ struct Budget {
 
 impl Budget {
     fn of(config: &MoaConfig) -> Self {
-        let last = config.agents[&config.aggregator].max_tokens.unwrap_or(config.max_tokens);
+        let last = config.agents[&config.aggregator]
+            .max_tokens
+            .unwrap_or(config.max_tokens);
         let whole = config.token_budget.unwrap_or(0);
         Self {
             whole: config.token_budget,

@@ -44,10 +44,13 @@ pub fn cut(references: &[String], most: usize, count: impl Fn(&str) -> usize) ->
         return (references.to_vec(), vec![false; references.len()]);
     }
     let level = level(&lengths, most);
-    let cut = references.iter().zip(&lengths).map(|(text, &length)| match length <= level {
-        true => (text.clone(), false),
-        false => (shortened(text, level, &count), true),
-    });
+    let cut = references
+        .iter()
+        .zip(&lengths)
+        .map(|(text, &length)| match length <= level {
+            true => (text.clone(), false),
+            false => (shortened(text, level, &count), true),
+        });
     cut.unzip()
 }
 
@@ -93,10 +96,22 @@ mod tests {
     fn references_stand_numbered_behind_the_system_message_and_the_user_s_turn_is_unchanged() {
         let user = Message::new("user", "Why?");
         let told = with_references(std::slice::from_ref(&user), "Judge.", &["A".into(), "B\nb".into()]);
-        assert_eq!(told, [Message::new("system", "Judge.\n\nAnswers:\n1. A\n2. B\nb"), user.clone()]);
+        assert_eq!(
+            told,
+            [
+                Message::new("system", "Judge.\n\nAnswers:\n1. A\n2. B\nb"),
+                user.clone()
+            ]
+        );
         let system = Message::new("system", "Be brief.");
         let told = with_references(&[system, user.clone()], "Judge.", &["A".into()]);
-        assert_eq!(told, [Message::new("system", "Be brief.\n\nJudge.\n\nAnswers:\n1. A"), user.clone()]);
+        assert_eq!(
+            told,
+            [
+                Message::new("system", "Be brief.\n\nJudge.\n\nAnswers:\n1. A"),
+                user.clone()
+            ]
+        );
         assert_eq!(with_references(std::slice::from_ref(&user), "Judge.", &[]), [user]);
     }
 

@@ -4,7 +4,9 @@ mod support;
 
 use std::time::Instant;
 
-use moa::{Backend, Call, Endpoints, Error, Failure, Listener, Message, Mixture, MoaConfig, Outcome, Reply, Request, SYNTHESIS};
+use moa::{
+    Backend, Call, Endpoints, Error, Failure, Listener, Message, Mixture, MoaConfig, Outcome, Reply, Request, SYNTHESIS,
+};
 use serde_json::{Value, json};
 
 /// Says who it is and what it has read; agents called `mute` fail.
@@ -39,8 +41,10 @@ fn config(value: Value) -> MoaConfig {
 }
 
 fn local(names: &[&str], more: &Value) -> MoaConfig {
-    let agents: serde_json::Map<String, Value> =
-        names.iter().map(|name| ((*name).to_owned(), json!({"model": "m"}))).collect();
+    let agents: serde_json::Map<String, Value> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!({"model": "m"})))
+        .collect();
     let mut whole = json!({"agents": agents});
     for (key, value) in more.as_object().expect("an object") {
         whole[key] = value.clone();
@@ -59,16 +63,36 @@ fn every_layer_reads_the_one_before_it_and_the_user_s_own_words() {
     let layers = json!({"layers": [["a", "b", "c"], ["a", "b", "c"]], "aggregator": "b"});
     let outcome = run(local(&["a", "b", "c"], &layers), &mut stub).expect("an answer");
     // n (L - 1) + 1 calls, a layer a batch.
-    assert_eq!((outcome.calls.len(), stub.batches.as_slice()), (7, [3, 3, 1].as_slice()));
+    assert_eq!(
+        (outcome.calls.len(), stub.batches.as_slice()),
+        (7, [3, 3, 1].as_slice())
+    );
     let user = Message::new("user", "What is a crow?");
-    assert!(stub.requests[..3].iter().all(|request| request.messages == [user.clone()]));
+    assert!(
+        stub.requests[..3]
+            .iter()
+            .all(|request| request.messages == [user.clone()])
+    );
     for (from, request) in [(0, &stub.requests[3]), (0, &stub.requests[5]), (3, &stub.requests[6])] {
-        let said: Vec<&str> = outcome.calls[from..from + 3].iter().filter_map(|call| call.text.as_deref()).collect();
-        let wanted = format!("{SYNTHESIS}\n\nAnswers:\n1. {}\n2. {}\n3. {}", said[0], said[1], said[2]);
+        let said: Vec<&str> = outcome.calls[from..from + 3]
+            .iter()
+            .filter_map(|call| call.text.as_deref())
+            .collect();
+        let wanted = format!(
+            "{SYNTHESIS}\n\nAnswers:\n1. {}\n2. {}\n3. {}",
+            said[0], said[1], said[2]
+        );
         assert_eq!(request.messages, [Message::new("system", wanted), user.clone()]);
     }
-    let agents: Vec<(usize, &str)> = outcome.calls.iter().map(|call| (call.layer, call.agent.as_str())).collect();
-    assert_eq!(agents, [(0, "a"), (0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "c"), (2, "b")]);
+    let agents: Vec<(usize, &str)> = outcome
+        .calls
+        .iter()
+        .map(|call| (call.layer, call.agent.as_str()))
+        .collect();
+    assert_eq!(
+        agents,
+        [(0, "a"), (0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "c"), (2, "b")]
+    );
     assert_eq!(Some(&outcome.text), outcome.calls[6].text.as_ref());
 }
 
@@ -80,12 +104,23 @@ fn no_layer_is_a_plain_call_and_rounds_repeat_the_reference_models() {
     assert_eq!(stub.requests[0].messages, [Message::new("user", "What is a crow?")]);
     let rounds = json!({"reference_models": ["a", "b"], "rounds": 3, "aggregator": "a"});
     let mut stub = Stub::default();
-    assert_eq!(run(local(&["a", "b"], &rounds), &mut stub).expect("an answer").calls.len(), 7);
+    assert_eq!(
+        run(local(&["a", "b"], &rounds), &mut stub)
+            .expect("an answer")
+            .calls
+            .len(),
+        7
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run_and_a_name_that_stands_twice_speaks_twice() {
-    let config = |seed: u64| local(&["a"], &json!({"layers": [["a", "a"]], "aggregator": "a", "seed": seed}));
+    let config = |seed: u64| {
+        local(
+            &["a"],
+            &json!({"layers": [["a", "a"]], "aggregator": "a", "seed": seed}),
+        )
+    };
     let texts = |seed: u64| -> Vec<Option<String>> {
         let outcome = run(config(seed), &mut Stub::default()).expect("an answer");
         outcome.calls.into_iter().map(|call| call.text).collect()
@@ -101,7 +136,10 @@ fn a_failed_agent_is_left_out_and_reported() {
     let layers = json!({"layers": [["a", "mute", "b"]], "aggregator": "a"});
     let outcome = run(local(&["a", "b", "mute"], &layers), &mut stub).expect("an answer");
     let read = &stub.requests[3].messages[0].content;
-    assert!(read.contains("\n1. a:") && read.contains("\n2. b:") && !read.contains("\n3. "), "{read}");
+    assert!(
+        read.contains("\n1. a:") && read.contains("\n2. b:") && !read.contains("\n3. "),
+        "{read}"
+    );
     let failures: Vec<(&str, &str)> = outcome
         .failures()
         .map(|call| (call.agent.as_str(), call.failure.as_deref().unwrap_or_default()))
@@ -113,8 +151,13 @@ fn a_failed_agent_is_left_out_and_reported() {
     run(local(&["a", "mute"], &layers), &mut stub).expect("an answer");
     assert_eq!(stub.requests[2].messages, [Message::new("user", "What is a crow?")]);
     let silent = json!({"layers": [["a"]], "aggregator": "mute"});
-    let error = run(local(&["a", "mute"], &silent), &mut Stub::default()).unwrap_err().to_string();
-    assert!(error.contains("aggregator `mute`: nothing to say") && error.contains("hint: "), "{error}");
+    let error = run(local(&["a", "mute"], &silent), &mut Stub::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("aggregator `mute`: nothing to say") && error.contains("hint: "),
+        "{error}"
+    );
 }
 
 #[test]
@@ -133,7 +176,11 @@ fn budgets_cut_answers_and_references_in_sight() {
     let references = json!({"layers": [["a", "b"]], "aggregator": "a", "max_reference_tokens": 1});
     let outcome = run(local(&["a", "b"], &references), &mut Stub::default()).expect("an answer");
     assert_eq!(outcome.calls[2].cut_references, [1, 2]);
-    assert!(outcome.calls[2].messages[0].content.contains("1.  […]"), "{}", outcome.calls[2].messages[0].content);
+    assert!(
+        outcome.calls[2].messages[0].content.contains("1.  […]"),
+        "{}",
+        outcome.calls[2].messages[0].content
+    );
 }
 
 /// Names the second answer.
@@ -203,7 +250,18 @@ fn remote(address: &str, models: &[&str], aggregator: &str) -> MoaConfig {
 #[test]
 fn failing_slow_and_garbage_endpoints_are_left_out_and_the_rest_goes_on() {
     let (address, seen) = support::serve();
-    let models = ["good", "fine", "failing", "forbidden", "slow", "garbage", "lying", "silent", "cut", "last"];
+    let models = [
+        "good",
+        "fine",
+        "failing",
+        "forbidden",
+        "slow",
+        "garbage",
+        "lying",
+        "silent",
+        "cut",
+        "last",
+    ];
     let config = remote(&address, &models, "last");
     let endpoints = Endpoints::of(&config, |name| (name == "KEY").then(|| "secret".to_owned()));
     let (mut stub, mut heard) = (Stub::default(), Heard::default());
@@ -213,18 +271,37 @@ fn failing_slow_and_garbage_endpoints_are_left_out_and_the_rest_goes_on() {
         .expect("an answer");
     // All at the same time: two attempts of the slow one, and not the sum of all.
     assert!(begun.elapsed().as_secs_f64() < 2.9, "{:?}", begun.elapsed());
-    assert_eq!((outcome.text.as_str(), heard.text.concat().as_str()), ("streamed", "streamed"));
+    assert_eq!(
+        (outcome.text.as_str(), heard.text.concat().as_str()),
+        ("streamed", "streamed")
+    );
     assert_eq!(heard.text.len(), 3, "text is handed out as it comes");
     assert_eq!(heard.calls, outcome.calls);
     let failure = |agent: &str| {
         let call = outcome.calls.iter().find(|call| call.agent == agent).expect("called");
         call.failure.clone().unwrap_or_else(|| panic!("{agent} answered"))
     };
-    assert!(failure("failing").contains("status 500: `out of order` (2 attempts)"), "{}", failure("failing"));
+    assert!(
+        failure("failing").contains("status 500: `out of order` (2 attempts)"),
+        "{}",
+        failure("failing")
+    );
     assert!(failure("forbidden").contains("status 401") && failure("forbidden").contains("(1 attempts)"));
-    assert!(failure("slow").contains("no answer within 0.6 s (2 attempts)"), "{}", failure("slow"));
-    assert!(failure("garbage").contains("wanted a chat completion, found `<html>this"), "{}", failure("garbage"));
-    assert!(failure("lying").contains("wanted a chat completion"), "{}", failure("lying"));
+    assert!(
+        failure("slow").contains("no answer within 0.6 s (2 attempts)"),
+        "{}",
+        failure("slow")
+    );
+    assert!(
+        failure("garbage").contains("wanted a chat completion, found `<html>this"),
+        "{}",
+        failure("garbage")
+    );
+    assert!(
+        failure("lying").contains("wanted a chat completion"),
+        "{}",
+        failure("lying")
+    );
     assert!(failure("silent").contains("an empty answer"), "{}", failure("silent"));
     assert!(failure("cut").contains("attempts"), "{}", failure("cut"));
     let last = outcome.calls.last().expect("the aggregator's");
@@ -232,9 +309,15 @@ fn failing_slow_and_garbage_endpoints_are_left_out_and_the_rest_goes_on() {
     assert!(read.ends_with("Answers:\n1. good says 1\n2. fine says 1"), "{read}");
     assert_eq!((outcome.calls[0].tokens, outcome.calls[0].attempts), (7, 1));
     let seen = seen.lock().expect("not poisoned");
-    assert!(seen.iter().all(|(path, key, _)| path == "/v1/chat/completions" && key.as_deref() == Some("Bearer secret")));
+    assert!(
+        seen.iter()
+            .all(|(path, key, _)| path == "/v1/chat/completions" && key.as_deref() == Some("Bearer secret"))
+    );
     let times = |model: &str| seen.iter().filter(|(_, _, body)| body["model"] == model).count();
-    assert_eq!((times("good"), times("failing"), times("forbidden"), times("silent")), (1, 2, 1, 1));
+    assert_eq!(
+        (times("good"), times("failing"), times("forbidden"), times("silent")),
+        (1, 2, 1, 1)
+    );
 }
 
 #[test]
@@ -250,7 +333,12 @@ fn an_endpoint_that_recovers_is_asked_again() {
         .and_then(|mut mixture| mixture.respond(&[Message::new("user", "Hello?")], &mut ()))
         .expect("an answer");
     assert_eq!((outcome.failures().count(), outcome.calls[0].attempts), (0, 3));
-    assert!(seen.lock().expect("not poisoned").iter().all(|(_, key, _)| key.is_none()));
+    assert!(
+        seen.lock()
+            .expect("not poisoned")
+            .iter()
+            .all(|(_, key, _)| key.is_none())
+    );
 }
 
 #[test]
@@ -268,7 +356,10 @@ fn nobody_there_is_said_so() {
 #[test]
 fn configurations_that_cannot_be_are_refused_by_key() {
     for (value, parts) in [
-        (json!({"agents": {"a": {"model": "m"}}, "aggregator": "b"}), ["`aggregator`", "`b`"]),
+        (
+            json!({"agents": {"a": {"model": "m"}}, "aggregator": "b"}),
+            ["`aggregator`", "`b`"],
+        ),
         (
             json!({"agents": {"a": {"model": "m"}}, "layers": [["a"], []], "aggregator": "a"}),
             ["`layers.1`", "at least one agent"],
@@ -295,7 +386,10 @@ fn configurations_that_cannot_be_are_refused_by_key() {
         ),
     ] {
         let error = config(value).check().unwrap_err().to_string();
-        assert!(parts.iter().all(|part| error.contains(part)) && error.contains("hint: "), "{error}");
+        assert!(
+            parts.iter().all(|part| error.contains(part)) && error.contains("hint: "),
+            "{error}"
+        );
     }
     let unknown = serde_json::from_value::<MoaConfig>(json!({"agents": {}, "aggregator": "a", "layer": []}));
     assert!(unknown.unwrap_err().to_string().contains("unknown field `layer`"));

@@ -25,8 +25,8 @@ pub(crate) fn assign(gains: &[f64], n: usize) -> Vec<usize> {
                     (step, next) = (least[to], to);
                 }
             }
-            for to in 0..=n {
-                if done[to] {
+            for (to, &is_done) in done.iter().enumerate() {
+                if is_done {
                     rows[row_of[to]] += step;
                     columns[to] -= step;
                 } else {
@@ -42,8 +42,8 @@ pub(crate) fn assign(gains: &[f64], n: usize) -> Vec<usize> {
         }
     }
     let mut assigned = vec![0; n];
-    for column in 1..=n {
-        assigned[row_of[column] - 1] = column - 1;
+    for (column, &row) in row_of.iter().enumerate().skip(1) {
+        assigned[row - 1] = column - 1;
     }
     assigned
 }
@@ -72,7 +72,11 @@ mod tests {
                 let mut columns = assigned.clone();
                 columns.sort_unstable();
                 assert!(columns.into_iter().eq(0..n), "{assigned:?} is no permutation");
-                let sum: f64 = assigned.iter().enumerate().map(|(row, column)| gains[row * n + column]).sum();
+                let sum: f64 = assigned
+                    .iter()
+                    .enumerate()
+                    .map(|(row, column)| gains[row * n + column])
+                    .sum();
                 assert!((sum - brute(&gains, n, 0, 0)).abs() < 1e-9, "n {n}, seed {seed}");
             }
         }

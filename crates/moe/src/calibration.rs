@@ -35,7 +35,8 @@ impl Calibration {
                 .collect();
             // What every token gets besides does not depend on the choice.
             let wanted = layer.routed(x, &routing, &pass).to_kind(Kind::Float);
-            let usage: Vec<f32> = Vec::try_from(routing.counts(layer.router().num_experts())).expect("one count an expert");
+            let usage: Vec<f32> =
+                Vec::try_from(routing.counts(layer.router().num_experts())).expect("one count an expert");
             Self {
                 answers: Tensor::stack(&answers, 0),
                 ratios: ratios(&routing.weights),

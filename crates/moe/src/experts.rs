@@ -63,12 +63,7 @@ impl Experts {
     /// A layer in which several rows of the router share an expert: `members` names one for each row.
     ///
     /// Errors: not one member a row, or one that there is not.
-    pub fn with_members(
-        at: ModulePath,
-        router: Router,
-        experts: Vec<Expert>,
-        members: Vec<usize>,
-    ) -> Result<Self> {
+    pub fn with_members(at: ModulePath, router: Router, experts: Vec<Expert>, members: Vec<usize>) -> Result<Self> {
         let rows = router.num_experts();
         if members.len() != rows || members.iter().any(|&expert| expert >= experts.len()) {
             return Err(Error::Option {
@@ -219,7 +214,11 @@ impl Experts {
             return chosen.shallow_clone();
         };
         // One that was skipped stays behind all others.
-        let of: Vec<i64> = members.iter().chain([&self.experts.len()]).map(|&expert| expert as i64).collect();
+        let of: Vec<i64> = members
+            .iter()
+            .chain([&self.experts.len()])
+            .map(|&expert| expert as i64)
+            .collect();
         let of = Tensor::from_slice(&of).to_device(chosen.device());
         of.index_select(0, &chosen.flatten(0, -1)).view_as(chosen)
     }

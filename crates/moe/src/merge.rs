@@ -34,7 +34,11 @@ impl Groups {
         let logits = sample.logits.to_kind(Kind::Double);
         let centred = &logits - logits.mean_dim(&[0i64][..], true, Kind::Double);
         // An expert whose logits never change is like none.
-        let norms = centred.square().sum_dim_intlist(&[0i64][..], true, Kind::Double).sqrt().clamp_min(1e-12);
+        let norms = centred
+            .square()
+            .sum_dim_intlist(&[0i64][..], true, Kind::Double)
+            .sqrt()
+            .clamp_min(1e-12);
         let unit = centred / norms;
         let alike = unit.tr().matmul(&unit).index_select(1, &indices(&leaders));
         let nearest: Vec<i64> = alike.argmax(-1, false).try_into().expect("one leader an expert");
@@ -56,7 +60,9 @@ pub fn merge_experts(layer: Experts, sample: &Calibration, groups: &Groups) -> R
     let (at, router, experts, shared) = layer.into_parts();
     let matrices = experts.iter().map(matrices).collect::<Result<Vec<_>>>()?;
     let merged = groups.leaders.iter().enumerate().map(|(group, &leader)| {
-        let members: Vec<usize> = (0..experts.len()).filter(|&expert| groups.of[expert] == group).collect();
+        let members: Vec<usize> = (0..experts.len())
+            .filter(|&expert| groups.of[expert] == group)
+            .collect();
         let parts = mean(&matrices, leader, &members, sample.usage());
         let like = &experts[leader];
         let kind = like.slots()[0].projection().weight().kind();

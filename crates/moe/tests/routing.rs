@@ -59,7 +59,12 @@ fn run(layer: &Experts) -> Tensor {
 }
 
 fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    (a - b).to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[])
+    (a - b)
+        .to_kind(Kind::Double)
+        .square()
+        .sum(Kind::Double)
+        .sqrt()
+        .double_value(&[])
 }
 
 #[test]
@@ -94,14 +99,22 @@ fn keeping_all_changes_nothing_and_an_expert_that_nobody_is_given_can_go() {
     let spurned = || {
         let experts: Vec<[Tensor; 3]> = (0..4).map(|idx| matrices(100 * (idx + 1))).collect();
         let bias = Param::frozen(Tensor::from_slice(&[0.0f32, 0.0, -5.0, 0.0]), Role::Balance);
-        layer_of(&experts, router_rows(4), 2).with_router_bias(bias).expect("fits")
+        layer_of(&experts, router_rows(4), 2)
+            .with_router_bias(bias)
+            .expect("fits")
     };
     let sample = Calibration::of(&spurned(), &input());
     assert_eq!(sample.usage()[2], 0.0);
     assert_eq!(keep_most_used(&sample, 3).expect("kept"), [0, 1, 3]);
     let (kept, distance) = keep_nearest(&spurned(), &sample, 3).expect("a set");
     assert!(kept == [0, 1, 3] && distance < 1e-4, "{kept:?} {distance}");
-    assert_close("without it", &run(&spurned().keeping(&kept).expect("kept")), &run(&spurned()), 1e-5, 1e-5);
+    assert_close(
+        "without it",
+        &run(&spurned().keeping(&kept).expect("kept")),
+        &run(&spurned()),
+        1e-5,
+        1e-5,
+    );
 }
 
 #[test]
@@ -109,7 +122,10 @@ fn usage_counts_what_tokens_were_given() {
     let sample = Calibration::of(&layer(5), &input());
     assert_eq!(sample.usage().iter().sum::<f64>(), 2.0 * TOKENS as f64);
     let kept = keep_most_used(&sample, 2).expect("kept");
-    let least = kept.iter().map(|&expert| sample.usage()[expert]).fold(f64::INFINITY, f64::min);
+    let least = kept
+        .iter()
+        .map(|&expert| sample.usage()[expert])
+        .fold(f64::INFINITY, f64::min);
     let others = (0..5).filter(|expert| !kept.contains(expert));
     assert!(others.into_iter().all(|expert| sample.usage()[expert] <= least));
 }
@@ -139,7 +155,13 @@ fn merging_equal_experts_in_any_order_of_neurons_is_the_same_layer() {
     assert_close("merged", &run(&merged), &run(&mixed()), 1e-5, 1e-5);
     let documents = Documents::new(&[TOKENS as usize]);
     let pass = Pass::evaluate(&documents);
-    assert_close("naively", &merged.forward_naively(&input(), &pass), &run(&mixed()), 1e-5, 1e-5);
+    assert_close(
+        "naively",
+        &merged.forward_naively(&input(), &pass),
+        &run(&mixed()),
+        1e-5,
+        1e-5,
+    );
     let mut paths = Vec::new();
     let spread = merge_experts(mixed(), &sample, &groups).expect("merged").spread();
     spread.visit(&ModulePath::root(), &mut |at, _| paths.push(at.to_string()));
@@ -217,7 +239,10 @@ fn the_median_ratio_lets_half_of_the_tokens_skip_their_second_expert() {
 fn what_cannot_be_kept_is_refused() {
     let sample = Calibration::of(&layer(4), &input());
     for (error, part) in [
-        (keep_nearest(&layer(4), &sample, 5).unwrap_err(), "1 to 4 experts to keep"),
+        (
+            keep_nearest(&layer(4), &sample, 5).unwrap_err(),
+            "1 to 4 experts to keep",
+        ),
         (keep_most_used(&sample, 0).unwrap_err(), "1 to 4 experts to keep"),
         (layer(4).keeping(&[0, 4]).unwrap_err(), "numbers below 4"),
         // A token is given two.

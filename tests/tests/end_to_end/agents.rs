@@ -42,18 +42,38 @@ fn three_adapters_answer_over_one_base_as_each_does_alone() {
     let file = config(&home, HEAD, &agents);
     let transcript = home.at("said.jsonl");
     let asked = ["--prompt", "What is quick?", "--dtype", "f32"];
-    let args = [&["moa", "--config", &file, "--json", "--transcript", &transcript][..], &asked].concat();
+    let args = [
+        &["moa", "--config", &file, "--json", "--transcript", &transcript][..],
+        &asked,
+    ]
+    .concat();
     let answer = finetune(&home, &args).works();
-    assert!(answer.stderr.contains("is in memory once, for 4 agents"), "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("is in memory once, for 4 agents"),
+        "{}",
+        answer.stderr
+    );
     let told = answer.json_lines().remove(0);
-    assert_eq!((told["calls"].as_u64(), told["failures"].as_array().map(Vec::len)), (Some(4), Some(0)));
+    assert_eq!(
+        (told["calls"].as_u64(), told["failures"].as_array().map(Vec::len)),
+        (Some(4), Some(0))
+    );
     let said = fs::read_to_string(&transcript).unwrap();
     let calls: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(calls.len(), 4);
     let model = tiny().display().to_string();
     for (call, adapter) in calls.iter().zip(&adapters) {
         let alone = [
-            &["generate", "--model", &model, "--adapter", adapter, "--max-new-tokens", "5", "--json"][..],
+            &[
+                "generate",
+                "--model",
+                &model,
+                "--adapter",
+                adapter,
+                "--max-new-tokens",
+                "5",
+                "--json",
+            ][..],
             &asked,
         ];
         let alone = finetune(&home, &alone.concat()).works().json_lines().remove(0);
@@ -61,7 +81,10 @@ fn three_adapters_answer_over_one_base_as_each_does_alone() {
         assert_eq!(call["layer"], 0);
     }
     let read = calls[3]["messages"][0]["content"].as_str().unwrap();
-    assert!(read.contains(&format!("1. {}", calls[0]["text"].as_str().unwrap())), "{read}");
+    assert!(
+        read.contains(&format!("1. {}", calls[0]["text"].as_str().unwrap())),
+        "{read}"
+    );
     assert_eq!(told["text"], calls[3]["text"]);
     // The same again as a stream; a transcript is not written over.
     let plain = [&["moa", "--config", &file][..], &asked].concat();
@@ -83,24 +106,42 @@ fn an_endpoint_that_is_not_there_is_left_out_and_rows_are_answered_one_by_one() 
         ("last", local("")),
     ];
     let file = config(&home, HEAD, &agents);
-    let rows = home.file("rows.jsonl", "{\"prompt\": \"Who is first?\"}\n{\"prompt\": \"What glitters?\"}\n");
+    let rows = home.file(
+        "rows.jsonl",
+        "{\"prompt\": \"Who is first?\"}\n{\"prompt\": \"What glitters?\"}\n",
+    );
     let answer = finetune(&home, &["moa", "--config", &file, "--data", &rows, "--dtype", "f32"]).works();
     let told = answer.json_lines();
     assert_eq!(told.len(), 2);
     for row in &told {
         assert_eq!(row["failures"][0]["agent"], "three", "{row}");
-        assert!(row["failures"][0]["failure"].as_str().unwrap().contains("not reached"), "{row}");
+        assert!(
+            row["failures"][0]["failure"].as_str().unwrap().contains("not reached"),
+            "{row}"
+        );
         assert!(row["distinct_2"].is_f64() && row["copied_2"]["one"].is_f64(), "{row}");
     }
-    assert!(answer.stderr.contains("`three` is left out: not reached"), "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("`three` is left out: not reached"),
+        "{}",
+        answer.stderr
+    );
 }
 
 #[test]
 fn configurations_that_cannot_be_are_refused_before_a_model_is_loaded() {
     let home = Home::new();
     for (head, agents, parts) in [
-        ("aggregator = \"x\"\n", vec![("one", local(""))], vec!["`aggregator`", "`one`", "`x`"]),
-        ("aggregator = \"one\"\nlayer = []\n", vec![("one", local(""))], vec!["unknown field `layer`"]),
+        (
+            "aggregator = \"x\"\n",
+            vec![("one", local(""))],
+            vec!["`aggregator`", "`one`", "`x`"],
+        ),
+        (
+            "aggregator = \"one\"\nlayer = []\n",
+            vec![("one", local(""))],
+            vec!["unknown field `layer`"],
+        ),
         (
             "aggregator = \"one\"\n",
             vec![("one", "model = \"no-such-model\"".to_owned())],

@@ -300,8 +300,13 @@ fn fewer_experts_are_the_nearest_the_most_used_any_or_merged() {
     let texts = home.texts();
     let fewer = |by: &str, keep: &str| {
         let output = home.at(&format!("{by}-{keep}"));
-        let args = ["experts", "--model", &model, "--data", &texts, "--by", by, "--keep", keep, "--output", &output];
-        let told = finetune(&home, &[&args[..], &["--json", "--dtype", "f32"]].concat()).works().json_lines().remove(0);
+        let args = [
+            "experts", "--model", &model, "--data", &texts, "--by", by, "--keep", keep, "--output", &output,
+        ];
+        let told = finetune(&home, &[&args[..], &["--json", "--dtype", "f32"]].concat())
+            .works()
+            .json_lines()
+            .remove(0);
         (output, told)
     };
     let whole = perplexity(&home, &["--model", &model]);
@@ -310,13 +315,24 @@ fn fewer_experts_are_the_nearest_the_most_used_any_or_merged() {
     assert!((perplexity(&home, &["--model", &same]) / whole - 1.0).abs() < 1e-6);
     let distance = |told: &serde_json::Value| {
         let layers = told["layers"].as_array().unwrap().iter();
-        layers.map(|layer| layer["distance"].as_f64().unwrap()).collect::<Vec<_>>()
+        layers
+            .map(|layer| layer["distance"].as_f64().unwrap())
+            .collect::<Vec<_>>()
     };
     let (nearest, near) = fewer("nearest", "2");
     for by in ["usage", "random"] {
         let (folder, told) = fewer(by, "2");
-        assert!(distance(&near).iter().zip(distance(&told)).all(|(least, other)| *least <= other + 1e-6), "{by}: {told}");
-        let seen = finetune(&home, &["inspect", &folder, "--json"]).works().json_lines().remove(0);
+        assert!(
+            distance(&near)
+                .iter()
+                .zip(distance(&told))
+                .all(|(least, other)| *least <= other + 1e-6),
+            "{by}: {told}"
+        );
+        let seen = finetune(&home, &["inspect", &folder, "--json"])
+            .works()
+            .json_lines()
+            .remove(0);
         assert_eq!(seen["num_experts"].as_u64(), Some(2));
     }
     let left = perplexity(&home, &["--model", &nearest]);
@@ -334,8 +350,28 @@ fn fewer_experts_are_the_nearest_the_most_used_any_or_merged() {
     assert_eq!(distinct, 2);
     assert!(perplexity(&home, &["--model", &merged]).is_finite());
     let tiny = tiny().display().to_string();
-    let dense = ["experts", "--model", &tiny, "--data", &texts, "--keep", "2", "--output", &home.at("no")];
+    let dense = [
+        "experts",
+        "--model",
+        &tiny,
+        "--data",
+        &texts,
+        "--keep",
+        "2",
+        "--output",
+        &home.at("no"),
+    ];
     finetune(&home, &dense).fails_with(1, &["wanted a mixture of experts", "finetune upcycle"]);
-    let many = ["experts", "--model", &model, "--data", &texts, "--keep", "9", "--output", &home.at("no")];
+    let many = [
+        "experts",
+        "--model",
+        &model,
+        "--data",
+        &texts,
+        "--keep",
+        "9",
+        "--output",
+        &home.at("no"),
+    ];
     finetune(&home, &many).fails_with(1, &["`--keep`: wanted 1 to 4, found 9"]);
 }

@@ -97,8 +97,8 @@ impl Place {
                 fs::write(&path, fill(config)).with_context(|| format!("cannot write `{}`", path.display()))?;
                 let rows = fill(rows);
                 let text = fs::read_to_string(&rows).with_context(|| format!("`{rows}`"))?;
-                let first: String = text.lines().take(*count).map(|line| format!("{line}\n")).collect();
-                fs::write(&asked, first).with_context(|| format!("cannot write `{}`", asked.display()))?;
+                let first: Vec<&str> = text.lines().take(*count).collect();
+                fs::write(&asked, first.join("\n")).with_context(|| format!("cannot write `{}`", asked.display()))?;
                 let mut command = self.command(folder, name)?;
                 command.arg("moa").arg("--config").arg(&path).arg("--data").arg(&asked);
                 let output = command

@@ -79,7 +79,10 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let source = Source::open(&self.model)?;
         let Some(experts) = source.dir().config().experts.clone() else {
-            bail!("`{}`: wanted a mixture of experts, found a dense model\nhint: `finetune upcycle` makes one", self.model);
+            bail!(
+                "`{}`: wanted a mixture of experts, found a dense model\nhint: `finetune upcycle` makes one",
+                self.model
+            );
         };
         if !(1..=experts.num_experts as usize).contains(&self.keep) {
             bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep);
@@ -101,7 +104,11 @@ impl Args {
         let made = source.decoder_made(machine, &mut as_they_are, &mut |slots| {
             let at = slots.at.clone();
             let layer = router.layer(slots).map_err(at_root)?;
-            let seen = inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&at).unwrap_or_default();
+            let seen = inputs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&at)
+                .unwrap_or_default();
             let x = Tensor::cat(&seen, 0);
             let (layer, told) = self.fewer(layer, &x).map_err(|error| error_at(&at, error))?;
             layers.push(told);
@@ -130,7 +137,10 @@ impl Args {
             }
             let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
             let documents = Documents::new(&[ids.len()]);
-            let _ = model.hidden(&Tensor::from_slice(&ids).to_device(model.device()), &Pass::evaluate(&documents));
+            let _ = model.hidden(
+                &Tensor::from_slice(&ids).to_device(model.device()),
+                &Pass::evaluate(&documents),
+            );
             count += ids.len();
             if count >= self.max_tokens {
                 break;
@@ -147,9 +157,7 @@ impl Args {
         let sample = Calibration::of(&layer, x);
         let at = layer.path().to_string();
         let usage = sample.usage().to_vec();
-        let told = |kept: &[usize], distance: Option<f64>| {
-            json!({"layer": at, "kept": kept, "usage": usage, "distance": distance, "skip_below": sample.skip_threshold()})
-        };
+        let told = |kept: &[usize], distance: Option<f64>| json!({"layer": at, "kept": kept, "usage": usage, "distance": distance, "skip_below": sample.skip_threshold()});
         let kept = match self.by {
             By::Merge => {
                 let groups = Groups::choose(&sample, self.keep)?;
@@ -173,7 +181,9 @@ impl Args {
 
     fn tell(&self, layers: &[serde_json::Value], tokens: usize) -> Result<()> {
         if self.json {
-            output::json(&json!({"output": self.output, "keep": self.keep, "sample_tokens": tokens, "layers": layers}))?;
+            output::json(
+                &json!({"output": self.output, "keep": self.keep, "sample_tokens": tokens, "layers": layers}),
+            )?;
         }
         output::note(format!(
             "{} experts in each of {} layers, decided on {tokens} tokens; written to `{}`",
@@ -221,12 +231,19 @@ struct Watched {
 impl Sublayer for Watched {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
-        inputs.entry(self.inner.path().clone()).or_default().push(x.detach().copy());
+        inputs
+            .entry(self.inner.path().clone())
+            .or_default()
+            .push(x.detach().copy());
         drop(inputs);
         self.inner.forward(x, pass)
     }
 
-    fn map_projections(self: Box<Self>, at: &ModulePath, surgeon: &mut ProjectionSurgeon) -> tensor_core::Result<Box<dyn Sublayer>> {
+    fn map_projections(
+        self: Box<Self>,
+        at: &ModulePath,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> tensor_core::Result<Box<dyn Sublayer>> {
         Box::new(self.inner).map_projections(at, surgeon)
     }
 }

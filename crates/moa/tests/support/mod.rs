@@ -42,17 +42,26 @@ fn answer(mut stream: TcpStream, seen: &Seen) {
         });
         found
     };
-    let length: usize = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let length: usize = header("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
     let mut body = vec![0; length];
     if reader.read_exact(&mut body).is_err() {
         return;
     }
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let path = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned();
+    let path = head
+        .first()
+        .and_then(|line| line.split(' ').nth(1))
+        .unwrap_or("")
+        .to_owned();
     let model = body["model"].as_str().unwrap_or("").to_owned();
     let before = {
         let mut seen = seen.lock().expect("not poisoned");
-        let before = seen.iter().filter(|(_, _, earlier)| earlier["model"] == body["model"]).count();
+        let before = seen
+            .iter()
+            .filter(|(_, _, earlier)| earlier["model"] == body["model"])
+            .count();
         seen.push((path, header("authorization"), body.clone()));
         before
     };
