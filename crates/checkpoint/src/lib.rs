@@ -30,7 +30,9 @@ mod staged;
 mod store;
 mod tokenizer_files;
 
-pub use config::{Activation, Dialect, Family, LayerKind, ModelConfig, Output, Rope, RopeScaling};
+pub use config::{
+    Activation, Dialect, ExpertNames, ExpertsConfig, Family, LayerKind, ModelConfig, Output, Rope, RopeScaling,
+};
 pub use error::{BoxError, Error, Result};
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
 pub use model_dir::{Existing, ModelDir, SaveOptions, save_model};

@@ -6,10 +6,11 @@ use checkpoint::{Activation, Dialect, Error, Family, LayerKind, ModelConfig, Out
 use serde_json::{Value, json};
 
 fn families() -> Vec<PathBuf> {
-    let folder = golden::vectors_dir().join("families");
-    let mut all: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
+    let entries = |name: &str| std::fs::read_dir(golden::vectors_dir().join(name)).unwrap();
+    let mut all: Vec<PathBuf> = entries("families")
+        .chain(entries("moe"))
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
         .collect();
     all.sort();
     assert!(all.len() >= 15);
@@ -253,7 +254,11 @@ fn what_is_not_supported_is_refused_by_name() {
             json!({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}),
             vec!["`GPT2LMHeadModel`", "Llama, Mistral, Qwen2, Qwen3, Gemma3"],
         ),
-        (json!({"model_type": "mixtral"}), vec!["`model_type` = \"mixtral\""]),
+        (json!({"model_type": "dbrx"}), vec!["`model_type` = \"dbrx\""]),
+        (
+            json!({"model_type": "mixtral", "num_experts_per_tok": 9}),
+            vec!["`num_experts_per_tok`", "at most the 8 experts", "9"],
+        ),
         (json!({}), vec!["names no `architectures`"]),
         (
             llama("rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
@@ -304,6 +309,81 @@ fn what_is_not_supported_is_refused_by_name() {
             assert!(text.contains(part), "{config}: wanted {part:?} in {text:?}");
         }
         assert!(text.contains("config.json"), "{text}");
+    }
+}
+
+#[test]
+fn experts_are_as_wide_as_the_family_says_and_in_the_layers_it_says() {
+    let of = |name: &str| ModelConfig::open(&golden::vectors_dir().join("moe").join(name).join("config.json")).unwrap();
+    let (mixtral, qwen2, qwen3) = (of("mixtral"), of("qwen2-moe"), of("qwen3-moe"));
+    let experts = |config: &ModelConfig| {
+        let experts = config.experts.clone().unwrap();
+        let widths = (experts.intermediate_size, experts.shared_intermediate_size);
+        (
+            experts.num_experts,
+            experts.num_experts_per_tok,
+            experts.norm_topk_prob,
+            widths,
+            experts.layers,
+        )
+    };
+    assert_eq!(experts(&mixtral), (5, 2, true, (13, None), vec![true, true]));
+    assert_eq!(experts(&qwen2), (4, 2, false, (9, Some(11)), vec![true, false, true]));
+    assert_eq!(experts(&qwen3), (5, 3, true, (9, None), vec![false, true]));
+    assert_eq!(
+        (mixtral.feed_forward_name(0), qwen2.feed_forward_name(0)),
+        ("block_sparse_moe", "mlp")
+    );
+    // 46.7 billion: Mixtral 8x7B by its defaults.
+    let whole = parse(json!({"model_type": "mixtral"})).unwrap();
+    assert_eq!(whole.num_parameters(), 46_702_792_704);
+    assert_eq!((whole.rope.theta, whole.rms_norm_eps), (1e6, 1e-5));
+}
+
+#[test]
+fn a_dense_configuration_with_experts_is_mixtral_s_of_the_same_numbers() {
+    for name in ["llama-tied", "llama-untied", "mistral-window", "mistral-no-window"] {
+        for file in ["config.json", "config.v4.json"] {
+            let dense = ModelConfig::open(&golden::vectors_dir().join("families").join(name).join(file)).unwrap();
+            let config = dense.clone().with_experts(6, 2).unwrap();
+            assert_eq!(config.family, Family::Mixtral);
+            assert_eq!(config.raw()["architectures"], json!(["MixtralForCausalLM"]));
+            assert_eq!(config.experts.as_ref().unwrap().num_experts, 6);
+            assert_eq!(config.with_num_experts(3).raw()["num_local_experts"], json!(3));
+            let mixtral = parse(Value::Object(dense.with_experts(6, 2).unwrap().raw().clone())).unwrap();
+            let same = |config: &ModelConfig| {
+                let shape = (
+                    config.hidden_size,
+                    config.intermediate_size,
+                    config.head_dim,
+                    config.num_key_value_heads,
+                );
+                let other = (
+                    config.rms_norm_eps,
+                    config.rope.clone(),
+                    config.layer_types.clone(),
+                    config.sliding_window,
+                );
+                (
+                    shape,
+                    other,
+                    config.tie_word_embeddings,
+                    config.dialect(),
+                    config.max_position_embeddings,
+                )
+            };
+            let dense = ModelConfig::open(&golden::vectors_dir().join("families").join(name).join(file)).unwrap();
+            assert_eq!(same(&mixtral), same(&dense), "{name} {file}");
+        }
+    }
+    for name in ["llama-biases", "qwen2-tied", "gemma3"] {
+        let path = golden::vectors_dir().join("families").join(name).join("config.json");
+        let error = ModelConfig::open(&path)
+            .unwrap()
+            .with_experts(4, 2)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("experts"), "{error}");
     }
 }
 

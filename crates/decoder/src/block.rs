@@ -24,16 +24,36 @@ pub struct Block {
     norms: BlockNorms,
     attention: Box<dyn Sublayer>,
     feed_forward: Box<dyn Sublayer>,
+    /// What the checkpoint calls the feed-forward: `mlp`, or `block_sparse_moe` in Mixtral.
+    feed_forward_name: &'static str,
 }
 
 impl Block {
-    /// From its parts.
+    /// From its parts, the feed-forward being called `mlp`.
     pub fn new(norms: BlockNorms, attention: Box<dyn Sublayer>, feed_forward: Box<dyn Sublayer>) -> Self {
         Self {
             norms,
             attention,
             feed_forward,
+            feed_forward_name: "mlp",
         }
+    }
+
+    /// The same block with another name for its feed-forward.
+    #[must_use]
+    pub fn with_feed_forward_name(self, feed_forward_name: &'static str) -> Self {
+        Self {
+            feed_forward_name,
+            ..self
+        }
+    }
+
+    /// Replaces the feed-forward by what the surgeon makes of it; `at` is the block's path.
+    pub fn map_feed_forward(self, at: &ModulePath, surgeon: &mut SublayerSurgeon) -> Result<Self> {
+        Ok(Self {
+            feed_forward: surgeon(&at.join(self.feed_forward_name), self.feed_forward)?,
+            ..self
+        })
     }
 
     /// The stream through the block: `[t, d]` to `[t, d]`.
@@ -56,8 +76,10 @@ impl Block {
     pub fn map_projections(self, at: &ModulePath, surgeon: &mut ProjectionSurgeon) -> Result<Self> {
         Ok(Self {
             attention: self.attention.map_projections(&at.join("self_attn"), surgeon)?,
-            feed_forward: self.feed_forward.map_projections(&at.join("mlp"), surgeon)?,
-            norms: self.norms,
+            feed_forward: self
+                .feed_forward
+                .map_projections(&at.join(self.feed_forward_name), surgeon)?,
+            ..self
         })
     }
 
@@ -65,8 +87,8 @@ impl Block {
     pub fn map_sublayers(self, at: &ModulePath, surgeon: &mut SublayerSurgeon) -> Result<Self> {
         Ok(Self {
             attention: surgeon(&at.join("self_attn"), self.attention)?,
-            feed_forward: surgeon(&at.join("mlp"), self.feed_forward)?,
-            norms: self.norms,
+            feed_forward: surgeon(&at.join(self.feed_forward_name), self.feed_forward)?,
+            ..self
         })
     }
 
@@ -101,7 +123,7 @@ impl Block {
 impl Parameters for Block {
     fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
         self.attention.visit(&at.join("self_attn"), visitor);
-        self.feed_forward.visit(&at.join("mlp"), visitor);
+        self.feed_forward.visit(&at.join(self.feed_forward_name), visitor);
         let norms = &self.norms;
         norms.input.visit(&at.join("input_layernorm"), visitor);
         match &norms.post {

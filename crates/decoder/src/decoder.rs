@@ -8,10 +8,10 @@ use tensor_core::{
     ProjectionSurgeon, SublayerSurgeon,
 };
 
-use crate::Result;
 use crate::block::Block;
 use crate::head::HeadKind;
 use crate::norm::{NormSurgeon, RmsNorm};
+use crate::{Error, Result};
 
 /// A decoder-only language model.
 ///
@@ -81,10 +81,41 @@ impl Decoder {
         Ok(Self { blocks, head, ..self })
     }
 
-    /// Replaces every sublayer by what the surgeon makes of it: `….self_attn` and `….mlp` of each block.
+    /// Replaces every sublayer by what the surgeon makes of it: `….self_attn` and `….mlp` of each block (where its
+    /// feed-forward is called so).
     pub fn map_sublayers(self, surgeon: &mut SublayerSurgeon) -> Result<Self> {
         let blocks = each_block(self.blocks, |at, block| block.map_sublayers(at, surgeon))?;
         Ok(Self { blocks, ..self })
+    }
+
+    /// Replaces every feed-forward by what the surgeon makes of it, such as experts: `config` is the new model's.
+    ///
+    /// Errors: a configuration that differs in more than its feed-forwards.
+    pub fn replace_feed_forwards(self, config: checkpoint::ModelConfig, surgeon: &mut SublayerSurgeon) -> Result<Self> {
+        let shape = |config: &checkpoint::ModelConfig| {
+            [
+                ("hidden_size", config.hidden_size),
+                ("num_hidden_layers", config.num_hidden_layers as i64),
+                ("num_attention_heads", config.num_attention_heads),
+                ("num_key_value_heads", config.num_key_value_heads),
+                ("head_dim", config.head_dim),
+                ("vocab_size", config.vocab_size),
+            ]
+        };
+        for ((option, wanted), (_, found)) in shape(&config).into_iter().zip(shape(&self.config)) {
+            if wanted != found {
+                let (wanted, found) = (wanted.to_string(), found.to_string());
+                return Err(Error::OtherBlocks { option, wanted, found });
+            }
+        }
+        let blocks = each_block(self.blocks, |at, block| block.map_feed_forward(at, surgeon))?;
+        let named = blocks.into_iter().enumerate();
+        let blocks = named.map(|(idx, block)| block.with_feed_forward_name(config.feed_forward_name(idx)));
+        Ok(Self {
+            blocks: blocks.collect(),
+            config,
+            ..self
+        })
     }
 
     /// Replaces the token embedding by what the surgeon makes of it; a head that was tied to it keeps the old table.

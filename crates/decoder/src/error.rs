@@ -23,6 +23,28 @@ pub enum Error {
         /// What the file says.
         found: String,
     },
+    /// A model of experts where only dense ones are made.
+    #[error(
+        "a {family} of {count} experts a layer: wanted a dense model here\nhint: `Decoder::load_mixture` takes what makes experts"
+    )]
+    NoExperts {
+        /// The family.
+        family: &'static str,
+        /// Experts a layer.
+        count: i64,
+    },
+    /// Other feed-forwards in blocks of another kind.
+    #[error(
+        "`{option}`: the new feed-forwards are for {wanted}, this model has {found}\nhint: only feed-forwards may differ"
+    )]
+    OtherBlocks {
+        /// What differs.
+        option: &'static str,
+        /// What the configuration says.
+        wanted: String,
+        /// What the model is.
+        found: String,
+    },
     /// A parameter that was asked to train and cannot.
     #[error("`{at}`: wanted a floating-point parameter to train, found {found}\nhint: {hint}")]
     NotTrainable {

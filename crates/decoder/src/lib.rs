@@ -1,6 +1,7 @@
 //! Decoder-only language models: blocks, heads, generation.
 //!
-//! A [`Decoder`] is a tree of slots (Llama, Mistral, Qwen 2 and 3, Gemma 3) that methods replace by surgery:
+//! A [`Decoder`] is a tree of slots (Llama, Mistral, Qwen 2 and 3, Gemma 3; Mixtral and
+//! Qwen's mixtures with what makes experts, [`Decoder::load_mixture`]) that methods replace by surgery:
 //! [`Decoder::map_projections`], [`Decoder::map_sublayers`], [`Decoder::map_embedding`], [`Decoder::train_where`]. It
 //! runs packed documents ([`tensor_core::Documents`]), generates with a cache ([`Decoder::generate`]) and scores
 //! ([`Decoder::token_log_probs`]). The losses of [`loss`] never hold the full logits.
@@ -44,6 +45,6 @@ pub use error::{Error, Result};
 pub use feed_forward::SwiGlu;
 pub use generate::{EndTokens, GenerateOptions, Generated, Stop};
 pub use head::HeadKind;
-pub use load::{ProjectionSource, projection_paths};
+pub use load::{ExpertSlots, ExpertsSource, ProjectionSource, Sources, projection_paths};
 pub use norm::{NormSurgeon, RmsNorm};
 pub use sampler::Sampler;

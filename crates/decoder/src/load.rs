@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use checkpoint::{LayerKind, ModelConfig, ModelDir, Output};
+use checkpoint::{ExpertsConfig, LayerKind, ModelConfig, ModelDir, Output};
 use kernels::rope::RopeScaling;
 use kernels::rope::frequencies::frequencies;
 use kernels::{Activation, Gain, RopeTable};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Dense, Linear, ModulePath, Param, Projection, ProjectionSurgeon, Role, Table};
+use tensor_core::{Dense, Linear, ModulePath, Param, Projection, ProjectionSurgeon, Role, Sublayer, Table};
 
 use crate::attention::{Attention, AttentionProjections, AttentionShape};
 use crate::block::{Block, BlockNorms};
@@ -23,6 +23,36 @@ use crate::{Error, Result};
 
 /// Makes the projection at a path, or leaves it to be read as a plain matrix.
 pub type ProjectionSource<'a> = dyn FnMut(&ModulePath) -> Result<Option<Box<dyn Projection>>> + 'a;
+
+/// Makes a mixture of experts of what the checkpoint holds of it.
+pub type ExpertsSource<'a> = dyn FnMut(ExpertSlots) -> tensor_core::Result<Box<dyn Sublayer>> + 'a;
+
+/// A mixture of experts as the checkpoint holds it: what experts do with it is not the decoder's to know.
+#[derive(Debug)]
+pub struct ExpertSlots {
+    /// Its path: `model.layers.0.block_sparse_moe`.
+    pub at: ModulePath,
+    /// The router `[e, d]`.
+    pub router: Param,
+    /// What is added to its probabilities for choosing, `[e]` f32.
+    pub bias: Option<Param>,
+    /// Gate, up and down of each expert.
+    pub experts: Vec<[Linear; 3]>,
+    /// The expert that every token goes to, and its gate `[1, d]`.
+    pub shared: Option<([Linear; 3], Param)>,
+    /// What gates go through.
+    pub activation: Activation,
+    /// How tokens are given to them.
+    pub config: ExpertsConfig,
+}
+
+/// What makes the parts of a model that are more than plain matrices.
+pub struct Sources<'s, 'a> {
+    /// Projections that are not to be read as dense ones.
+    pub projections: &'s mut ProjectionSource<'a>,
+    /// Mixtures of experts.
+    pub experts: &'s mut ExpertsSource<'a>,
+}
 
 impl Decoder {
     /// The model in `dir`, with weights of dtype `kind` (f32 or bf16) on `device`; nothing trains.
@@ -44,6 +74,35 @@ impl Decoder {
         source: &mut ProjectionSource,
         surgeon: &mut ProjectionSurgeon,
     ) -> Result<Self> {
+        if let Some(experts) = &dir.config().experts {
+            return Err(Error::NoExperts {
+                family: dir.config().family.name(),
+                count: experts.num_experts,
+            });
+        }
+        let mut unreachable = |slots: ExpertSlots| {
+            Err(tensor_core::Error::NotDense {
+                at: slots.at,
+                found: "a mixture of experts",
+                hint: "give `Decoder::load_mixture` what makes it",
+            })
+        };
+        let sources = Sources {
+            projections: source,
+            experts: &mut unreachable,
+        };
+        Self::load_mixture(dir, device, kind, sources, surgeon)
+    }
+
+    /// As [`Self::load_from`], with what makes mixtures of experts: nothing is asked of it for a dense model.
+    pub fn load_mixture(
+        dir: &ModelDir,
+        device: Device,
+        kind: Kind,
+        sources: Sources,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<Self> {
+        let Sources { projections, experts } = sources;
         if !matches!(kind, Kind::Float | Kind::BFloat16) {
             return Err(Error::Unsupported {
                 option: "dtype",
@@ -57,7 +116,8 @@ impl Decoder {
             config: &config,
             device,
             kind,
-            source,
+            source: projections,
+            experts,
         };
         let table = weights.param("model.embed_tokens.weight", Role::Embedding)?;
         let tied = table.share();
@@ -95,7 +155,8 @@ impl Decoder {
 /// The path of every projection of such a model, blocks first, and whether it is the output layer.
 pub fn projection_paths(config: &ModelConfig) -> Vec<(ModulePath, bool)> {
     let output = head_kind(config).path();
-    let names = config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+    let tensors = config.tensors().into_iter();
+    let names = tensors.filter(|(name, shape)| shape.len() == 2 && !config.is_router(name));
     let paths = names.filter_map(|(name, _)| name.strip_suffix(".weight").map(ModulePath::from));
     paths
         .filter(|path| *path != embedding_path() && *path != output)
@@ -120,6 +181,7 @@ struct Weights<'a, 's> {
     device: Device,
     kind: Kind,
     source: &'a mut ProjectionSource<'s>,
+    experts: &'a mut ExpertsSource<'s>,
 }
 
 impl Weights<'_, '_> {
@@ -132,20 +194,23 @@ impl Weights<'_, '_> {
     ) -> Result<Block> {
         let config = self.config;
         let at = block_path(idx);
-        let mut slot = |at: &ModulePath, name: &str| -> Result<Linear> {
-            let at = at.join(name);
-            Ok(self.linear(&at, Role::Base)?.map(&at, surgeon)?)
-        };
         let own = at.join("self_attn");
+        let [q_proj, k_proj, v_proj, o_proj] = self.slots(&own, ["q_proj", "k_proj", "v_proj", "o_proj"], surgeon)?;
         let projections = AttentionProjections {
-            q_proj: slot(&own, "q_proj")?,
-            k_proj: slot(&own, "k_proj")?,
-            v_proj: slot(&own, "v_proj")?,
-            o_proj: slot(&own, "o_proj")?,
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
         };
-        let mlp = at.join("mlp");
-        let (gate, up) = (slot(&mlp, "gate_proj")?, slot(&mlp, "up_proj")?);
-        let feed_forward = SwiGlu::new(gate, up, slot(&mlp, "down_proj")?, activation(config));
+        let name = config.feed_forward_name(idx);
+        let mlp = at.join(name);
+        let feed_forward: Box<dyn Sublayer> = if let Some(experts) = config.experts_of(idx) {
+            let slots = self.mixture(&mlp, experts, surgeon)?;
+            (self.experts)(slots)?
+        } else {
+            let [gate, up, down] = self.slots(&mlp, ["gate_proj", "up_proj", "down_proj"], surgeon)?;
+            Box::new(SwiGlu::new(gate, up, down, activation(config)))
+        };
         let query_key_norms = if config.qk_norm {
             Some((self.norm(&own.join("q_norm"))?, self.norm(&own.join("k_norm"))?))
         } else {
@@ -163,11 +228,58 @@ impl Weights<'_, '_> {
             },
         };
         let attention = Attention::new(projections, query_key_norms, rope.clone(), shape);
-        Ok(Block::new(
-            self.block_norms(&at)?,
-            Box::new(attention),
-            Box::new(feed_forward),
-        ))
+        let block = Block::new(self.block_norms(&at)?, Box::new(attention), feed_forward);
+        Ok(block.with_feed_forward_name(name))
+    }
+
+    /// The slots of these names below `at`, each as the surgeon leaves it.
+    fn slots<const N: usize>(
+        &mut self,
+        at: &ModulePath,
+        names: [&str; N],
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<[Linear; N]> {
+        let slots = names.iter().map(|name| {
+            let at = at.join(name);
+            Ok(self.linear(&at, Role::Base)?.map(&at, surgeon)?)
+        });
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        Ok(slots.try_into().expect("one slot a name"))
+    }
+
+    /// What the checkpoint holds of the mixture at `at`.
+    fn mixture(
+        &mut self,
+        at: &ModulePath,
+        config: &ExpertsConfig,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<ExpertSlots> {
+        let router = self.param(at.join("gate.weight").as_str(), Role::Router)?;
+        let names = config.names.projections();
+        let experts = (0..config.num_experts)
+            .map(|idx| self.slots(&at.join("experts").join(idx), names, surgeon))
+            .collect::<Result<Vec<_>>>()?;
+        let mut shared = None;
+        if config.shared_intermediate_size.is_some() {
+            let slots = self.slots(&at.join("shared_expert"), names, surgeon)?;
+            let gate = self.param(at.join("shared_expert_gate.weight").as_str(), Role::Router)?;
+            shared = Some((slots, gate));
+        }
+        let mut bias = None;
+        if config.has_bias {
+            let name = at.join("gate.e_score_correction_bias");
+            let value = self.dir.tensor_as(name.as_str(), Kind::Float)?;
+            bias = Some(Param::frozen(value.copy().to_device(self.device), Role::Balance));
+        }
+        Ok(ExpertSlots {
+            at: at.clone(),
+            router,
+            bias,
+            experts,
+            shared,
+            activation: activation(self.config),
+            config: config.clone(),
+        })
     }
 
     fn block_norms(&self, at: &ModulePath) -> Result<BlockNorms> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use checkpoint::{ModelConfig, SaveOptions, TensorInfo};
 use tch::Tensor;
-use tensor_core::{ModulePath, Parameters};
+use tensor_core::{ModulePath, Parameters, Role};
 
 use crate::decoder::Decoder;
 use crate::head::HeadKind;
@@ -20,7 +20,12 @@ impl Decoder {
 
     /// The configuration for [`Self::named_tensors`]: as loaded, with this dtype, head and tying, and dense weights.
     pub fn saved_config(&self) -> ModelConfig {
-        let config = self.config.clone().with_dtype(self.kind).without_quantisation();
+        let mut config = self.config.clone().with_dtype(self.kind).without_quantisation();
+        self.visit(&ModulePath::root(), &mut |_, param| {
+            if param.role() == Role::Balance && config.experts.as_ref().is_some_and(|experts| !experts.has_bias) {
+                config = config.clone().with_router_bias();
+            }
+        });
         match self.head_kind {
             HeadKind::LanguageModel => config.with_tied_embeddings(self.is_tied()),
             _ => config,

@@ -19,7 +19,8 @@ impl Decoder {
             if example.is_empty() {
                 example = at.to_string();
             }
-            if choose(at, param.role()) {
+            // What no gradient moves cannot be asked to train.
+            if param.role() != Role::Balance && choose(at, param.role()) {
                 chosen.push((at.clone(), param.share()));
             }
         });

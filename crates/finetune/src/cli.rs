@@ -49,6 +49,12 @@ pub enum Verb {
     Export(verbs::export::Args),
     /// Write a model or an adapter in 4 or 8 bits
     Quantize(verbs::quantize::Args),
+    /// Fewer experts in a mixture: those that a sample of text needs least
+    Experts(verbs::experts::Args),
+    /// Several models answer, read each other's answers, and one has the last word
+    Moa(verbs::moa::Args),
+    /// A mixture of experts from a dense model, or from tuned copies of one
+    Upcycle(verbs::upcycle::Args),
     /// Take a model into the local store
     Import(verbs::import::Args),
     /// Show what a model, an adapter or a data file is
@@ -74,6 +80,9 @@ impl Verb {
             Self::Reset(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Quantize(args) => args.run(),
+            Self::Experts(args) => args.run(),
+            Self::Moa(args) => args.run(),
+            Self::Upcycle(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Inspect(args) => args.run(),
             Self::Estimate(args) => args.run(),

@@ -3,9 +3,11 @@
 //! This is the only place that knows every method. A verb is a file of [`verbs`]; a recipe is read by [`recipe`].
 
 pub mod adapters;
+pub mod agents;
 pub mod bottleneck;
 pub mod cli;
 pub mod convert;
+pub mod experts;
 pub mod failure;
 pub mod machine;
 pub mod model;

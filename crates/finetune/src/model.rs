@@ -8,12 +8,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
-use decoder::Decoder;
+use decoder::{Decoder, ExpertsSource, Sources};
 use lora::AdapterNames;
 use serde_json::Value;
-use tensor_core::{Mix, ModulePath, ProjectionSurgeon};
+use tensor_core::{Mix, ProjectionSurgeon};
 
 use crate::adapters::{self as chosen, AdapterArg, Adapters};
+use crate::experts::RouterOptions;
 use crate::machine::{Machine, MachineArgs};
 use crate::recipe::ModelConfig;
 
@@ -217,8 +218,31 @@ impl Source {
 
     /// As [`Self::decoder`], with every projection given to `surgeon` as it is read.
     pub fn decoder_with(&self, machine: Machine, surgeon: &mut ProjectionSurgeon) -> Result<Decoder> {
-        let mut packed = |at: &ModulePath| crate::quantised::projection(&self.dir, at, machine);
-        Decoder::load_from(&self.dir, machine.device, machine.kind, &mut packed, surgeon)
+        self.decoder_routed(machine, &RouterOptions::default(), surgeon)
+    }
+
+    /// As [`Self::decoder_with`], with experts chosen and balanced as `router` says.
+    pub fn decoder_routed(
+        &self,
+        machine: Machine,
+        router: &RouterOptions,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> Result<Decoder> {
+        self.decoder_made(machine, surgeon, &mut |slots| router.experts(slots))
+    }
+
+    /// As [`Self::decoder_with`], with mixtures of experts made by `experts`.
+    pub fn decoder_made(
+        &self,
+        machine: Machine,
+        surgeon: &mut ProjectionSurgeon,
+        experts: &mut ExpertsSource,
+    ) -> Result<Decoder> {
+        let sources = Sources {
+            projections: &mut |at| crate::quantised::projection(&self.dir, at, machine),
+            experts,
+        };
+        Decoder::load_mixture(&self.dir, machine.device, machine.kind, sources, surgeon)
             .with_context(|| format!("model `{}`", self.name))
     }
 

@@ -19,6 +19,7 @@ pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
 pub use surgery::{FullConfig, Surgery};
 
+use crate::experts::RouterOptions;
 use crate::machine::Dtype;
 
 /// A training run.
@@ -31,6 +32,9 @@ pub struct Recipe {
     /// What replaces its output layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadConfig>,
+    /// How experts are chosen, and their load evened out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterOptions>,
     /// What is minimised.
     pub objective: ObjectiveConfig,
     /// On what.
@@ -138,7 +142,16 @@ impl Default for ReportConfig {
     }
 }
 
-const SECTIONS: [&str; 7] = ["model", "surgery", "head", "objective", "data", "train", "report"];
+const SECTIONS: [&str; 8] = [
+    "model",
+    "surgery",
+    "head",
+    "router",
+    "objective",
+    "data",
+    "train",
+    "report",
+];
 
 impl Recipe {
     /// Reads `path` with overrides (`train.seed=1`), checks it, and resolves every path.
@@ -182,6 +195,10 @@ impl Recipe {
         } else {
             None
         };
+        let router: Option<RouterOptions> = document.section("router", None)?;
+        if let Some(Err((key, what))) = router.as_ref().map(RouterOptions::check) {
+            return Err(document.error(&format!("router.{key}"), &what, None));
+        }
         let surgery = surgery::read(document, train.seed)?;
         let places = places::Places::of(document.path());
         model.name_or_path = places.model(&model.name_or_path);
@@ -202,6 +219,7 @@ impl Recipe {
             model,
             surgery,
             head,
+            router,
             objective,
             data,
             train,
@@ -236,6 +254,11 @@ impl Recipe {
             Some(count) => Some((0..count).map(|label| label.to_string()).collect()),
             None => None,
         }
+    }
+
+    /// How experts are chosen: the model's own way where the recipe says nothing.
+    pub fn router_options(&self) -> RouterOptions {
+        self.router.clone().unwrap_or_default()
     }
 
     /// As TOML, with every default.

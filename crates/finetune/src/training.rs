@@ -24,6 +24,7 @@ use self::operate::Operated;
 use self::operate::hft::Half;
 use self::sets::Sets;
 use self::steps::{Steps, ToRow};
+use crate::experts::Balancing;
 use crate::machine::{Dtype, Machine};
 use crate::model::Source;
 use crate::output;
@@ -155,6 +156,10 @@ impl Run<'_> {
         }
         if let Some(half) = &half {
             hooks = hooks.with_rounds(half);
+        }
+        let balancing = Balancing::of(model, &recipe.router_options());
+        if let Some(balancing) = &balancing {
+            hooks = hooks.with_after_step(balancing);
         }
         let report = train::fit(
             model as &dyn tensor_core::LanguageModel,

@@ -56,7 +56,7 @@ pub use mix::{Mix, Mixes};
 pub use model::LanguageModel;
 pub use paged::Paged;
 pub use param::{Param, Parameters, Role, named_params, num_params};
-pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses};
+pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses, Tally};
 pub use path::ModulePath;
 pub use policy::{Loss, Objective, Policy};
 pub use project::{Finish, Parts, Update, Way, over_frozen, project};

@@ -26,6 +26,8 @@ pub enum Role {
     AdapterOut,
     /// What chooses between experts.
     Router,
+    /// What is added to a router's scores to even out its choice: moved by counting, never by a gradient.
+    Balance,
     /// A row of a memory of facts.
     Memory,
     /// An output layer that replaces the pre-trained one.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
-use crate::Documents;
+use crate::{Documents, ModulePath};
 
 /// Where attention keeps its past during generation: one store for all layers.
 pub trait PastKeyValues {
@@ -41,18 +41,36 @@ impl DropoutKey {
     }
 }
 
-/// Scalars that layers add to the loss on their way (a router's balance loss), already times their coefficient.
+/// Scalars that layers add to the loss on their way (a router's balance loss), already times their coefficient; and what
+/// they count (tokens an expert), for whoever watches the run.
 #[derive(Debug, Default)]
-pub struct SideLosses(RefCell<Vec<Tensor>>);
+pub struct SideLosses {
+    losses: RefCell<Vec<Tensor>>,
+    tallies: RefCell<Vec<Tally>>,
+}
+
+/// What the layer of this path counted in one pass: as many numbers at each pass.
+pub type Tally = (ModulePath, Vec<f64>);
 
 impl SideLosses {
     /// Adds a scalar that the gradient shall reach.
     pub fn push(&self, loss: Tensor) {
-        self.0.borrow_mut().push(loss);
+        self.losses.borrow_mut().push(loss);
     }
 
-    pub(crate) fn drain(&self) -> Vec<Tensor> {
-        self.0.borrow_mut().drain(..).collect()
+    /// Notes what the layer at `at` counted.
+    pub fn count(&self, at: &ModulePath, counts: Vec<f64>) {
+        self.tallies.borrow_mut().push((at.clone(), counts));
+    }
+
+    /// Takes the scalars out.
+    pub fn drain(&self) -> Vec<Tensor> {
+        self.losses.borrow_mut().drain(..).collect()
+    }
+
+    /// Takes the counts out.
+    pub fn drain_tallies(&self) -> Vec<Tally> {
+        self.tallies.borrow_mut().drain(..).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
+use crate::pass::Tally;
 use crate::tape::{self, Tape};
 use crate::{Documents, DropoutKey, LanguageModel, Linear, Pass, Plan, Result};
 
@@ -117,6 +118,14 @@ impl<'a> Policy<'a> {
     /// Side losses (a router's balance) of the rows so far, as a plain number.
     pub fn side_total(&self) -> f64 {
         self.rows.borrow().iter().map(|(tape, _)| tape.side_total()).sum()
+    }
+
+    /// What layers counted in the rows so far, in order.
+    pub fn tallies(&self) -> Vec<Tally> {
+        let rows = self.rows.borrow();
+        rows.iter()
+            .flat_map(|(tape, _)| tape.tallies().iter().cloned())
+            .collect()
     }
 
     /// Adds the gradients of `loss.sum * scale` to the leaves; side losses weigh `side_weight`.

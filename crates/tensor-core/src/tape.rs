@@ -6,7 +6,7 @@
 
 use tch::Tensor;
 
-use crate::pass::SideLosses;
+use crate::pass::{SideLosses, Tally};
 use crate::{LanguageModel, Pass, Result, autograd};
 
 /// What a block leaves behind on the way up.
@@ -69,6 +69,7 @@ pub(crate) struct Tape {
     normed: Tensor,
     hidden: Tensor,
     side_total: f64,
+    tallies: Vec<Tally>,
 }
 
 impl Tape {
@@ -117,6 +118,7 @@ impl Tape {
             normed,
             hidden,
             side_total,
+            tallies: side.drain_tallies(),
         }
     }
 
@@ -128,6 +130,11 @@ impl Tape {
     /// Sum of the side losses of this row.
     pub(crate) fn side_total(&self) -> f64 {
         self.side_total
+    }
+
+    /// What layers counted on the way up.
+    pub(crate) fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
     /// Walks back from the gradient that the loss left on [`Self::hidden`]; side losses weigh `side_weight`.

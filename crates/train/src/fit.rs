@@ -9,18 +9,18 @@ mod resume;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tch::Device;
+use tch::{Device, Tensor};
 use tensor_core::{DropoutKey, LanguageModel, Objective, Plan};
 
 use self::resume::{load, round_state};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::run_dir::MASTERS;
+use crate::run_dir::{COUNTED, MASTERS};
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    AdamW, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StateMemory,
-    StepReport, TrainConfig, choose_plan, tensors,
+    AdamW, AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule,
+    StateMemory, StepReport, TrainConfig, choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.
@@ -101,13 +101,17 @@ impl<'c, 'h> Run<'c, 'h> {
         let resumed = hooks.dir.resume_from()?;
         let rounds = hooks.rounds;
         let state = if let Some(checkpoint) = &resumed {
-            load(
+            let state = load(
                 checkpoint,
                 model,
                 &mut optimizer,
                 rounds,
                 (config.seed, num_steps_per_epoch),
-            )?
+            )?;
+            if let Some(moved) = counted(hooks.after_step) {
+                tensors::read_into(&checkpoint.path.join(COUNTED), &moved)?;
+            }
+            state
         } else {
             let mut state = State::new(config.seed, num_steps_per_epoch);
             if let Some(rounds) = rounds {
@@ -209,7 +213,7 @@ impl<'c, 'h> Run<'c, 'h> {
     fn step(&mut self, gradients: &Gradients<'_>) -> Result<()> {
         let begun = Instant::now();
         let number = self.state.step + 1;
-        let report = gradients(self, DropoutKey(self.config.seed))?;
+        let mut report = gradients(self, DropoutKey(self.config.seed))?;
         self.check_reach(number)?;
         let norm = self.optimizer.gradient_norm();
         if !norm.is_finite() {
@@ -227,6 +231,9 @@ impl<'c, 'h> Run<'c, 'h> {
         };
         let learning_rate = self.config.learning_rate * self.schedule.factor(self.state.step);
         self.optimizer.update(learning_rate, scale);
+        if let Some(after) = self.hooks.after_step {
+            report.metrics.extend(after.after_step(&report.tallies));
+        }
         let seconds = begun.elapsed().as_secs_f64();
         self.note(report, norm, learning_rate, seconds);
         Ok(())
@@ -256,6 +263,10 @@ impl<'c, 'h> Run<'c, 'h> {
             if let (true, Some(best)) = (self.config.load_best_model_at_end, &self.state.best) {
                 let path = self.hooks.dir.checkpoint_path(best.step).join(MASTERS);
                 tensors::read_into(&path, &self.optimizer.masters())?;
+                if let Some(moved) = counted(self.hooks.after_step) {
+                    let path = self.hooks.dir.checkpoint_path(best.step).join(COUNTED);
+                    tensors::read_into(&path, &moved)?;
+                }
             }
             self.hooks.dir.publish(|folder| (self.hooks.save_model)(folder))?;
             self.write_trainer_state(true)?;
@@ -278,6 +289,11 @@ impl<'c, 'h> Run<'c, 'h> {
             other => other,
         }
     }
+}
+
+/// What moves by counting, if anything does.
+fn counted(after: Option<&dyn AfterStep>) -> Option<Vec<(String, Tensor)>> {
+    after.map(AfterStep::tensors).filter(|tensors| !tensors.is_empty())
 }
 
 fn is_evaluation(entry: &Entry) -> bool {

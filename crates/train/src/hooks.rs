@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::{BoxError, Entry, Rounds, RunDir, States};
+use crate::{AfterStep, BoxError, Entry, Rounds, RunDir, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
 pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
@@ -23,6 +23,7 @@ pub struct Hooks<'a> {
     pub(crate) stop: Option<&'a AtomicBool>,
     pub(crate) states: Option<Box<dyn States>>,
     pub(crate) rounds: Option<&'a dyn Rounds>,
+    pub(crate) after_step: Option<&'a dyn AfterStep>,
 }
 
 impl<'a> Hooks<'a> {
@@ -36,6 +37,7 @@ impl<'a> Hooks<'a> {
             stop: None,
             states: None,
             rounds: None,
+            after_step: None,
         }
     }
 
@@ -80,6 +82,15 @@ impl<'a> Hooks<'a> {
     pub fn with_rounds(self, rounds: &'a dyn Rounds) -> Self {
         Self {
             rounds: Some(rounds),
+            ..self
+        }
+    }
+
+    /// With what moves by counting after each step.
+    #[must_use]
+    pub fn with_after_step(self, after_step: &'a dyn AfterStep) -> Self {
+        Self {
+            after_step: Some(after_step),
             ..self
         }
     }

@@ -36,6 +36,8 @@ mod plan;
 mod rounds;
 mod state_memory;
 
+mod after;
+
 mod run_dir;
 mod state;
 mod tensors;
@@ -51,6 +53,7 @@ mod report;
 mod error;
 
 pub use adamw::AdamW;
+pub use after::{AfterStep, Tallies};
 pub use batches::{Batches, Row};
 pub use config::{EvalStrategy, GradientCheckpointing, Optim, ReportTo, SaveStrategy, TrainConfig};
 pub use error::{BoxError, Error, Result};

@@ -41,6 +41,7 @@ pub struct RunDir {
 pub(crate) const STATE: &str = "state.json";
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const MASTERS: &str = "masters.safetensors";
+pub(crate) const COUNTED: &str = "counted.safetensors";
 const RECIPE: &str = "recipe.toml";
 const LOCK: &str = ".run.lock";
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, Policy};
 
-use crate::{Batches, Error, Result, Row};
+use crate::{Batches, Error, Result, Row, Tallies};
 
 /// What one step did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +17,8 @@ pub struct StepReport {
     pub ratios: BTreeMap<String, (f64, f64)>,
     /// Tokens that went through the model.
     pub num_tokens: usize,
+    /// What layers counted.
+    pub tallies: Tallies,
 }
 
 /// Adds the gradients of step `step` (from 0) to the parameters.
@@ -68,6 +70,10 @@ pub(crate) fn accumulate<B>(
             *ratio = (ratio.0 + sum, ratio.1 + count);
         }
         report.num_tokens += num_tokens;
+        for (at, counts) in policy.tallies() {
+            let sums = report.tallies.entry(at).or_insert_with(|| vec![0.0; counts.len()]);
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
         policy.backward(&loss, 1.0 / total, share).map_err(failed)?;
     }
     Ok(report)

@@ -1,9 +1,11 @@
 //! The built command, as users call it: every verb, every recipe, every kind of bad input.
 
+mod agents;
 mod bad_files;
 mod bad_recipes;
 mod bad_runs;
 mod command;
+mod experts;
 mod families;
 mod hft;
 mod interrupted;

@@ -84,6 +84,35 @@ impl Place {
                 command.args(arguments.iter().map(|argument| fill(argument)));
                 cargo::run(command.stdout(Stdio::null())).with_context(|| said(folder, name))?;
             }
+            Step::Ask {
+                name,
+                config,
+                rows,
+                count,
+            } => {
+                let (path, asked) = (
+                    folder.join(format!("{name}.toml")),
+                    folder.join(format!("{name}.jsonl")),
+                );
+                fs::write(&path, fill(config)).with_context(|| format!("cannot write `{}`", path.display()))?;
+                let rows = fill(rows);
+                let text = fs::read_to_string(&rows).with_context(|| format!("`{rows}`"))?;
+                let first: Vec<&str> = text.lines().take(*count).collect();
+                fs::write(&asked, first.join("\n")).with_context(|| format!("cannot write `{}`", asked.display()))?;
+                let mut command = self.command(folder, name)?;
+                command.arg("moa").arg("--config").arg(&path).arg("--data").arg(&asked);
+                let output = command
+                    .output()
+                    .with_context(|| format!("cannot run `{}`", cargo::shown(&command)))?;
+                ensure!(
+                    output.status.success(),
+                    "`{}` failed ({})\n{}",
+                    cargo::shown(&command),
+                    output.status,
+                    said(folder, name)
+                );
+                measures.extend(of_answers(name, &String::from_utf8_lossy(&output.stdout))?);
+            }
             Step::Evaluate { name, model, suite } => {
                 let mut command = self.command(folder, name)?;
                 command
@@ -170,6 +199,9 @@ fn of_training(name: &str, metrics: &str) -> Result<Measures> {
     ensure!(!losses.is_empty(), "`metrics.jsonl` has no `loss`");
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     measures.extend(mean(last).map(|loss| (format!("{name}.loss"), loss)));
+    let violations = all("max_violation");
+    let last = &violations[violations.len() - violations.len().div_ceil(10)..];
+    measures.extend(mean(last).map(|violation| (format!("{name}.max_violation"), violation)));
     let mut speeds = all("tokens_per_second");
     speeds.sort_by(f64::total_cmp);
     measures.extend(
@@ -195,6 +227,28 @@ fn of_training(name: &str, metrics: &str) -> Result<Measures> {
     let seconds = all("seconds").into_iter().reduce(f64::max);
     measures.extend(seconds.map(|seconds| (format!("{name}.minutes"), seconds / 60.0)));
     Ok(measures)
+}
+
+/// What the lines of `finetune moa` tell, as means over the questions.
+fn of_answers(name: &str, lines: &str) -> Result<Measures> {
+    let mut all: Vec<[f64; 4]> = Vec::new();
+    for line in lines.lines() {
+        let answer: Value = serde_json::from_str(line).context("a line of `finetune moa`")?;
+        let copied = answer["copied_2"].as_object().into_iter().flatten();
+        all.push([
+            answer["distinct_2"].as_f64().unwrap_or(0.0),
+            copied.filter_map(|(_, share)| share.as_f64()).fold(0.0, f64::max),
+            answer["tokens"].as_f64().unwrap_or(0.0),
+            answer["failures"].as_array().map_or(0, Vec::len) as f64,
+        ]);
+    }
+    ensure!(!all.is_empty(), "`finetune moa` answered nothing");
+    let names = ["distinct_2", "copied_2", "tokens", "failures"];
+    let means = names.iter().enumerate().map(|(idx, key)| {
+        let sum: f64 = all.iter().map(|numbers| numbers[idx]).sum();
+        (format!("{name}.{key}"), sum / all.len() as f64)
+    });
+    Ok(means.collect())
 }
 
 /// Every number of a report of `finetune evaluate --json`: `NAME.TASK.METRIC`.
@@ -284,5 +338,21 @@ mod tests {
             assert!((measures[&format!("train.{name}")] - value).abs() < 1e-12, "{name}");
         }
         assert!(of_training("train", "").is_err());
+    }
+
+    #[test]
+    fn answers_are_measured_as_means_over_the_questions() {
+        let lines = "{\"distinct_2\":0.5,\"copied_2\":{\"a\":0.2,\"b\":0.6},\"tokens\":10,\"failures\":[]}\n\
+                     {\"distinct_2\":1.0,\"copied_2\":{},\"tokens\":30,\"failures\":[{\"agent\":\"x\"}]}\n";
+        let measures = of_answers("asked", lines).unwrap();
+        for (name, value) in [
+            ("distinct_2", 0.75),
+            ("copied_2", 0.3),
+            ("tokens", 20.0),
+            ("failures", 0.5),
+        ] {
+            assert!((measures[&format!("asked.{name}")] - value).abs() < 1e-12, "{name}");
+        }
+        assert!(of_answers("asked", "").is_err());
     }
 }

@@ -87,6 +87,19 @@ fn commands(arm: &Arm) -> String {
                 writeln!(text, "finetune train {name}.toml:\n{}", lines.join("\n"))
             }
             Step::Run { arguments } => writeln!(text, "finetune {}", arguments.join(" ")),
+            Step::Ask {
+                name,
+                config,
+                rows,
+                count,
+            } => {
+                let lines: Vec<String> = config.trim().lines().map(|line| format!("  {line}")).collect();
+                writeln!(
+                    text,
+                    "finetune moa --config {name}.toml, on the first {count} rows of {rows}:\n{}",
+                    lines.join("\n")
+                )
+            }
             Step::Evaluate { model, suite, .. } => {
                 writeln!(text, "finetune evaluate {} --suite {suite} --json", model.join(" "))
             }

@@ -40,6 +40,14 @@ pub(crate) enum Step {
     Train { name: &'static str, recipe: String },
     /// Any other verb.
     Run { arguments: Vec<String> },
+    /// `finetune moa` with this configuration on the first `count` rows of a file. Measures, means over the questions:
+    /// `NAME.distinct_2`, `NAME.copied_2` (of the proposal that was copied most), `NAME.tokens`, `NAME.failures`.
+    Ask {
+        name: &'static str,
+        config: String,
+        rows: String,
+        count: usize,
+    },
     /// `finetune evaluate`, with the arguments that name the model. Measures: `NAME.TASK.METRIC`.
     Evaluate {
         name: String,

@@ -161,7 +161,7 @@ impl ModelConfig {
     }
 
     /// Sets a key; a new one goes where a sorted file would have it.
-    fn set(&mut self, key: &str, value: Value) {
+    pub(super) fn set(&mut self, key: &str, value: Value) {
         if let Some(old) = self.raw.get_mut(key) {
             *old = value;
             return;

@@ -4,7 +4,9 @@
 //! the same dialect back with only what changed.
 
 mod edit;
+mod experts;
 mod fields;
+mod layers;
 mod parse;
 mod rope;
 mod tensors;
@@ -15,6 +17,7 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 pub use edit::Dialect;
+pub use experts::{ExpertNames, ExpertsConfig};
 pub use rope::{Rope, RopeScaling};
 
 /// A family of decoders: which network the numbers describe.
@@ -30,6 +33,12 @@ pub enum Family {
     Qwen3,
     /// Gemma 3, text only: four norms a block, two RoPEs, scaled embeddings.
     Gemma3,
+    /// Mistral whose feed-forwards are mixtures of experts.
+    Mixtral,
+    /// Qwen 2 with mixtures of experts, one of which every token goes to.
+    Qwen2Moe,
+    /// Qwen 3 with mixtures of experts.
+    Qwen3Moe,
 }
 
 /// What stands on top of the decoder.
@@ -104,6 +113,8 @@ pub struct ModelConfig {
     pub embedding_scale: Option<f64>,
     /// What attention scores are multiplied by.
     pub attention_scale: f64,
+    /// The mixtures of experts; none in a dense model.
+    pub experts: Option<ExpertsConfig>,
     /// Each layer's reach.
     pub layer_types: Vec<LayerKind>,
     /// Tokens that a sliding layer sees, itself included; none if no layer slides.
@@ -137,6 +148,18 @@ impl ModelConfig {
         }
     }
 
+    /// The experts of layer `idx`, if it has any.
+    pub fn experts_of(&self, idx: usize) -> Option<&ExpertsConfig> {
+        self.experts
+            .as_ref()
+            .filter(|experts| experts.layers.get(idx).copied().unwrap_or(false))
+    }
+
+    /// What the feed-forward of layer `idx` is called within its block: `mlp`, or `block_sparse_moe`.
+    pub fn feed_forward_name(&self, idx: usize) -> &'static str {
+        self.experts_of(idx).map_or("mlp", |experts| experts.names.sublayer())
+    }
+
     /// How many numbers a classifier gives; 0 for a language model.
     pub fn num_labels(&self) -> i64 {
         self.labels.len() as i64
@@ -145,7 +168,16 @@ impl ModelConfig {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma3];
+    pub const ALL: [Self; 8] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Gemma3,
+        Self::Mixtral,
+        Self::Qwen2Moe,
+        Self::Qwen3Moe,
+    ];
 
     /// The name that architectures begin with: `Llama` of `LlamaForCausalLM`.
     pub fn name(self) -> &'static str {
@@ -155,6 +187,9 @@ impl Family {
             Self::Qwen2 => "Qwen2",
             Self::Qwen3 => "Qwen3",
             Self::Gemma3 => "Gemma3",
+            Self::Mixtral => "Mixtral",
+            Self::Qwen2Moe => "Qwen2Moe",
+            Self::Qwen3Moe => "Qwen3Moe",
         }
     }
 
@@ -166,6 +201,9 @@ impl Family {
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
             Self::Gemma3 => "gemma3_text",
+            Self::Mixtral => "mixtral",
+            Self::Qwen2Moe => "qwen2_moe",
+            Self::Qwen3Moe => "qwen3_moe",
         }
     }
 

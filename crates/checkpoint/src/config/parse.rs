@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use super::fields::Fields;
-use super::{Activation, Family, LayerKind, ModelConfig, Output, rope};
+use super::layers::layers_of;
+use super::{Activation, Family, LayerKind, ModelConfig, Output, experts, rope};
 use crate::{Error, Result};
 
 /// Defaults of a family's configuration class.
@@ -46,7 +47,7 @@ impl Defaults {
         };
         match family {
             Family::Llama => llama,
-            Family::Mistral => Self {
+            Family::Mistral | Family::Mixtral => Self {
                 sizes: [32_000, 4096, 14_336, 32, 32],
                 num_key_value_heads: Some(8),
                 max_position_embeddings: 4096 * 32,
@@ -55,6 +56,16 @@ impl Defaults {
             Family::Qwen2 => qwen,
             Family::Qwen3 => Self {
                 head_dim: Some(128),
+                ..qwen
+            },
+            Family::Qwen2Moe => Self {
+                sizes: [151_936, 2048, 5632, 24, 16],
+                num_key_value_heads: Some(16),
+                ..qwen
+            },
+            Family::Qwen3Moe => Self {
+                sizes: [151_936, 2048, 6144, 24, 32],
+                num_key_value_heads: Some(4),
                 ..qwen
             },
             Family::Gemma3 => Self {
@@ -116,7 +127,8 @@ impl ModelConfig {
         let bias = fields.flag("attention_bias")?;
         let (qkv_bias, o_bias) = match family {
             Family::Qwen2 => (true, false),
-            Family::Mistral => (false, false),
+            Family::Qwen2Moe => (fields.get("qkv_bias").is_none() || fields.flag("qkv_bias")?, false),
+            Family::Mistral | Family::Mixtral => (false, false),
             _ => (bias, bias),
         };
         let gemma = family == Family::Gemma3;
@@ -124,29 +136,34 @@ impl ModelConfig {
             true => fields.number("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5),
             false => (head_dim as f64).powf(-0.5),
         };
+        let intermediate_size = fields.count_or("intermediate_size", intermediate_size)?;
         let first = |key, default| Ok::<_, Error>(fields.tokens(key, default)?.first().copied());
         let read_rope = |kind| rope::read(fields, family, kind, max_position_embeddings);
         Ok(Self {
             family,
             output,
             hidden_size,
-            intermediate_size: fields.count_or("intermediate_size", intermediate_size)?,
+            intermediate_size,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
             vocab_size: fields.count_or("vocab_size", vocab_size)?,
             max_position_embeddings,
-            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(match family {
+                Family::Mixtral => 1e-5,
+                _ => 1e-6,
+            }),
             hidden_act: activation(fields, defaults.activation)?,
             qkv_bias,
             o_bias,
             mlp_bias: family == Family::Llama && fields.flag("mlp_bias")?,
-            qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
+            qk_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
             post_norms: gemma,
             norm_offset: if gemma { 1.0 } else { 0.0 },
             embedding_scale: gemma.then(|| (hidden_size as f64).sqrt()),
             attention_scale,
+            experts: experts::read(fields, family, num_hidden_layers, intermediate_size)?,
             layer_types,
             sliding_window,
             rope: read_rope(LayerKind::Full)?,
@@ -259,89 +276,6 @@ fn activation(fields: Fields<'_>, (key, default): (&str, &str)) -> Result<Activa
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
         other => Err(fields.unsupported(key, &json!(other), "silu and gelu_pytorch_tanh are")),
     }
-}
-
-/// Each layer's reach, and the window if any layer slides.
-fn layers_of(fields: Fields<'_>, family: Family, layers: usize) -> Result<(Vec<LayerKind>, Option<i64>)> {
-    let default_window = fields.object.get("sliding_window").is_none().then_some(4096);
-    let window = fields.count("sliding_window")?.or(default_window);
-    let kinds = match family {
-        Family::Llama => vec![LayerKind::Full; layers],
-        // Deviation from nothing: Transformers' Mistral ignores `layer_types`, so alternating layers are refused.
-        Family::Mistral => {
-            let kind = if window.is_some() {
-                LayerKind::Sliding
-            } else {
-                LayerKind::Full
-            };
-            let kinds = vec![kind; layers];
-            match written_layers(fields, layers)? {
-                Some(written) if written != kinds => {
-                    let value = &fields.object["layer_types"];
-                    return Err(fields.unsupported("layer_types", value, "Mistral's layers are all alike"));
-                }
-                _ => kinds,
-            }
-        }
-        Family::Qwen2 | Family::Qwen3 => {
-            let used = fields.flag("use_sliding_window")? && window.is_some();
-            let first = fields.number("max_window_layers")?.unwrap_or(28.0);
-            written_layers(fields, layers)?.unwrap_or_else(|| {
-                let slides = |idx: usize| used && idx as f64 >= first;
-                (0..layers)
-                    .map(|idx| {
-                        if slides(idx) {
-                            LayerKind::Sliding
-                        } else {
-                            LayerKind::Full
-                        }
-                    })
-                    .collect()
-            })
-        }
-        Family::Gemma3 => {
-            let pattern = fields.count_or("sliding_window_pattern", 6)? as usize;
-            written_layers(fields, layers)?.unwrap_or_else(|| {
-                let slides = |idx: usize| !(idx + 1).is_multiple_of(pattern);
-                (0..layers)
-                    .map(|idx| {
-                        if slides(idx) {
-                            LayerKind::Sliding
-                        } else {
-                            LayerKind::Full
-                        }
-                    })
-                    .collect()
-            })
-        }
-    };
-    let slides = kinds.contains(&LayerKind::Sliding);
-    if slides && window.is_none() {
-        return Err(fields.wrong("sliding_window", "a number of tokens, since some layers slide", "null"));
-    }
-    Ok((kinds, window.filter(|_| slides)))
-}
-
-fn written_layers(fields: Fields<'_>, layers: usize) -> Result<Option<Vec<LayerKind>>> {
-    let Some(value) = fields.get("layer_types") else {
-        return Ok(None);
-    };
-    let kinds: Option<Vec<LayerKind>> = value.as_array().and_then(|kinds| {
-        kinds
-            .iter()
-            .map(|kind| match kind.as_str()? {
-                "full_attention" => Some(LayerKind::Full),
-                "sliding_attention" => Some(LayerKind::Sliding),
-                _ => None,
-            })
-            .collect()
-    });
-    let kinds =
-        kinds.ok_or_else(|| fields.unsupported("layer_types", value, "full_attention and sliding_attention are"))?;
-    if kinds.len() != layers {
-        return Err(fields.wrong("layer_types", &format!("{layers} of them"), &kinds.len().to_string()));
-    }
-    Ok(Some(kinds))
 }
 
 fn labels(fields: Fields<'_>, output: Output) -> Result<Vec<String>> {

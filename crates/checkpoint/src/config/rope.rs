@@ -66,7 +66,7 @@ pub(super) fn read(fields: Fields<'_>, family: Family, kind: LayerKind, max_posi
     let scaling = fields.object("rope_scaling", "rope_scaling.")?;
     let (theta_key, default_theta) = match (family, kind) {
         (Family::Gemma3, LayerKind::Sliding) => ("rope_local_base_freq", 10_000.0),
-        (Family::Gemma3, LayerKind::Full) => ("rope_theta", 1_000_000.0),
+        (Family::Gemma3, LayerKind::Full) | (Family::Mixtral, _) => ("rope_theta", 1_000_000.0),
         _ => ("rope_theta", 10_000.0),
     };
     let key = match kind {

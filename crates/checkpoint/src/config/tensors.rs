@@ -1,6 +1,6 @@
 //! Which tensors a checkpoint of a configuration holds, with their shapes.
 
-use super::{ModelConfig, Output};
+use super::{ExpertsConfig, ModelConfig, Output};
 
 impl ModelConfig {
     /// Name and shape of every tensor, in the model's order. A tied output layer is not among them.
@@ -22,9 +22,18 @@ impl ModelConfig {
             linear("self_attn.k_proj", kv, d, self.qkv_bias);
             linear("self_attn.v_proj", kv, d, self.qkv_bias);
             linear("self_attn.o_proj", d, q, self.o_bias);
-            linear("mlp.gate_proj", ff, d, self.mlp_bias);
-            linear("mlp.up_proj", ff, d, self.mlp_bias);
-            linear("mlp.down_proj", d, ff, self.mlp_bias);
+            match self.experts_of(idx) {
+                None => gated("mlp", ["gate_proj", "up_proj", "down_proj"], ff, d)
+                    .for_each(|(name, [out, input])| linear(&name, out, input, self.mlp_bias)),
+                Some(experts) => mixture(experts, d)
+                    .into_iter()
+                    .for_each(|(name, [out, input])| linear(&name, out, input, false)),
+            }
+            if self.experts_of(idx).is_some_and(|experts| experts.has_bias) {
+                let experts = self.experts.as_ref().map_or(0, |experts| experts.num_experts);
+                let name = format!("{at}.{}.gate.e_score_correction_bias", self.feed_forward_name(idx));
+                all.push((name, vec![experts]));
+            }
             let mut norm = |name: &str, width: i64| all.push((format!("{at}.{name}.weight"), vec![width]));
             if self.qk_norm {
                 norm("self_attn.q_norm", self.head_dim);
@@ -53,4 +62,29 @@ impl ModelConfig {
             .map(|(_, shape)| shape.iter().product::<i64>() as u64)
             .sum()
     }
+}
+
+/// Gate, up and down of a feed-forward of width `ff` at `at`.
+fn gated(at: &str, names: [&str; 3], ff: i64, d: i64) -> impl Iterator<Item = (String, [i64; 2])> {
+    let shapes = [[ff, d], [ff, d], [d, ff]];
+    names.map(|name| format!("{at}.{name}")).into_iter().zip(shapes)
+}
+
+/// The matrices of a mixture of experts: router, experts, the shared one and its gate.
+fn mixture(experts: &ExpertsConfig, d: i64) -> Vec<(String, [i64; 2])> {
+    let (at, names) = (experts.names.sublayer(), experts.names.projections());
+    let mut all = vec![(format!("{at}.gate"), [experts.num_experts, d])];
+    for idx in 0..experts.num_experts {
+        all.extend(gated(
+            &format!("{at}.experts.{idx}"),
+            names,
+            experts.intermediate_size,
+            d,
+        ));
+    }
+    if let Some(width) = experts.shared_intermediate_size {
+        all.extend(gated(&format!("{at}.shared_expert"), names, width, d));
+        all.push((format!("{at}.shared_expert_gate"), [1, d]));
+    }
+    all
 }

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use dora::DoraConfig;
 use hft::HftConfig;
 use lora::LoraConfig;
+use moe::UpcycleConfig;
 use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub enum Surgery {
     Full(FullConfig),
     /// A random half of the model's own parameters trains.
     Hft(HftConfig),
+    /// Each dense feed-forward becomes a mixture of experts.
+    Upcycle(UpcycleConfig),
 }
 
 impl Surgery {
@@ -54,7 +57,7 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft"];
+const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "upcycle"];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
@@ -78,6 +81,16 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                     }
                     Surgery::Adapter(config)
                 }
+                "upcycle" => {
+                    let mut config: UpcycleConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
+                    if !has_seed(document, &at)? {
+                        config.seed = seed;
+                    }
+                    config
+                        .check()
+                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
+                    Surgery::Upcycle(config)
+                }
                 "hft" => {
                     let mut config: HftConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
                     if !has_seed(document, &at)? {
@@ -94,6 +107,10 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
         .collect::<Result<Vec<Surgery>>>()?;
     check_order(document, &surgeries)?;
     let has = |kind: fn(&Surgery) -> bool| surgeries.iter().any(kind);
+    if has(|surgery| matches!(surgery, Surgery::Upcycle(_))) && has(Surgery::is_adapter) {
+        let what = "an adapter is kept beside its base, and a model upcycled in the run is no file\nhint: write it with `finetune upcycle` first, and train the adapter over that";
+        return Err(document.error("surgery", what, None));
+    }
     if has(|surgery| matches!(surgery, Surgery::Hft(_))) && has(|surgery| matches!(surgery, Surgery::Full(_))) {
         let what = "`kind = \"hft\"` and `kind = \"full\"` each decide what trains\nhint: leave one of the two out";
         return Err(document.error("surgery", what, None));

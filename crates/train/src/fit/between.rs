@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use tensor_core::device;
 
-use super::Run;
-use crate::run_dir::{MASTERS, OPTIMIZER, STATE};
+use super::{Run, counted};
+use crate::run_dir::{COUNTED, MASTERS, OPTIMIZER, STATE};
 use crate::{Best, Checkpoint, Entry, Error, EvalStrategy, Result, SaveStrategy, StepReport, tensors, trainer_state};
 
 impl Run<'_, '_> {
@@ -180,6 +180,9 @@ impl Run<'_, '_> {
             (self.hooks.save_model)(folder)?;
             tensors::write(&folder.join(MASTERS), &self.optimizer.masters())?;
             tensors::write(&folder.join(OPTIMIZER), &self.optimizer.states())?;
+            if let Some(moved) = counted(self.hooks.after_step) {
+                tensors::write(&folder.join(COUNTED), &moved)?;
+            }
             let history = trainer_state::text(&self.state, self.config, dir.path(), false);
             std::fs::write(folder.join("trainer_state.json"), history)?;
             std::fs::write(folder.join(STATE), serde_json::to_vec_pretty(&self.state)?)?;

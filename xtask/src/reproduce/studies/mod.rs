@@ -4,7 +4,10 @@ mod adapters;
 mod combine;
 mod dora;
 mod hft;
+mod moa;
+mod moe;
 mod qlora;
+mod routing;
 
 pub(crate) use hft::derive;
 
@@ -22,6 +25,9 @@ pub(crate) fn all(scale: usize) -> Vec<Study> {
         adapters::study(scale),
         hft::study(scale),
         combine::study(scale),
+        moe::study(scale),
+        routing::study(scale),
+        moa::study(scale),
     ]
 }
 

@@ -31,7 +31,9 @@ pub(super) fn operate(patient: Patient, config: &FullConfig) -> Result<Patient> 
     }
     let mut count = 0;
     let model = model.train_where(|at, role| {
-        let chosen = patterns.is_match(at.as_str()) && !(config.freeze_embeddings && role == Role::Embedding);
+        let chosen = role != Role::Balance
+            && patterns.is_match(at.as_str())
+            && !(config.freeze_embeddings && role == Role::Embedding);
         count += usize::from(chosen);
         chosen
     })?;

@@ -143,6 +143,8 @@ pub fn pieces_of_config(config: &ModelConfig) -> Vec<Piece> {
     };
     let role = |name: &str, shape: &[i64]| match (name, config.output) {
         ("model.embed_tokens.weight", _) => Role::Embedding,
+        (name, _) if config.is_router(name) && shape.len() == 1 => Role::Balance,
+        (name, _) if config.is_router(name) => Role::Router,
         (name, Output::SequenceClassifier) if is_output(name) => Role::Head,
         _ if shape.len() == 1 => Role::Norm,
         _ => Role::Base,

@@ -6,6 +6,7 @@ mod full;
 pub mod hft;
 mod lora;
 mod quantize;
+mod upcycle;
 
 use ::dora::DoraConfig;
 use ::lora::{LoraConfig, Originals};
@@ -84,6 +85,11 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
     };
     let is_quantised = matches!(recipe.surgery.first(), Some(Surgery::Quantize(_)));
     let originals: Option<&Originals> = is_quantised.then_some(&dense);
+    let has_experts = patient.model.config().experts.is_some();
+    let upcycles = |surgery: &Surgery| matches!(surgery, Surgery::Upcycle(_));
+    if recipe.router.is_some() && !has_experts && !recipe.surgery.iter().any(upcycles) {
+        bail!("`[router]`: this model has no experts\nhint: remove the section, or add `kind = \"upcycle\"`");
+    }
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         patient = match surgery {
             Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
@@ -92,6 +98,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
+            Surgery::Upcycle(config) => upcycle::operate(patient, config, &recipe.router_options()),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;
     }

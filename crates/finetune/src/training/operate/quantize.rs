@@ -11,8 +11,9 @@ use crate::recipe::{Recipe, Surgery};
 
 /// The recipe's model; if its first surgery quantises, no dense weight outlives the reading of the next.
 pub fn load(source: &Source, machine: Machine, recipe: &Recipe) -> Result<Decoder> {
+    let router = recipe.router_options();
     let Some(Surgery::Quantize(config)) = recipe.surgery.first() else {
-        return source.decoder(machine);
+        return source.decoder_routed(machine, &router, &mut |_, projection| Ok(projection));
     };
     if source.dir().config().is_quantised() {
         bail!(
@@ -21,7 +22,7 @@ pub fn load(source: &Source, machine: Machine, recipe: &Recipe) -> Result<Decode
         );
     }
     let quantizing = Quantizing::choose(config.clone(), &projection_paths(source.dir().config()))?;
-    source.decoder_with(machine, &mut |at, base| quantizing.projection(at, base))
+    source.decoder_routed(machine, &router, &mut |at, base| quantizing.projection(at, base))
 }
 
 /// What [`load`] has done, in words.

@@ -43,20 +43,34 @@ impl Model {
         if let Some(labels) = labels {
             config = config.with_labels(labels.to_vec());
         }
+        for surgery in &recipe.surgery {
+            if let Surgery::Upcycle(upcycle) = surgery {
+                let (e, k) = (upcycle.num_local_experts as i64, upcycle.num_experts_per_tok as i64);
+                config = config.with_experts(e, k)?;
+            }
+        }
         let size = |shape: &[i64]| shape.iter().product::<i64>() as f64;
         let tensors = config.tensors();
+        // A token meets its own experts alone.
+        let (active, experts_width) = match &config.experts {
+            None => (1.0, config.intermediate_size),
+            Some(experts) => (
+                experts.num_experts_per_tok as f64 / experts.num_experts as f64,
+                experts.intermediate_size * experts.num_experts_per_tok + experts.shared_intermediate_size.unwrap_or(0),
+            ),
+        };
         let is_end = |name: &str| {
             name.starts_with("model.embed_tokens") || name.starts_with("lm_head") || name.starts_with("score")
         };
         let mut model = Self {
             hidden: config.hidden_size as f64,
-            intermediate: config.intermediate_size as f64,
+            intermediate: experts_width as f64,
             layers: config.num_hidden_layers,
             base: tensors.iter().map(|(_, shape)| size(shape)).sum(),
             matrices: tensors
                 .iter()
                 .filter(|(name, shape)| shape.len() == 2 && !is_end(name))
-                .map(|(_, shape)| size(shape))
+                .map(|(name, shape)| size(shape) * if name.contains(".experts.") { active } else { 1.0 })
                 .sum(),
             head: match (config.output, labels) {
                 (Output::LanguageModel, _) => (config.vocab_size * config.hidden_size) as f64,
@@ -90,6 +104,7 @@ impl Model {
                         model.unfrozen += norms.map(|(_, shape)| size(shape)).sum::<f64>();
                     }
                 }
+                Surgery::Upcycle(_) => {}
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
                     let trains = |name: &str| {

@@ -39,6 +39,10 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     put("layers", json!(config.num_hidden_layers));
     put("hidden_size", json!(config.hidden_size));
     put("intermediate_size", json!(config.intermediate_size));
+    if let Some(experts) = &config.experts {
+        put("num_experts", json!(experts.num_experts));
+        put("num_experts_per_tok", json!(experts.num_experts_per_tok));
+    }
     put("attention_heads", json!(config.num_attention_heads));
     put("key_value_heads", json!(config.num_key_value_heads));
     put("head_dim", json!(config.head_dim));

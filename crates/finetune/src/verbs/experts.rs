@@ -1,0 +1,255 @@
+//! `finetune experts`: fewer experts in a mixture, those that a sample of text needs least.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::Existing;
+use clap::ValueEnum;
+use data::{Dataset, ReadConfig};
+use decoder::Decoder;
+use moe::{Calibration, Experts, Groups, keep_most_used, keep_nearest, merge_experts};
+use serde_json::json;
+use tch::Tensor;
+use tensor_core::{Documents, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Sublayer};
+
+use crate::experts::RouterOptions;
+use crate::machine::MachineArgs;
+use crate::model::Source;
+use crate::{output, prompts};
+
+/// Arguments of `experts`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Layer by layer, on what the model itself gives each layer for the sample text: `nearest` tries every set of experts and\n\
+                  keeps the one whose output is nearest to all experts' (for 4 of 8 that is 70 sets), `usage` keeps the most used,\n\
+                  `random` any, and `merge` makes the most used take in those that the router treats alike. Merged experts are\n\
+                  written once for each row of the router that they answer for, as other programs read them.\n\n\
+                  Example:\n  finetune experts --model smollm2-8x --keep 6 --by nearest --data sample.jsonl --output smollm2-6x"
+)]
+pub struct Args {
+    /// A mixture of experts
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// Experts that stay in each layer
+    #[arg(long, value_name = "N")]
+    keep: usize,
+    /// What decides
+    #[arg(long, value_enum, value_name = "H", default_value = "nearest")]
+    by: By,
+    /// The sample: any file of rows
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The most tokens of the sample
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    max_tokens: usize,
+    /// Where `random` is drawn from
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Where the model is written; a model that is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// What was kept, as JSON on stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// What decides which experts stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// The output's distance, over every set
+    Nearest,
+    /// How many tokens each was given
+    Usage,
+    /// Chance: the control
+    Random,
+    /// Nobody goes: they are merged
+    Merge,
+}
+
+/// What each layer's mixture read, by its path.
+type Inputs = Arc<Mutex<BTreeMap<ModulePath, Vec<Tensor>>>>;
+
+impl Args {
+    /// Runs the sample, decides, writes.
+    pub fn run(self) -> Result<ExitCode> {
+        let source = Source::open(&self.model)?;
+        let Some(experts) = source.dir().config().experts.clone() else {
+            bail!(
+                "`{}`: wanted a mixture of experts, found a dense model\nhint: `finetune upcycle` makes one",
+                self.model
+            );
+        };
+        if !(1..=experts.num_experts as usize).contains(&self.keep) {
+            bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep);
+        }
+        let rows = Dataset::read(&self.data, &ReadConfig::default())?;
+        let tokenizer = source.tokenizer()?;
+        let machine = self.machine.start()?;
+        let inputs = Inputs::default();
+        let router = RouterOptions::default();
+        let watched = source.decoder_made(machine, &mut as_they_are, &mut |slots| {
+            Ok(Box::new(Watched {
+                inner: router.layer(slots).map_err(at_root)?,
+                inputs: inputs.clone(),
+            }))
+        })?;
+        let tokens = self.sample(&watched, &rows, &tokenizer)?;
+        drop(watched);
+        let mut layers = Vec::new();
+        let made = source.decoder_made(machine, &mut as_they_are, &mut |slots| {
+            let at = slots.at.clone();
+            let layer = router.layer(slots).map_err(at_root)?;
+            let seen = inputs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&at)
+                .unwrap_or_default();
+            let x = Tensor::cat(&seen, 0);
+            let (layer, told) = self.fewer(layer, &x).map_err(|error| error_at(&at, error))?;
+            layers.push(told);
+            Ok(Box::new(layer))
+        })?;
+        let config = made.config().clone();
+        let config = match self.by {
+            By::Merge => config,
+            _ => config.with_num_experts(self.keep as i64),
+        };
+        let made = made.replace_feed_forwards(config, &mut |_, layer| Ok(layer))?;
+        checkpoint_of(&source, &made, &self.output)?;
+        self.tell(&layers, tokens)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Runs rows of the sample until there are enough tokens; how many there were.
+    fn sample(&self, model: &Decoder, rows: &Dataset, tokenizer: &data::Tokenizer) -> Result<usize> {
+        let mut count = 0;
+        for idx in 0..rows.len() {
+            let text = prompts::whole_text(rows.row(idx), tokenizer).with_context(|| rows.place(idx).to_string())?;
+            let mut tokens = tokenizer.encode_prompt(&text)?;
+            tokens.truncate((self.max_tokens - count).min(model.max_positions()));
+            if tokens.is_empty() {
+                continue;
+            }
+            let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+            let documents = Documents::new(&[ids.len()]);
+            let _ = model.hidden(
+                &Tensor::from_slice(&ids).to_device(model.device()),
+                &Pass::evaluate(&documents),
+            );
+            count += ids.len();
+            if count >= self.max_tokens {
+                break;
+            }
+        }
+        if count == 0 {
+            bail!("`{}` holds no text to sample", self.data.display());
+        }
+        Ok(count)
+    }
+
+    /// The layer with fewer experts, and what was done.
+    fn fewer(&self, layer: Experts, x: &Tensor) -> moe::Result<(Experts, serde_json::Value)> {
+        let sample = Calibration::of(&layer, x);
+        let at = layer.path().to_string();
+        let usage = sample.usage().to_vec();
+        let told = |kept: &[usize], distance: Option<f64>| json!({"layer": at, "kept": kept, "usage": usage, "distance": distance, "skip_below": sample.skip_threshold()});
+        let kept = match self.by {
+            By::Merge => {
+                let groups = Groups::choose(&sample, self.keep)?;
+                let told = told(&groups.leaders, None);
+                return Ok((merge_experts(layer, &sample, &groups)?.spread(), told));
+            }
+            By::Nearest => keep_nearest(&layer, &sample, self.keep)?.0,
+            By::Usage => keep_most_used(&sample, self.keep)?,
+            By::Random => {
+                let key = tensor_core::DropoutKey(self.seed).at(layer.path().site());
+                let mut order: Vec<usize> = (0..usage.len()).collect();
+                order.sort_by_key(|&expert| key.at(expert as u64).0);
+                order.truncate(self.keep);
+                order.sort_unstable();
+                order
+            }
+        };
+        let told = told(&kept, Some(sample.distance(&layer, &kept)?));
+        Ok((layer.keeping(&kept)?, told))
+    }
+
+    fn tell(&self, layers: &[serde_json::Value], tokens: usize) -> Result<()> {
+        if self.json {
+            output::json(
+                &json!({"output": self.output, "keep": self.keep, "sample_tokens": tokens, "layers": layers}),
+            )?;
+        }
+        output::note(format!(
+            "{} experts in each of {} layers, decided on {tokens} tokens; written to `{}`",
+            self.keep,
+            layers.len(),
+            self.output.display()
+        ));
+        Ok(())
+    }
+}
+
+fn checkpoint_of(source: &Source, model: &Decoder, folder: &std::path::Path) -> Result<()> {
+    let options = checkpoint::SaveOptions {
+        dtype: Some(model.kind()).filter(|_| source.dir().config().dtype.is_none()),
+        ..source.options(Existing::Refuse)
+    };
+    Ok(model.save(folder, &options)?)
+}
+
+fn as_they_are(
+    _: &ModulePath,
+    projection: Box<dyn tensor_core::Projection>,
+) -> tensor_core::Result<Box<dyn tensor_core::Projection>> {
+    Ok(projection)
+}
+
+fn at_root(error: moe::Error) -> tensor_core::Error {
+    error_at(&ModulePath::root(), error)
+}
+
+fn error_at(at: &ModulePath, error: moe::Error) -> tensor_core::Error {
+    tensor_core::Error::Surgery {
+        at: at.clone(),
+        source: Box::new(error),
+    }
+}
+
+/// A mixture that keeps what it reads.
+#[derive(Debug)]
+struct Watched {
+    inner: Experts,
+    inputs: Inputs,
+}
+
+impl Sublayer for Watched {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs
+            .entry(self.inner.path().clone())
+            .or_default()
+            .push(x.detach().copy());
+        drop(inputs);
+        self.inner.forward(x, pass)
+    }
+
+    fn map_projections(
+        self: Box<Self>,
+        at: &ModulePath,
+        surgeon: &mut ProjectionSurgeon,
+    ) -> tensor_core::Result<Box<dyn Sublayer>> {
+        Box::new(self.inner).map_projections(at, surgeon)
+    }
+}
+
+impl Parameters for Watched {
+    fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
+        self.inner.visit(at, visitor);
+    }
+}

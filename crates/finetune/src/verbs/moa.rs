@@ -1,0 +1,158 @@
+//! `finetune moa`: several models answer, read each other's answers, and one has the last word.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use data::{Dataset, ReadConfig};
+use moa::{Call, Endpoints, Listener, Message, Mixture, MoaConfig, Outcome, copied, distinct};
+use serde_json::{Value, json};
+
+use crate::agents::LocalAgents;
+use crate::machine::MachineArgs;
+use crate::output;
+
+/// Arguments of `moa`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "An agent is a local model with, perhaps, an adapter (agents of one model share it and are answered for together), or\n\
+                  an endpoint that speaks OpenAI's protocol. One that fails is left out, and said so on stderr.\n\n\
+                  A configuration:\n  aggregator = \"writer\"\n  layers = [[\"law\", \"code\"]]\n  token_budget = 4000\n  \
+                  [agents.law]\n  model = \"smollm2-135m-instruct\"\n  adapter = \"runs/law\"\n  \
+                  [agents.code]\n  model = \"smollm2-135m-instruct\"\n  adapter = \"runs/code\"\n  \
+                  [agents.writer]\n  endpoint = \"http://localhost:8000/v1\"\n  model = \"qwen\"\n\n\
+                  Example:\n  finetune moa --config agents.toml --prompt \"What is a crow?\" --transcript said.jsonl"
+)]
+pub struct Args {
+    /// The mixture, as TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What is asked
+    #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
+    prompt: Option<String>,
+    /// A file of rows to answer, each as a line of JSON with how much the last layer's answers differ and were copied
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Where every call is written as a line of JSON; a file that is there is not replaced
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl Args {
+    /// Loads, asks, writes.
+    pub fn run(self) -> Result<ExitCode> {
+        let config = read(&self.config)?;
+        let rows = self
+            .data
+            .as_deref()
+            .map(|path| Dataset::read(path, &ReadConfig::default()))
+            .transpose()?;
+        let transcript = self.transcript.as_deref().map(create).transpose()?;
+        let mut local = LocalAgents::load(&config, &self.machine)?;
+        let endpoints = Endpoints::of(&config, |name| std::env::var(name).ok());
+        let layers = config.proposers().len();
+        let mut mixture = Mixture::new(config, endpoints, &mut local)?;
+        let streams = rows.is_none() && !self.json;
+        let mut heard = Heard {
+            transcript,
+            run: 0,
+            streams,
+            failed: None,
+        };
+        let questions: Vec<String> = match &rows {
+            Some(rows) => (0..rows.len()).map(|idx| rows.row(idx).input()).collect(),
+            None => vec![self.prompt.clone().unwrap_or_default()],
+        };
+        for (run, question) in questions.into_iter().enumerate() {
+            heard.run = run;
+            let outcome = mixture.respond(&[Message::new("user", question.as_str())], &mut heard);
+            if let Some(error) = heard.failed.take() {
+                return Err(error);
+            }
+            let outcome = outcome?;
+            if streams {
+                output::line("")?;
+            } else {
+                output::json(&told(&question, &outcome, layers))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn read(path: &Path) -> Result<MoaConfig> {
+    let place = || format!("`{}`", path.display());
+    let text = std::fs::read_to_string(path).with_context(place)?;
+    let config: MoaConfig = toml::from_str(&text).with_context(place)?;
+    config.check().with_context(place)?;
+    Ok(config)
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create_new(path).with_context(|| format!("transcript `{}`", path.display()))
+}
+
+/// Writes the transcript, streams the answer, says who was left out.
+struct Heard {
+    transcript: Option<File>,
+    run: usize,
+    streams: bool,
+    failed: Option<anyhow::Error>,
+}
+
+impl Listener for Heard {
+    fn on_call(&mut self, call: &Call) {
+        if let Some(failure) = &call.failure {
+            output::note(format!("layer {}: `{}` is left out: {failure}", call.layer, call.agent));
+        }
+        let Some(file) = &mut self.transcript else { return };
+        let mut line = json!(call);
+        line["run"] = json!(self.run);
+        let written = writeln!(file, "{line}");
+        self.failed = self.failed.take().or(written.err().map(Into::into));
+    }
+
+    fn on_text(&mut self, text: &str) {
+        if self.streams {
+            let shown = output::piece(text);
+            self.failed = self.failed.take().or(shown.err());
+        }
+    }
+}
+
+/// The answer, what it cost, and its relation to what its writer had read.
+fn told(question: &str, outcome: &Outcome, layers: usize) -> Value {
+    let read: Vec<&Call> = outcome
+        .calls
+        .iter()
+        .filter(|call| call.layer + 1 == layers && call.text.is_some())
+        .collect();
+    let texts: Vec<&str> = read.iter().filter_map(|call| call.text.as_deref()).collect();
+    let mut taken: BTreeMap<&str, f64> = BTreeMap::new();
+    for (call, text) in read.iter().zip(&texts) {
+        let share = copied(&outcome.text, text, 2);
+        let most = taken.entry(&call.agent).or_default();
+        *most = most.max(share);
+    }
+    let failures: Vec<Value> = outcome
+        .failures()
+        .map(|call| json!({"layer": call.layer, "agent": call.agent, "failure": call.failure}))
+        .collect();
+    json!({
+        "prompt": question,
+        "text": outcome.text,
+        "calls": outcome.calls.len(),
+        "tokens": outcome.tokens(),
+        "failures": failures,
+        "distinct_2": distinct(&texts, 2),
+        "copied_2": taken,
+    })
+}
