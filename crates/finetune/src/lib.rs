@@ -15,6 +15,7 @@ pub mod quantised;
 pub mod recipe;
 pub mod training;
 pub mod verbs;
+pub mod zeros;
 
 use std::process::ExitCode;
 

@@ -17,7 +17,7 @@ use train::TrainConfig;
 
 pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
-pub use surgery::{FullConfig, Surgery};
+pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
 
 use crate::machine::Dtype;
 

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod import;
 pub mod inspect;
 pub mod merge;
+pub mod prune;
 pub mod quantize;
 pub mod reset;
 pub mod score;

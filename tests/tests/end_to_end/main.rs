@@ -9,6 +9,7 @@ mod hft;
 mod interrupted;
 mod measuring;
 mod methods;
+mod pruned;
 mod quantised;
 mod recipes;
 mod runs;

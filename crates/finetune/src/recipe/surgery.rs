@@ -26,6 +26,8 @@ pub enum Surgery {
     Full(FullConfig),
     /// A random half of the model's own parameters trains.
     Hft(HftConfig),
+    /// What was pruned from the model stays zero under what trains.
+    KeepZeros(KeepZerosConfig),
 }
 
 impl Surgery {
@@ -34,6 +36,11 @@ impl Surgery {
         matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
     }
 }
+
+/// Options of `keep_zeros`: none yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepZerosConfig {}
 
 /// Options of `full`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,7 +61,7 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft"];
+const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "keep_zeros"];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
@@ -88,6 +95,7 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                         .map_err(|error| document.error(&at, &error.to_string(), None))?;
                     Surgery::Hft(config)
                 }
+                "keep_zeros" => Surgery::KeepZeros(document.section(&at, Some("kind"))?.unwrap_or_default()),
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })
@@ -103,8 +111,14 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
 
 /// Weights are packed while the model is read, so that comes first; and what is packed does not train.
 fn check_order(document: &Document, surgeries: &[Surgery]) -> Result<()> {
-    for (idx, surgery) in surgeries.iter().enumerate().skip(1) {
+    let is_last = |idx: usize| idx + 1 == surgeries.len();
+    for (idx, surgery) in surgeries.iter().enumerate() {
         let what = match surgery {
+            Surgery::KeepZeros(_) if idx == 0 || !is_last(idx) => {
+                "what trains must be there before it, and nothing comes over it\nhint: make `keep_zeros` the last `[[surgery]]`"
+            }
+            Surgery::KeepZeros(_) => continue,
+            _ if idx == 0 => continue,
             Surgery::Quantize(_) => {
                 "`quantize` is done while the model is read, and once\nhint: make it the first `[[surgery]]`"
             }

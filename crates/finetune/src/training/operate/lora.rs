@@ -48,7 +48,11 @@ pub(super) fn operate(patient: Patient, config: &LoraConfig) -> Result<Patient> 
     }
     Ok(Patient {
         model,
-        kept: Some(Kept::Adapter { config, targets }),
+        kept: Some(Kept::Adapter {
+            config,
+            targets,
+            keeps_zeros: false,
+        }),
         what,
     })
 }

@@ -4,6 +4,7 @@ mod adapter;
 mod dora;
 mod full;
 pub mod hft;
+mod keep_zeros;
 mod lora;
 mod quantize;
 
@@ -18,6 +19,7 @@ pub use self::quantize::load;
 use crate::machine::Dtype;
 use crate::quantised::Quantisation;
 use crate::recipe::{Recipe, Surgery};
+use crate::zeros::Zeros;
 
 /// A model that trains, and how it is kept.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub enum Kept {
         config: LoraConfig,
         /// The wrapped modules.
         targets: Vec<ModulePath>,
+        /// Whether the base's zeros stay under it.
+        keeps_zeros: bool,
     },
     /// A DoRA adapter for the base it was trained on.
     Decomposed {
@@ -66,6 +70,15 @@ struct Patient {
 
 /// Applies the recipe's surgeries; `model` has its final head.
 pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
+    // What is zero is seen before anything lies over it.
+    let keeps_zeros = recipe.surgery.iter().position(|surgery| matches!(surgery, Surgery::KeepZeros(_)));
+    let (model, mut zeros) = match keeps_zeros {
+        Some(idx) => {
+            let (model, zeros) = Zeros::of(model).with_context(|| format!("`surgery.{idx}`"))?;
+            (model, Some(zeros))
+        }
+        None => (model, None),
+    };
     let mut patient = Patient {
         model,
         kept: None,
@@ -79,6 +92,7 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
+            Surgery::KeepZeros(_) => keep_zeros::operate(patient, zeros.take()),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;
     }

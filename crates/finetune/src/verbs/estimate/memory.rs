@@ -90,6 +90,8 @@ impl Model {
                         model.unfrozen += norms.map(|(_, shape)| size(shape)).sum::<f64>();
                     }
                 }
+                // A matrix at a time is masked, and nothing of it stays.
+                Surgery::KeepZeros(_) => {}
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
                     let trains = |name: &str| {
