@@ -58,7 +58,9 @@ impl Zeros {
     /// Puts the masks over what the model's slots hold by now.
     pub fn keep(mut self, model: Decoder) -> Result<Decoder> {
         let model = model.map_projections(&mut |at, projection| {
-            let Some(mask) = self.0.remove(at) else { return Ok(projection) };
+            let Some(mask) = self.0.remove(at) else {
+                return Ok(projection);
+            };
             let masked = Masked::new(projection, mask).map_err(|source| Error::Surgery {
                 at: at.clone(),
                 source: Box::new(source),

@@ -171,7 +171,9 @@ mod tests {
         assert_eq!(readers, [2, 1]);
         // Three tokens of ones, three of twos: √3 and √12.
         for (site, wanted) in sites.iter().zip([3f64.sqrt(), 12f64.sqrt()]) {
-            let Statistics::Norms(norms) = &site.statistics else { panic!("norms") };
+            let Statistics::Norms(norms) = &site.statistics else {
+                panic!("norms")
+            };
             assert!((norms.norms().double_value(&[0]) - wanted).abs() < 1e-12);
         }
     }

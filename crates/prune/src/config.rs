@@ -104,14 +104,28 @@ impl PruneConfig {
         let sparsity = match (self.sparsity, self.pattern) {
             (Some(share), None) => Sparsity::share(share)?,
             (None, Some(pattern)) => Sparsity::Pattern(pattern),
-            (None, None) => return wrong("sparsity", "is missing", "0.5 takes half of the weights; or `pattern` 2:4"),
+            (None, None) => {
+                return wrong(
+                    "sparsity",
+                    "is missing",
+                    "0.5 takes half of the weights; or `pattern` 2:4",
+                );
+            }
             (Some(_), Some(_)) => return wrong("sparsity", "stands beside `pattern`", "keep one of the two"),
         };
         if self.per.is_some() && self.method != Method::Magnitude {
-            return wrong("per", "is magnitude's", "Wanda compares within rows, SparseGPT within blocks of columns");
+            return wrong(
+                "per",
+                "is magnitude's",
+                "Wanda compares within rows, SparseGPT within blocks of columns",
+            );
         }
         if self.method != Method::SparseGpt && (self.damping.is_some() || self.block_size.is_some()) {
-            let option = if self.damping.is_some() { "damping" } else { "block_size" };
+            let option = if self.damping.is_some() {
+                "damping"
+            } else {
+                "block_size"
+            };
             return wrong(option, "is SparseGPT's", "remove it, or set `method` to sparsegpt");
         }
         let rule = match (self.method, self.per.unwrap_or_default()) {
@@ -167,12 +181,49 @@ mod tests {
     fn what_would_be_ignored_is_refused() {
         let base = PruneConfig::new(Method::Wanda, Sparsity::Share(0.5));
         let cases = [
-            (PruneConfig { sparsity: None, ..base.clone() }, "`sparsity`: is missing"),
-            (PruneConfig { pattern: Some("2:4".parse().unwrap()), ..base.clone() }, "beside `pattern`"),
-            (PruneConfig { per: Some(Scope::Row), ..base.clone() }, "`per`"),
-            (PruneConfig { damping: Some(0.1), ..base.clone() }, "`damping`"),
-            (PruneConfig { method: Method::Magnitude, block_size: Some(4), ..base.clone() }, "`block_size`"),
-            (PruneConfig { sparsity: Some(1.0), ..base.clone() }, "`sparsity`: 1 is no share"),
+            (
+                PruneConfig {
+                    sparsity: None,
+                    ..base.clone()
+                },
+                "`sparsity`: is missing",
+            ),
+            (
+                PruneConfig {
+                    pattern: Some("2:4".parse().unwrap()),
+                    ..base.clone()
+                },
+                "beside `pattern`",
+            ),
+            (
+                PruneConfig {
+                    per: Some(Scope::Row),
+                    ..base.clone()
+                },
+                "`per`",
+            ),
+            (
+                PruneConfig {
+                    damping: Some(0.1),
+                    ..base.clone()
+                },
+                "`damping`",
+            ),
+            (
+                PruneConfig {
+                    method: Method::Magnitude,
+                    block_size: Some(4),
+                    ..base.clone()
+                },
+                "`block_size`",
+            ),
+            (
+                PruneConfig {
+                    sparsity: Some(1.0),
+                    ..base.clone()
+                },
+                "`sparsity`: 1 is no share",
+            ),
             (
                 PruneConfig {
                     method: Method::Magnitude,

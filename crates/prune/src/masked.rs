@@ -71,7 +71,9 @@ impl Masked {
     /// The one matrix that trains, if there is nothing else.
     fn trained(&self) -> Option<Param> {
         let mut params = Vec::new();
-        self.inner.visit(&ModulePath::root(), &mut |at, param| params.push((at.clone(), param.share())));
+        self.inner.visit(&ModulePath::root(), &mut |at, param| {
+            params.push((at.clone(), param.share()))
+        });
         let [(at, param)] = <[_; 1]>::try_from(params).ok()?;
         (at.as_str() == "weight" && param.is_trainable()).then_some(param)
     }

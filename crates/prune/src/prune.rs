@@ -14,9 +14,7 @@ use tensor_core::{Dense, Found, LanguageModel, ModulePath, Observed, Param, Proj
 
 use crate::calibration::{Calibration, Recorder, Site, Statistics};
 use crate::config::Rule;
-use crate::{
-    Error, Factor, GlobalThreshold, Gram, InputNorms, Mask, Plan, Result, magnitude, sparse_gpt, wanda,
-};
+use crate::{Error, Factor, GlobalThreshold, Gram, InputNorms, Mask, Plan, Result, magnitude, sparse_gpt, wanda};
 
 /// Replaces every projection of a model by what the surgeon makes of it.
 pub type Operate<'o, M> = dyn FnMut(M, &mut ProjectionSurgeon) -> Result<M, Box<dyn StdError + Send + Sync>> + 'o;
@@ -59,7 +57,9 @@ pub fn prune<M: LanguageModel>(
     let threshold = match plan.rule {
         Rule::GlobalMagnitude(share) => {
             let held = || paths.iter().zip(&weights).filter(|((at, _), _)| chosen.contains(at));
-            Some(GlobalThreshold::find(share, |see| held().for_each(|(_, weight)| see(weight)))?)
+            Some(GlobalThreshold::find(share, |see| {
+                held().for_each(|(_, weight)| see(weight))
+            })?)
         }
         _ => None,
     };
@@ -79,7 +79,9 @@ pub fn prune<M: LanguageModel>(
                 hint: "give some text of the kind that the model will read; magnitude alone needs none",
             });
         }
-        (false, _) => operated(model, operate, &mut |at, projection| pruning.projection(at, projection, &[]))?,
+        (false, _) => operated(model, operate, &mut |at, projection| {
+            pruning.projection(at, projection, &[])
+        })?,
     };
     Ok((model, pruning.thinned))
 }
@@ -124,7 +126,11 @@ impl Pruning<'_> {
                 })
             })?;
             calibration.show(&model, idx);
-            let known = recorder.finish().into_iter().map(|site| self.known(site)).collect::<Result<Vec<_>>>()?;
+            let known = recorder
+                .finish()
+                .into_iter()
+                .map(|site| self.known(site))
+                .collect::<Result<Vec<_>>>()?;
             model = operated(model, operate, &mut |at, projection| {
                 if at.layer_idx() == Some(idx) {
                     self.projection(at, projection, &known)
@@ -162,11 +168,13 @@ impl Pruning<'_> {
         if !self.chosen.contains(at) {
             return Ok(projection);
         }
-        let dense = projection.into_dense().map_err(|Found(found)| tensor_core::Error::NotDense {
-            at: at.clone(),
-            found,
-            hint: "prune before quantising and before adapters, or merge the model first",
-        })?;
+        let dense = projection
+            .into_dense()
+            .map_err(|Found(found)| tensor_core::Error::NotDense {
+                at: at.clone(),
+                found,
+                hint: "prune before quantising and before adapters, or merge the model first",
+            })?;
         let param = dense.into_param();
         let (weight, role) = (param.value(), param.role());
         let surgery = |source: Error| tensor_core::Error::Surgery {
@@ -187,7 +195,10 @@ impl Pruning<'_> {
     /// The weight that is left, and its mask.
     fn thin(&mut self, at: &ModulePath, weight: &Tensor, known: &[Known]) -> Result<(Tensor, Mask)> {
         let sparsity = self.plan.sparsity;
-        let inputs = known.iter().find(|site| site.readers.contains(at)).map(|site| &site.inputs);
+        let inputs = known
+            .iter()
+            .find(|site| site.readers.contains(at))
+            .map(|site| &site.inputs);
         let mask = match (self.plan.rule, inputs, &mut self.threshold) {
             (Rule::Magnitude(per), _, _) => magnitude(weight, sparsity, per)?,
             (Rule::GlobalMagnitude(_), _, Some(threshold)) => threshold.mask(weight),

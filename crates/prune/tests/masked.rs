@@ -1,7 +1,7 @@
 //! Zeros that stay: the laws of every projection, and the mask under every way to train.
 
-use golden::laws::projection_laws;
 use golden::assert_close;
+use golden::laws::projection_laws;
 use lora::{Lora, LowRank};
 use prune::{Mask, Masked};
 use tch::{Device, Kind, Tensor};
@@ -43,7 +43,12 @@ fn masked(inner: Box<dyn Projection>) -> Box<dyn Projection> {
 fn a_masked_matrix_and_a_masked_update_keep_the_laws() {
     projection_laws("frozen", IN, &|| masked(frozen()));
     projection_laws("adapted", IN, &|| masked(adapted(0.0)));
-    projection_laws("trained", IN, &|| masked(Box::new(Dense::new(Param::trainable(&random(1, [OUT, IN]), Role::Base)))));
+    projection_laws("trained", IN, &|| {
+        masked(Box::new(Dense::new(Param::trainable(
+            &random(1, [OUT, IN]),
+            Role::Base,
+        ))))
+    });
 }
 
 #[test]
@@ -53,8 +58,15 @@ fn merging_an_update_keeps_every_zero() {
     let weight = merged.param().value();
     assert_eq!(weight.masked_select(&gone).abs().max().double_value(&[]), 0.0);
     let free = adapted(0.0).weight();
-    assert!(free.masked_select(&gone).abs().min().double_value(&[]) > 0.0, "without the mask all are filled");
-    assert!(weight.masked_select(mask().kept()).equal(&free.masked_select(mask().kept())));
+    assert!(
+        free.masked_select(&gone).abs().min().double_value(&[]) > 0.0,
+        "without the mask all are filled"
+    );
+    assert!(
+        weight
+            .masked_select(mask().kept())
+            .equal(&free.masked_select(mask().kept()))
+    );
 }
 
 #[test]
@@ -62,7 +74,11 @@ fn with_adapters_off_it_is_its_base_bit_for_bit() {
     let documents = Documents::new(&[5]);
     let x = random(9, [5, IN]);
     let off = Pass::evaluate(&documents).without_adapters();
-    assert!(masked(adapted(0.0)).forward(&x, &off).equal(&frozen().forward(&x, &off)));
+    assert!(
+        masked(adapted(0.0))
+            .forward(&x, &off)
+            .equal(&frozen().forward(&x, &off))
+    );
 }
 
 #[test]
@@ -73,7 +89,14 @@ fn gradients_never_reach_what_went() {
     autograd::backward(&[&y], &[&y.ones_like()]).unwrap();
     let (_, param) = &named_params(&*projection)[0];
     let gradient = param.value().grad();
-    assert_eq!(gradient.masked_select(&mask().kept().logical_not()).abs().max().double_value(&[]), 0.0);
+    assert_eq!(
+        gradient
+            .masked_select(&mask().kept().logical_not())
+            .abs()
+            .max()
+            .double_value(&[]),
+        0.0
+    );
     assert!(gradient.masked_select(mask().kept()).abs().min().double_value(&[]) > 0.0);
 }
 
@@ -102,5 +125,10 @@ fn an_update_that_cannot_be_masked_is_refused() {
     let error = Masked::new(masked(adapted(0.0)), mask()).unwrap_err().to_string();
     assert!(error.contains("another wrapper"), "{error}");
     let narrow = Mask::new(random(4, [OUT, 3]).gt(0.0));
-    assert!(Masked::new(frozen(), narrow).unwrap_err().to_string().contains("wanted shape [11, 6], found [11, 3]"));
+    assert!(
+        Masked::new(frozen(), narrow)
+            .unwrap_err()
+            .to_string()
+            .contains("wanted shape [11, 6], found [11, 3]")
+    );
 }

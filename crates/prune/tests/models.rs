@@ -14,12 +14,19 @@ fn model() -> Decoder {
 
 /// The vectors' documents in two rows.
 fn calibration(model: &Decoder, golden: &Vectors) -> Calibration {
-    let lengths: Vec<usize> = golden.integers("lengths").iter().map(|&length| length as usize).collect();
+    let lengths: Vec<usize> = golden
+        .integers("lengths")
+        .iter()
+        .map(|&length| length as usize)
+        .collect();
     let tokens = golden.get("tokens");
     let (first, rest) = lengths.split_at(2);
     let cut: usize = first.iter().sum();
     let rows = tokens.split_with_sizes([cut as i64, tokens.size()[0] - cut as i64], 0);
-    let rows: Vec<_> = rows.into_iter().zip([Documents::new(first), Documents::new(rest)]).collect();
+    let rows: Vec<_> = rows
+        .into_iter()
+        .zip([Documents::new(first), Documents::new(rest)])
+        .collect();
     Calibration::new(model, rows)
 }
 
@@ -28,7 +35,8 @@ fn pruned(config: &PruneConfig, golden: &Vectors) -> Result<(Decoder, Vec<Thinne
     let calibration = calibration(&model, golden);
     let plan = config.plan()?;
     let calibration = plan.needs_calibration().then_some(calibration);
-    let mut operate = |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
+    let mut operate =
+        |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
     prune(model, &plan, calibration, &mut operate, &mut |_| ())
 }
 
@@ -89,7 +97,10 @@ fn magnitudes_of_all_matrices_share_one_threshold() {
     assert_eq!((thinned.len(), zeros), (12, (0.3 * all as f64) as usize));
     let of = |path: &str| weights(&model).into_iter().find(|(at, _)| at == path).unwrap().1;
     let least = |weight: Tensor| weight.abs().masked_select(&weight.ne(0.0)).min().double_value(&[]);
-    let most_gone = thinned.iter().map(|one| least(of(one.at.as_str()))).fold(f64::INFINITY, f64::min);
+    let most_gone = thinned
+        .iter()
+        .map(|one| least(of(one.at.as_str())))
+        .fold(f64::INFINITY, f64::min);
     let zeros = model_weights_below(most_gone, &config);
     assert_eq!(zeros, thinned.iter().map(|one| one.num_zeros).sum::<usize>());
 }
@@ -97,19 +108,31 @@ fn magnitudes_of_all_matrices_share_one_threshold() {
 /// How many weights of the chosen matrices were smaller than `limit`.
 fn model_weights_below(limit: f64, config: &PruneConfig) -> usize {
     let is_chosen = |at: &str| {
-        at.starts_with("model.layers") && at.ends_with("_proj") && !config.exclude_modules.iter().any(|name| at.ends_with(name))
+        at.starts_with("model.layers")
+            && at.ends_with("_proj")
+            && !config.exclude_modules.iter().any(|name| at.ends_with(name))
     };
     let chosen = weights(&model()).into_iter().filter(|(at, _)| is_chosen(at));
-    chosen.map(|(_, weight)| weight.abs().lt(limit).sum(Kind::Int64).int64_value(&[]) as usize).sum()
+    chosen
+        .map(|(_, weight)| weight.abs().lt(limit).sum(Kind::Int64).int64_value(&[]) as usize)
+        .sum()
 }
 
 #[test]
 fn a_recipe_s_words_make_a_config() {
     let config: PruneConfig = toml::from_str("method = \"sparsegpt\"\npattern = \"2:4\"\ndamping = 0.1").unwrap();
     let plain = PruneConfig::new(Method::SparseGpt, Sparsity::Pattern("2:4".parse().unwrap()));
-    assert_eq!(config, PruneConfig { damping: Some(0.1), ..plain });
+    assert_eq!(
+        config,
+        PruneConfig {
+            damping: Some(0.1),
+            ..plain
+        }
+    );
     assert!(toml::from_str::<PruneConfig>("method = \"wanda\"\nsparsty = 0.5").is_err());
-    let error = toml::from_str::<PruneConfig>("method = \"wanda\"\npattern = \"4:2\"").unwrap_err().to_string();
+    let error = toml::from_str::<PruneConfig>("method = \"wanda\"\npattern = \"4:2\"")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("4 zeros in every 2 inputs"), "{error}");
 }
 
@@ -119,7 +142,10 @@ fn what_cannot_be_pruned_says_where_and_why() {
     let of = |config: PruneConfig| pruned(&config, &golden).unwrap_err().to_string();
     let wanda = PruneConfig::new(Method::Wanda, Sparsity::Pattern("2:5".parse().unwrap()));
     let error = of(wanda);
-    assert!(error.contains("`model.layers.0.self_attn.q_proj`") && error.contains("5 divides, found 32"), "{error}");
+    assert!(
+        error.contains("`model.layers.0.self_attn.q_proj`") && error.contains("5 divides, found 32"),
+        "{error}"
+    );
     let config = PruneConfig {
         target_modules: vec!["q_prj".into()],
         ..PruneConfig::new(Method::Magnitude, Sparsity::Share(0.5))
@@ -127,7 +153,10 @@ fn what_cannot_be_pruned_says_where_and_why() {
     let error = of(config);
     assert!(error.contains("did you mean `q_proj`"), "{error}");
     let plan = PruneConfig::new(Method::Wanda, Sparsity::Share(0.5)).plan().unwrap();
-    let mut operate = |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
-    let error = prune(model(), &plan, None, &mut operate, &mut |_| ()).unwrap_err().to_string();
+    let mut operate =
+        |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
+    let error = prune(model(), &plan, None, &mut operate, &mut |_| ())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`calibration`: is missing"), "{error}");
 }

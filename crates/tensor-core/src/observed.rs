@@ -51,7 +51,9 @@ impl Parameters for Observed {
 
 impl fmt::Debug for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observed").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("Observed")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 

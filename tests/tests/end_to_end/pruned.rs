@@ -44,11 +44,20 @@ fn every_method_leaves_the_zeros_that_were_asked_for() {
     let before = tensors(&tiny().display().to_string());
     for (idx, (options, looks)) in [
         (&["--method", "magnitude", "--sparsity", "0.5"][..], false),
-        (&["--method", "magnitude", "--sparsity", "0.5", "--per", "global"], false),
+        (
+            &["--method", "magnitude", "--sparsity", "0.5", "--per", "global"],
+            false,
+        ),
         (&["--method", "magnitude", "--pattern", "2:4"], false),
         (&["--method", "wanda", "--sparsity", "0.5"], true),
-        (&["--method", "sparsegpt", "--pattern", "2:4", "--damping", "0.05"], true),
-        (&["--method", "sparsegpt", "--sparsity", "0.5", "--block-size", "16"], true),
+        (
+            &["--method", "sparsegpt", "--pattern", "2:4", "--damping", "0.05"],
+            true,
+        ),
+        (
+            &["--method", "sparsegpt", "--sparsity", "0.5", "--block-size", "16"],
+            true,
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -65,23 +74,43 @@ fn every_method_leaves_the_zeros_that_were_asked_for() {
             }
             (gone, all) = (gone + zeros(after), all + after.numel());
             if options.contains(&"2:4") {
-                let groups = after.eq(0.0).reshape([-1, 4]).sum_dim_intlist([1].as_slice(), false, Kind::Int64);
+                let groups = after
+                    .eq(0.0)
+                    .reshape([-1, 4])
+                    .sum_dim_intlist([1].as_slice(), false, Kind::Int64);
                 assert!(groups.eq(2).all().int64_value(&[]) == 1, "{options:?}: {path}");
             }
             let kept = before.where_self(&after.ne(0.0), &Tensor::zeros_like(after));
-            assert_eq!(kept.equal(after), !options.contains(&"sparsegpt"), "{options:?}: {path} is changed or not");
+            assert_eq!(
+                kept.equal(after),
+                !options.contains(&"sparsegpt"),
+                "{options:?}: {path} is changed or not"
+            );
         }
         assert_eq!(2 * gone, all, "{options:?}");
-        assert_eq!((report["zeros"].as_u64(), report["sparsity"].as_f64()), (Some(gone as u64), Some(0.5)));
+        assert_eq!(
+            (report["zeros"].as_u64(), report["sparsity"].as_f64()),
+            (Some(gone as u64), Some(0.5))
+        );
         assert_eq!(report["modules"].as_array().map(Vec::len), Some(14));
         assert_eq!(report["before"]["bytes"], report["after"]["bytes"]);
         let perplexity = |when: &str| report[when]["perplexity"].as_f64().unwrap();
         assert!(perplexity("before") != perplexity("after") && perplexity("after").is_finite());
-        let beside: Value = serde_json::from_slice(&fs::read(home.path().join(&name).join("pruning.json")).unwrap()).unwrap();
+        let beside: Value =
+            serde_json::from_slice(&fs::read(home.path().join(&name).join("pruning.json")).unwrap()).unwrap();
         assert_eq!(beside, report);
         assert_eq!(report["calibration"].is_null(), !looks);
         // What is on disk is what was measured.
-        let args = ["score", "--model", &home.at(&name), "--data", &texts, "--json", "--dtype", "f32"];
+        let args = [
+            "score",
+            "--model",
+            &home.at(&name),
+            "--data",
+            &texts,
+            "--json",
+            "--dtype",
+            "f32",
+        ];
         let scored = finetune(&home, &args).works().json_lines().pop().unwrap();
         let ratio = scored["perplexity"].as_f64().unwrap() / perplexity("after");
         assert!((ratio - 1.0).abs() < 1e-5, "{options:?}: {ratio}");
@@ -93,7 +122,18 @@ fn the_seed_names_the_samples() {
     let home = Home::new();
     let texts = home.texts();
     let of = |name: &str, seed: &str| {
-        let options = ["--method", "wanda", "--sparsity", "0.5", "--calibration", &texts, "--nsamples", "3", "--seed", seed];
+        let options = [
+            "--method",
+            "wanda",
+            "--sparsity",
+            "0.5",
+            "--calibration",
+            &texts,
+            "--nsamples",
+            "3",
+            "--seed",
+            seed,
+        ];
         let report = prune(&home, name, &options);
         assert_eq!(report["calibration"]["samples"], 3);
         fs::read(home.path().join(name).join("model.safetensors")).unwrap()
@@ -150,10 +190,15 @@ fn zeros_stay_under_an_adapter_and_in_what_it_is_merged_into() {
     prune(&home, "pruned", &["--method", "magnitude", "--pattern", "2:4"]);
     let (model, texts) = (home.at("pruned"), home.texts());
     let run = trained(&home, "[{kind=\"lora\",r=3,lora_alpha=6},{kind=\"keep_zeros\"}]");
-    let config: Value = serde_json::from_slice(&fs::read(Path::new(&run).join("adapter_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(Path::new(&run).join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!(config["keep_zeros"], true);
     let merged = home.at("merged");
-    finetune(&home, &["merge", "--model", &model, "--adapter", &run, "--output", &merged]).works();
+    finetune(
+        &home,
+        &["merge", "--model", &model, "--adapter", &run, "--output", &merged],
+    )
+    .works();
     let mut moved = 0;
     for ((path, before), (_, after)) in tensors(&model).iter().zip(&tensors(&merged)) {
         if is_pruned(path) {
@@ -164,7 +209,9 @@ fn zeros_stay_under_an_adapter_and_in_what_it_is_merged_into() {
     assert_eq!(moved, 14);
     let perplexity = |args: &[&str]| {
         let all = [&["score", "--data", &texts, "--json", "--dtype", "f32"][..], args].concat();
-        finetune(&home, &all).works().json_lines().pop().unwrap()["perplexity"].as_f64().unwrap()
+        finetune(&home, &all).works().json_lines().pop().unwrap()["perplexity"]
+            .as_f64()
+            .unwrap()
     };
     let (with, alone, before) = (
         perplexity(&["--model", &model, "--adapter", &run]),
@@ -183,7 +230,11 @@ fn an_adapter_that_was_trained_without_the_mask_can_be_merged_under_it() {
     let run = trained(&home, "[{kind=\"lora\",r=3,lora_alpha=6}]");
     for (name, more, stay) in [("free", &[][..], false), ("masked", &["--keep-zeros"], true)] {
         let out = home.at(name);
-        let args = [&["merge", "--model", &model, "--adapter", &run, "--output", &out][..], more].concat();
+        let args = [
+            &["merge", "--model", &model, "--adapter", &run, "--output", &out][..],
+            more,
+        ]
+        .concat();
         finetune(&home, &args).works();
         for ((path, before), (_, after)) in tensors(&model).iter().zip(&tensors(&out)) {
             if is_pruned(path) {
@@ -213,28 +264,79 @@ fn what_cannot_be_pruned_or_kept_is_refused() {
     let home = Home::new();
     let (model, texts, out) = (tiny().display().to_string(), home.texts(), home.at("out"));
     let cases: [(&[&str], &[&str]); 7] = [
-        (&["--method", "wanda", "--sparsity", "0.5"], &["`--calibration` is missing", "hint:"]),
-        (&["--method", "magnitude", "--sparsity", "1.5"], &["`sparsity`: 1.5 is no share", "hint:"]),
+        (
+            &["--method", "wanda", "--sparsity", "0.5"],
+            &["`--calibration` is missing", "hint:"],
+        ),
+        (
+            &["--method", "magnitude", "--sparsity", "1.5"],
+            &["`sparsity`: 1.5 is no share", "hint:"],
+        ),
         (&["--method", "magnitude"], &["`sparsity`: is missing"]),
-        (&["--method", "magnitude", "--sparsity", "0.5", "--calibration", &texts], &["looks at no text"]),
-        (&["--method", "magnitude", "--pattern", "2:5"], &["model.layers.0.self_attn.q_proj", "5 divides, found 32"]),
-        (&["--method", "magnitude", "--sparsity", "0.5", "--damping", "1"], &["`damping`", "SparseGPT's"]),
-        (&["--method", "magnitude", "--sparsity", "0.5", "--target-modules", "q_prj"], &["did you mean `q_proj`"]),
+        (
+            &["--method", "magnitude", "--sparsity", "0.5", "--calibration", &texts],
+            &["looks at no text"],
+        ),
+        (
+            &["--method", "magnitude", "--pattern", "2:5"],
+            &["model.layers.0.self_attn.q_proj", "5 divides, found 32"],
+        ),
+        (
+            &["--method", "magnitude", "--sparsity", "0.5", "--damping", "1"],
+            &["`damping`", "SparseGPT's"],
+        ),
+        (
+            &[
+                "--method",
+                "magnitude",
+                "--sparsity",
+                "0.5",
+                "--target-modules",
+                "q_prj",
+            ],
+            &["did you mean `q_proj`"],
+        ),
     ];
     for (options, wanted) in cases {
         let args = [&["prune", "--model", &model, "--output", &out][..], options].concat();
         finetune(&home, &args).fails_with(1, wanted);
         assert!(!Path::new(&out).exists());
     }
-    let args = ["prune", "--model", &model, "--output", &out, "--method", "wandaa", "--sparsity", "0.5"];
+    let args = [
+        "prune",
+        "--model",
+        &model,
+        "--output",
+        &out,
+        "--method",
+        "wandaa",
+        "--sparsity",
+        "0.5",
+    ];
     finetune(&home, &args).fails_with(2, &["wandaa", "magnitude"]);
     let there = home.model();
-    let args = ["prune", "--model", &model, "--output", &there, "--method", "magnitude", "--sparsity", "0.5"];
+    let args = [
+        "prune",
+        "--model",
+        &model,
+        "--output",
+        &there,
+        "--method",
+        "magnitude",
+        "--sparsity",
+        "0.5",
+    ];
     finetune(&home, &args).fails_with(1, &["found one there", "hint:"]);
     let recipe = home.recipe("");
     for (surgeries, wanted) in [
-        ("[{kind=\"lora\"},{kind=\"keep_zeros\"}]", &["`surgery.1`", "wanted a pruned model", "hint:"][..]),
-        ("[{kind=\"keep_zeros\"},{kind=\"lora\"}]", &["surgery.0", "make `keep_zeros` the last"]),
+        (
+            "[{kind=\"lora\"},{kind=\"keep_zeros\"}]",
+            &["`surgery.1`", "wanted a pruned model", "hint:"][..],
+        ),
+        (
+            "[{kind=\"keep_zeros\"},{kind=\"lora\"}]",
+            &["surgery.0", "make `keep_zeros` the last"],
+        ),
     ] {
         let set = format!("surgery={surgeries}");
         finetune(&home, &["train", &recipe, "--set", &set]).fails_with(1, wanted);

@@ -170,7 +170,9 @@ impl Adapter {
         };
         let place = || format!("adapter `{}`", self.path.display());
         let (model, zeros) = match self.keeps_zeros {
-            true => Zeros::of(model).map(|(model, zeros)| (model, Some(zeros))).with_context(place)?,
+            true => Zeros::of(model)
+                .map(|(model, zeros)| (model, Some(zeros)))
+                .with_context(place)?,
             false => (model, None),
         };
         let placement = self.placement()?;

@@ -82,7 +82,12 @@ impl Args {
         let plan = self.config().plan()?;
         let source = Source::open(&self.model)?;
         let tokenizer = source.tokenizer()?;
-        let samples = Samples::read(&self.samples, plan.needs_calibration(), &tokenizer, source.dir().config())?;
+        let samples = Samples::read(
+            &self.samples,
+            plan.needs_calibration(),
+            &tokenizer,
+            source.dir().config(),
+        )?;
         let machine = self.machine.start()?;
         let model = source.decoder(machine)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());

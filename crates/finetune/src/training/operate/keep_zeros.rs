@@ -14,9 +14,9 @@ pub(super) fn operate(patient: Patient, zeros: Option<Zeros>) -> Result<Patient>
             keeps_zeros: true,
         },
         Some(Kept::Whole) => Kept::Whole,
-        Some(Kept::Decomposed { .. }) => bail!(
-            "DoRA's magnitudes scale whole directions, which a mask would change\nhint: use `kind = \"lora\"`"
-        ),
+        Some(Kept::Decomposed { .. }) => {
+            bail!("DoRA's magnitudes scale whole directions, which a mask would change\nhint: use `kind = \"lora\"`")
+        }
         Some(Kept::Bottleneck(_)) => bail!(
             "bottleneck adapters leave the base as it is, so its zeros stay without it\nhint: remove `kind = \"keep_zeros\"`"
         ),

@@ -71,7 +71,10 @@ struct Patient {
 /// Applies the recipe's surgeries; `model` has its final head.
 pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
     // What is zero is seen before anything lies over it.
-    let keeps_zeros = recipe.surgery.iter().position(|surgery| matches!(surgery, Surgery::KeepZeros(_)));
+    let keeps_zeros = recipe
+        .surgery
+        .iter()
+        .position(|surgery| matches!(surgery, Surgery::KeepZeros(_)));
     let (model, mut zeros) = match keeps_zeros {
         Some(idx) => {
             let (model, zeros) = Zeros::of(model).with_context(|| format!("`surgery.{idx}`"))?;

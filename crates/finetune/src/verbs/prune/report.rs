@@ -42,7 +42,10 @@ impl Report<'_> {
         if as_json {
             return output::json(&self.as_json());
         }
-        output::line(format!("{:<12} {:>8} {:>14} {:>9}", "module", "matrices", "zeros", "sparsity"))?;
+        output::line(format!(
+            "{:<12} {:>8} {:>14} {:>9}",
+            "module", "matrices", "zeros", "sparsity"
+        ))?;
         let mut by_name: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
         for one in self.thinned {
             let sum = by_name.entry(one.at.name()).or_default();
@@ -118,7 +121,11 @@ fn compared(before: &Measured, after: &Measured) -> Vec<String> {
         line("", "before".into(), "after".into()),
         line("parameters", count(before.parameters), count(after.parameters)),
         line("of them not zero", count(before.nonzero), count(after.nonzero)),
-        line("bytes", output::bytes(before.bytes as f64), output::bytes(after.bytes as f64)),
+        line(
+            "bytes",
+            output::bytes(before.bytes as f64),
+            output::bytes(after.bytes as f64),
+        ),
         line(
             "tokens/s, reading",
             format!("{:.0}", before.read_per_second),

@@ -39,7 +39,12 @@ pub(super) struct Samples {
 
 impl Samples {
     /// Those of the arguments; none where nothing is to be calibrated.
-    pub(super) fn read(args: &SampleArgs, is_needed: bool, tokenizer: &Tokenizer, model: &ModelConfig) -> Result<Option<Self>> {
+    pub(super) fn read(
+        args: &SampleArgs,
+        is_needed: bool,
+        tokenizer: &Tokenizer,
+        model: &ModelConfig,
+    ) -> Result<Option<Self>> {
         let file = match (&args.calibration, is_needed) {
             (Some(file), true) => file,
             (None, false) => return Ok(None),
