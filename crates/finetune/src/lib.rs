@@ -11,6 +11,7 @@ pub mod machine;
 pub mod model;
 pub mod output;
 pub mod prompts;
+pub mod pruning;
 pub mod quantised;
 pub mod recipe;
 pub mod training;

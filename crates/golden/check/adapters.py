@@ -147,6 +147,15 @@ def pruned(report, finetune, base, chats):
     adapter = finetune.train("over-zeros", sparse, "kind = 'lora'\nr = 3\n\n[[surgery]]\nkind = 'keep_zeros'", chats)
     merged = finetune.work / "sparse-merged"
     finetune("merge", "--model", sparse, "--adapter", adapter, "--output", merged)
+    shallow, narrow = finetune.work / "shallow", finetune.work / "narrow"
+    finetune("prune", "--model", base, "--method", "block-influence", "--num-hidden-layers", 1, "--calibration", chats,
+             "--output", shallow, "--dtype", "f32")
+    finetune("prune", "--model", base, "--method", "taylor", "--num-key-value-heads", 1, "--intermediate-size", 40,
+             "--calibration", chats, "--output", narrow, "--dtype", "f32")
+    for name, folder in (("shallow", shallow), ("narrow", narrow)):
+        model, ours = load_model(report, name, folder), finetune.logits(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        report.close(f"{name}: it says in Transformers what it says here", ours, reference_logits(model, tokenizer, finetune.texts))
     for name, folder in (("sparse", sparse), ("sparse, tuned and merged", merged)):
         model, ours = load_model(report, name, folder), finetune.logits(folder)
         report.moved(f"{name}: pruning moved it", ours, before)

@@ -10,6 +10,11 @@ prune/model.safetensors   over families/llama-untied, in f64, each block on what
   wanda.MODULE, wanda_2:4.MODULE    u8, 1 where the weight stays: half of each row; 2:4
   sparse_gpt.MODULE                 f32, the weights that are left at 2:4, zero where they went
 
+prune/parts.safetensors   over the same model, nothing pruned
+  tokens, lengths                   as above
+  influence, angular                f64 [layers]: block influence; angular distance over one block
+  groups.KEY, channels.KEY          f64 [layers, units]: of activations; of Taylor's gates, multiplied into the units
+
 SparseGPT is computed without its Cholesky factor: before column j the rows' best correction of columns j.. for
 an error in column j is e / F_00 · F_0:, F the inverse of the damped Hessian's trailing part from j on. The
 factor's row j is that row over the root of F_00, so both are the same sweep.
@@ -175,6 +180,57 @@ def model_vectors(out):
     write_tensors(out / "model.safetensors", tensors)
 
 
+def parts_vectors(out):
+    folder = out.parent / "families" / "llama-untied"
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+    layers, config = model.model.layers, model.config
+    streams = [[] for _ in range(len(layers) + 1)]
+    acts, gates = {}, {}
+    counts = {"o_proj": config.num_key_value_heads, "down_proj": config.intermediate_size}
+
+    def enter(idx):
+        return lambda module, args: streams[idx].append(args[0][0].detach())
+
+    def gated(idx, name):
+        def hook(module, args):
+            x = args[0]
+            units = x.reshape(*x.shape[:-1], counts[name], -1)
+            acts.setdefault((name, idx), []).append(units[0].detach().norm(dim=-1).mean(0) ** 2)
+            gate = torch.ones(counts[name], dtype=x.dtype, requires_grad=True)
+            gates.setdefault((name, idx), []).append(gate)
+            return ((units * gate[:, None]).reshape(x.shape),)
+
+        return hook
+
+    for idx, layer in enumerate(layers):
+        layer.register_forward_pre_hook(enter(idx))
+        layer.self_attn.o_proj.register_forward_pre_hook(gated(idx, "o_proj"))
+        layer.mlp.down_proj.register_forward_pre_hook(gated(idx, "down_proj"))
+    model.model.norm.register_forward_pre_hook(enter(len(layers)))
+    tokens = documents(91, LENGTHS)
+    for one in tokens:
+        logits = model(one[None], use_cache=False).logits[0]
+        torch.nn.functional.cross_entropy(logits[:-1], one[1:], reduction="sum").backward()
+    cosine = torch.nn.functional.cosine_similarity
+    pairs = list(zip(streams[:-1], streams[1:]))
+    influence = [1 - torch.cat([cosine(a, b, dim=-1) for a, b in zip(*pair)]).mean() for pair in pairs]
+    angle = [torch.stack([cosine(a[-1], b[-1], dim=-1).arccos() for a, b in zip(*pair)]).mean() / np.pi for pair in pairs]
+    of = lambda name, made: torch.stack([made(name, idx) for idx in range(len(layers))])
+    by_act = lambda name, idx: torch.stack(acts[name, idx]).sum(0).sqrt()
+    by_gate = lambda name, idx: torch.stack([gate.grad**2 for gate in gates[name, idx]]).sum(0).sqrt()
+    tensors = {
+        "tokens": torch.cat(tokens),
+        "lengths": torch.tensor(LENGTHS),
+        "influence": torch.stack(influence),
+        "angular": torch.stack(angle),
+        "groups.activation": of("o_proj", by_act),
+        "groups.taylor": of("o_proj", by_gate),
+        "channels.activation": of("down_proj", by_act),
+        "channels.taylor": of("down_proj", by_gate),
+    }
+    write_tensors(out / "parts.safetensors", tensors)
+
+
 def main():
     out = fresh(output_folder() / "prune")
     generator = torch.Generator().manual_seed(90)
@@ -212,6 +268,7 @@ def main():
     as_torch = lambda a: torch.from_numpy(a.astype(np.uint8) if a.dtype == bool else np.ascontiguousarray(a))
     write_tensors(out / "layer.safetensors", {name: as_torch(value) for name, value in tensors.items()})
     model_vectors(out)
+    parts_vectors(out)
     for name, value in paper_numbers().items():
         print(name, value)
 

@@ -17,6 +17,17 @@ pub enum Method {
     SparseGpt,
 }
 
+impl Method {
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Magnitude => "magnitude",
+            Self::Wanda => "wanda",
+            Self::SparseGpt => "sparsegpt",
+        }
+    }
+}
+
 /// Within what magnitudes are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use checkpoint::Safetensors;
+use checkpoint::{Safetensors, TensorInfo};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use super::command::{Home, finetune, losses, tiny};
+use super::command::{Home, finetune, losses, root, tiny};
 
 fn tensors(folder: &str) -> Vec<(String, Tensor)> {
     let file = Safetensors::open(&Path::new(folder).join("model.safetensors")).unwrap();
@@ -145,10 +145,15 @@ fn the_seed_names_the_samples() {
 
 /// Trains the pruned model in `home` by `surgeries`.
 fn trained(home: &Home, surgeries: &str) -> String {
+    trained_by(home, surgeries, "{kind=\"sft\"}")
+}
+
+fn trained_by(home: &Home, surgeries: &str, objective: &str) -> String {
     let recipe = home.recipe("");
     let (model, run) = (home.at("pruned"), home.at("run"));
     let settings = [
         format!("surgery={surgeries}"),
+        format!("objective={objective}"),
         format!("model.name_or_path={model}"),
         format!("train.output_dir={run}"),
     ];
@@ -266,7 +271,7 @@ fn what_cannot_be_pruned_or_kept_is_refused() {
     let cases: [(&[&str], &[&str]); 7] = [
         (
             &["--method", "wanda", "--sparsity", "0.5"],
-            &["`--calibration` is missing", "hint:"],
+            &["`calibration` is missing", "hint:"],
         ),
         (
             &["--method", "magnitude", "--sparsity", "1.5"],
@@ -340,5 +345,210 @@ fn what_cannot_be_pruned_or_kept_is_refused() {
     ] {
         let set = format!("surgery={surgeries}");
         finetune(&home, &["train", &recipe, "--set", &set]).fails_with(1, wanted);
+    }
+}
+
+/// The tiny model with some of its tensors changed, as a folder.
+fn changed(home: &Home, change: impl Fn(&str, Tensor) -> Tensor) -> String {
+    let model = home.model();
+    let infos: Vec<(String, Tensor)> = tensors(&model)
+        .into_iter()
+        .map(|(name, value)| {
+            let value = change(&name, value).contiguous();
+            (name, value)
+        })
+        .collect();
+    let listed: Vec<TensorInfo> = infos
+        .iter()
+        .map(|(name, value)| TensorInfo {
+            name: name.clone(),
+            shape: value.size(),
+            kind: value.kind(),
+        })
+        .collect();
+    checkpoint::write_safetensors(&Path::new(&model).join("model.safetensors"), &listed, |info| {
+        let found = infos.iter().find(|(name, _)| *name == info.name);
+        Ok(found.map(|(_, value)| value.shallow_clone()).unwrap())
+    })
+    .unwrap();
+    model
+}
+
+fn logits(home: &Home, model: &str) -> Vec<(String, Tensor)> {
+    let (texts, out) = (home.texts(), home.at("logits.safetensors"));
+    let args = ["score", "--model", model, "--data", &texts, "--logits", &out, "--dtype", "f32"];
+    finetune(home, &args).works();
+    let file = Safetensors::open(Path::new(&out)).unwrap();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    names.into_iter().map(|name| (name.clone(), file.tensor(&name).unwrap())).collect()
+}
+
+fn cut(home: &Home, model: &str, name: &str, options: &[&str]) -> Value {
+    let (texts, out) = (home.texts(), home.at(name));
+    let all = [
+        &["prune", "--model", model, "--output", &out, "--calibration", &texts, "--eval", &texts][..],
+        &["--dtype", "f32", "--json"],
+        options,
+    ];
+    finetune(home, &all.concat()).works().json_lines().remove(0)
+}
+
+#[test]
+fn a_block_that_does_nothing_goes_and_nothing_changes() {
+    for method in ["block-influence", "angular"] {
+        let home = Home::new();
+        let idle = |name: &str| name.starts_with("model.layers.0") && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"));
+        let model = changed(&home, |name, value| if idle(name) { value.zeros_like() } else { value });
+        let report = cut(&home, &model, "smaller", &["--method", method, "--num-hidden-layers", "1"]);
+        assert_eq!(report["parts"]["gone_layers"], serde_json::json!([0]), "{method}");
+        let smaller = home.at("smaller");
+        for ((_, before), (_, after)) in logits(&home, &model).iter().zip(&logits(&home, &smaller)) {
+            assert!(before.equal(after), "{method}");
+        }
+        let config: Value = serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["num_hidden_layers"], 1);
+        let bytes = |when: &str| report[when]["bytes"].as_u64().unwrap();
+        // A block of 3 × 32 × 56 + 2 × 32 × 32 + 2 × 16 × 32 + 2 × 32 numbers of four bytes.
+        assert_eq!(bytes("before") - bytes("after"), 4 * (3 * 32 * 56 + 2 * 32 * 32 + 2 * 16 * 32 + 2 * 32));
+        assert_eq!(report["before"]["perplexity"], report["after"]["perplexity"]);
+    }
+}
+
+#[test]
+fn heads_and_channels_that_do_nothing_go_and_nothing_changes() {
+    for method in ["taylor", "activation"] {
+        let home = Home::new();
+        // The second group of the first block and the first of the second, and two channels that differ from block to block:
+        // what they hand on is zero for activation, and what is read of it is zero for Taylor.
+        let model = changed(&home, |name, value| {
+            let (first, groups) = (name.starts_with("model.layers.0"), [16, 0]);
+            let group = groups[usize::from(!first)];
+            let channels: [i64; 2] = if first { [3, 55] } else { [0, 17] };
+            let by_use = method == "taylor";
+            let zeroed = |value: Tensor, dim: i64, start: i64, length: i64| {
+                // What is read lies over the file.
+                let value = value.copy();
+                let _ = value.narrow(dim, start, length).fill_(0.0);
+                value
+            };
+            match name.rsplit('.').nth(1) {
+                Some("o_proj") if by_use => zeroed(value, 1, group, 16),
+                Some("v_proj") if !by_use => zeroed(value, 0, group / 2, 8),
+                Some("down_proj") if by_use => channels.iter().fold(value, |value, &at| zeroed(value, 1, at, 1)),
+                Some("up_proj") if !by_use => channels.iter().fold(value, |value, &at| zeroed(value, 0, at, 1)),
+                _ => value,
+            }
+        });
+        let options = ["--method", method, "--num-key-value-heads", "1", "--intermediate-size", "54"];
+        let report = cut(&home, &model, "smaller", &options);
+        let smaller = home.at("smaller");
+        for ((_, before), (_, after)) in logits(&home, &model).iter().zip(&logits(&home, &smaller)) {
+            // Sums of other lengths round otherwise.
+            golden_close(method, after, before);
+        }
+        let config: Value = serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
+        let sizes = ["num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"].map(|key| config[key].clone());
+        assert_eq!(sizes, [2, 1, 8, 54].map(Value::from));
+        assert_eq!(report["parts"]["shape_after"]["num_attention_heads"], 2);
+        assert!(report["after"]["bytes"].as_u64() < report["before"]["bytes"].as_u64());
+    }
+}
+
+#[track_caller]
+fn golden_close(name: &str, ours: &Tensor, theirs: &Tensor) {
+    let apart = (ours - theirs).abs().max().double_value(&[]);
+    assert!(apart < 1e-4 * theirs.abs().max().double_value(&[]), "{name}: {apart}");
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let home = Home::new();
+    let (model, texts, out) = (tiny().display().to_string(), home.texts(), home.at("out"));
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&["--method", "angular"], &["takes out blocks", "--num-hidden-layers"]),
+        (&["--method", "angular", "--num-hidden-layers", "2"], &["from 1 to 1", "found 2"]),
+        (&["--method", "taylor", "--num-hidden-layers", "1"], &["heads and channels", "hint:"]),
+        (&["--method", "taylor"], &["--intermediate-size", "hint:"]),
+        (&["--method", "activation", "--intermediate-size", "56"], &["from 1 to 55"]),
+        (&["--method", "block-influence", "--num-hidden-layers", "1", "--intermediate-size", "8"], &["a width beside"]),
+        (&["--method", "taylor", "--intermediate-size", "8", "--sparsity", "0.5"], &["`--sparsity`"]),
+        (&["--method", "wanda", "--sparsity", "0.5", "--intermediate-size", "8"], &["whole parts"]),
+    ];
+    for (options, wanted) in cases {
+        let args = [&["prune", "--model", &model, "--output", &out, "--calibration", &texts][..], options].concat();
+        finetune(&home, &args).fails_with(1, wanted);
+        assert!(!Path::new(&out).exists());
+    }
+    let args = ["prune", "--model", &model, "--output", &out, "--method", "taylor", "--intermediate-size", "8"];
+    finetune(&home, &args).fails_with(1, &["`calibration` is missing"]);
+}
+
+#[test]
+fn a_pruned_model_learns_from_the_one_that_it_was() {
+    let home = Home::new();
+    prune(&home, "pruned", &["--method", "magnitude", "--sparsity", "0.5"]);
+    let teacher = tiny().display().to_string();
+    let objective = format!("{{kind=\"distill\",teacher={teacher:?},temperature=2.0,alpha=0.25}}");
+    let run = trained_by(&home, "[{kind=\"full\",freeze_embeddings=true},{kind=\"keep_zeros\"}]", &objective);
+    for ((path, before), (_, after)) in tensors(&home.at("pruned")).iter().zip(&tensors(&run)) {
+        if is_pruned(path) {
+            assert!(before.eq(0.0).equal(&after.eq(0.0)) && !before.equal(after), "{path}");
+        }
+    }
+    let metrics = fs::read_to_string(Path::new(&run).join("metrics.jsonl")).unwrap();
+    let kl: Vec<f64> = metrics
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("kl")?.as_f64())
+        .collect();
+    assert!(kl.len() == 6 && kl.last() < kl.first() && kl.iter().all(|kl| *kl > 0.0), "{kl:?}");
+}
+
+#[test]
+fn pruning_and_recovery_are_one_recipe_and_resume_bit_for_bit() {
+    let home = Home::new();
+    let texts = home.texts();
+    let surgeries = format!(
+        "[{{kind=\"prune\",method=\"wanda\",pattern=\"2:4\",calibration={texts:?},max_length=32}},{{kind=\"full\"}},{{kind=\"keep_zeros\"}}]"
+    );
+    let teacher = tiny().display().to_string();
+    let objective = format!("{{kind=\"distill\",teacher={teacher:?}}}");
+    home.copy(&tiny(), "pruned");
+    let run = trained_by(&home, &surgeries, &objective);
+    let bytes = || fs::read(Path::new(&run).join("model.safetensors")).unwrap();
+    let whole = bytes();
+    for (path, value) in tensors(&run) {
+        if is_pruned(&path) {
+            assert_eq!(2 * zeros(&value), value.numel(), "{path}");
+        }
+    }
+    fs::remove_dir_all(Path::new(&run).join("checkpoint-6")).unwrap();
+    let recipe = Path::new(&run).join("recipe.toml").display().to_string();
+    finetune(&home, &["train", &recipe, "--resume"]).works();
+    assert!(whole == bytes(), "the resumed run came to another model");
+}
+
+#[test]
+fn a_teacher_or_a_surgery_that_does_not_fit_is_refused() {
+    let home = Home::new();
+    let recipe = home.recipe("");
+    let other = root().join("crates/golden/vectors/families/llama-tied").display().to_string();
+    let cases: [(String, &[&str]); 5] = [
+        ("objective={kind=\"distill\"}".into(), &["missing field `teacher`"]),
+        (format!("objective={{kind=\"distill\",teacher={other:?}}}"), &["objective.teacher", "tokenizer"]),
+        (
+            "objective={kind=\"distill\",teacher=\"x\",temperature=0.0}".into(),
+            &["objective.temperature", "above 0"],
+        ),
+        (
+            "surgery=[{kind=\"prune\",method=\"magnitude\",sparsity=0.5},{kind=\"lora\"}]".into(),
+            &["an adapter's file does not hold its base", "hint:"],
+        ),
+        (
+            "surgery=[{kind=\"prune\",method=\"wanda\",sparsity=0.5},{kind=\"full\"}]".into(),
+            &["`calibration` is missing", "hint:"],
+        ),
+    ];
+    for (setting, wanted) in cases {
+        finetune(&home, &["train", &recipe, "--set", &setting]).fails_with(1, wanted);
     }
 }

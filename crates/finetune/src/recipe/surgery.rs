@@ -8,7 +8,9 @@ use lora::LoraConfig;
 use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Document, low_rank};
+use super::places::Places;
+use super::prune::PruneSurgery;
+use super::{Document, low_rank, prune};
 
 /// One change to the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,11 +28,18 @@ pub enum Surgery {
     Full(FullConfig),
     /// A random half of the model's own parameters trains.
     Hft(HftConfig),
+    /// Weights of the model become zero.
+    Prune(PruneSurgery),
     /// What was pruned from the model stays zero under what trains.
     KeepZeros(KeepZerosConfig),
 }
 
 impl Surgery {
+    /// Whether it comes before what the model's zeros are.
+    pub fn makes_zeros(&self) -> bool {
+        matches!(self, Self::Prune(_) | Self::Quantize(_))
+    }
+
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
         matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
@@ -61,10 +70,10 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "keep_zeros"];
+const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "prune", "keep_zeros"];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
-pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
+pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Vec<Surgery>> {
     let count = document.count("surgery")?;
     if count == 0 {
         bail!(
@@ -95,6 +104,7 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                         .map_err(|error| document.error(&at, &error.to_string(), None))?;
                     Surgery::Hft(config)
                 }
+                "prune" => Surgery::Prune(prune::read(document, &at, seed, places)?),
                 "keep_zeros" => Surgery::KeepZeros(document.section(&at, Some("kind"))?.unwrap_or_default()),
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
@@ -118,6 +128,9 @@ fn check_order(document: &Document, surgeries: &[Surgery]) -> Result<()> {
                 "what trains must be there before it, and nothing comes over it\nhint: make `keep_zeros` the last `[[surgery]]`"
             }
             Surgery::KeepZeros(_) => continue,
+            Surgery::Prune(_) if surgeries.iter().any(Surgery::is_adapter) => {
+                "an adapter's file does not hold its base, so a base that is pruned here would be lost\nhint: prune it first, by `finetune prune`, and train the adapter over what that writes"
+            }
             _ if idx == 0 => continue,
             Surgery::Quantize(_) => {
                 "`quantize` is done while the model is read, and once\nhint: make it the first `[[surgery]]`"

@@ -1,66 +1,57 @@
-//! `finetune prune`: a model in, a sparser one out.
+//! `finetune prune`: a model in, a sparser or smaller one out.
 
 mod measure;
 mod report;
-mod samples;
+mod structure;
+mod weights;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use checkpoint::Existing;
+use clap::ValueEnum;
 use decoder::Decoder;
-use prune::{Calibration, Method, Pattern, PruneConfig, Scope, Thinned};
 
 use self::measure::Measured;
-use self::report::Report;
-use self::samples::{SampleArgs, Samples};
+use self::report::{Done, Report};
+use self::structure::StructureArgs;
+use self::weights::WeightArgs;
 use crate::machine::MachineArgs;
 use crate::model::Source;
 use crate::output;
+use crate::pruning::{self, CalibrationConfig, Samples};
 
 /// Arguments of `prune`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Of every matrix of the blocks a share of the weights becomes zero, or so many of every so many inputs (--pattern).\n\
-                  magnitude takes the smallest; wanda weighs them by their inputs; sparsegpt lets the others make up for what goes.\n\
-                  The last two look at text, which should be of the kind that the model will read. Embedding, output layer and\n\
-                  norms stay. The model that is written loads like any other; zeros take the room of numbers in it. What was done\n\
-                  is kept beside it as pruning.json.\n\n\
+    after_help = "Weights one by one: of every matrix of the blocks a share becomes zero (--sparsity), or so many of every so many\n\
+                  inputs (--pattern). magnitude takes the smallest; wanda weighs them by their inputs; sparsegpt lets the others\n\
+                  make up for what goes. The file is no smaller for it.\n\
+                  Whole parts: block-influence and angular take out blocks (--num-hidden-layers stay), taylor and activation\n\
+                  heads and channels (--num-key-value-heads, --intermediate-size stay). The model is smaller and faster.\n\
+                  All but magnitude look at text, which should be of the kind that the model will read. What is written loads\n\
+                  like any other model; what was done is kept beside it as pruning.json.\n\n\
                   Example:\n  finetune prune --model smollm2-135m-instruct --method sparsegpt --sparsity 0.5 \\\n    \
-                  --calibration texts.jsonl --eval held-out.jsonl --output sparse"
+                  --calibration texts.jsonl --eval held-out.jsonl --output sparse\n  \
+                  finetune prune --model smollm2-135m-instruct --method block-influence --num-hidden-layers 26 \\\n    \
+                  --calibration texts.jsonl --output shallow"
 )]
 pub struct Args {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     model: String,
-    /// By what weights are chosen
-    #[arg(long, value_name = "METHOD", value_parser = parse::<Method>)]
+    /// By what is chosen
+    #[arg(long, value_enum, value_name = "METHOD")]
     method: Method,
-    /// The share of the weights that becomes zero
-    #[arg(long, value_name = "F", conflicts_with = "pattern")]
-    sparsity: Option<f64>,
-    /// So many zeros in every so many consecutive inputs: `2:4`
-    #[arg(long, value_name = "N:M")]
-    pattern: Option<Pattern>,
-    /// magnitude: within what sizes are compared [default: matrix]
-    #[arg(long, value_name = "SCOPE", value_parser = parse::<Scope>)]
-    per: Option<Scope>,
-    /// sparsegpt: what is added to the inputs' products, as a share of their mean [default: 0.01]
-    #[arg(long, value_name = "F")]
-    damping: Option<f64>,
-    /// sparsegpt: columns whose mask is chosen at once [default: 128]
-    #[arg(long, value_name = "N")]
-    block_size: Option<usize>,
-    /// Names of the modules that are pruned [default: all projections of the blocks]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    target_modules: Vec<String>,
-    /// Names of modules that are not
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    exclude_modules: Vec<String>,
     #[command(flatten)]
-    samples: SampleArgs,
+    weights: WeightArgs,
+    #[command(flatten)]
+    structure: StructureArgs,
+    #[command(flatten)]
+    calibration: CalibrationConfig,
     /// Text whose perplexity is measured before and after
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
@@ -74,32 +65,59 @@ pub struct Args {
     machine: MachineArgs,
 }
 
+/// By what weights or parts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// Weights by their size
+    Magnitude,
+    /// Weights by their size times their input's strength
+    Wanda,
+    /// Weights by what they cost when the others make up for them
+    #[value(name = "sparsegpt")]
+    SparseGpt,
+    /// Blocks by how little they turn the stream
+    BlockInfluence,
+    /// A run of blocks by the angle over it
+    Angular,
+    /// Heads and channels by what the loss would lose
+    Taylor,
+    /// Heads and channels by how strongly they act
+    Activation,
+}
+
+impl Method {
+    /// The rule for weights one by one, if it is one.
+    fn of_weights(self) -> Option<prune::Method> {
+        match self {
+            Self::Magnitude => Some(prune::Method::Magnitude),
+            Self::Wanda => Some(prune::Method::Wanda),
+            Self::SparseGpt => Some(prune::Method::SparseGpt),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
 impl Args {
-    /// Prunes block by block.
+    /// Prunes.
     pub fn run(self) -> Result<ExitCode> {
         let begun = Instant::now();
         refuse_existing(&self.output)?;
-        let plan = self.config().plan()?;
         let source = Source::open(&self.model)?;
-        let tokenizer = source.tokenizer()?;
-        let samples = Samples::read(
-            &self.samples,
-            plan.needs_calibration(),
-            &tokenizer,
-            source.dir().config(),
-        )?;
-        let machine = self.machine.start()?;
-        let model = source.decoder(machine)?;
-        let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
-        let before = measure(&model)?;
-        let (model, thinned) = thinned(model, &plan, samples.as_ref())?;
-        let after = measure(&model)?;
-        model.save(&self.output, &source.options(Existing::Refuse))?;
+        let (done, samples, before, after) = match self.method.of_weights() {
+            Some(method) => self.thin(method, &source)?,
+            None => self.cut(&source)?,
+        };
         let report = Report {
             model: &self.model,
-            config: &self.config(),
+            done: &done,
             samples: samples.as_ref(),
-            thinned: &thinned,
             before: &before,
             after: &after,
             seconds: begun.elapsed().as_secs_f64(),
@@ -110,29 +128,55 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn config(&self) -> PruneConfig {
-        PruneConfig {
-            method: self.method,
-            sparsity: self.sparsity,
-            pattern: self.pattern,
-            per: self.per,
-            damping: self.damping,
-            block_size: self.block_size,
-            target_modules: self.target_modules.clone(),
-            exclude_modules: self.exclude_modules.clone(),
+    fn thin(&self, method: prune::Method, source: &Source) -> Result<Outcome> {
+        if self.structure.is_given() {
+            bail!(
+                "`--method {}` makes weights zero, found a size of whole parts beside it\n\
+                 hint: give `--sparsity` or `--pattern`",
+                self.method
+            );
         }
+        let config = self.weights.config(method);
+        let plan = config.plan()?;
+        let tokenizer = source.tokenizer()?;
+        let samples = Samples::read(&self.calibration, plan.needs_calibration(), &tokenizer, source.dir().config())?;
+        let model = source.decoder(self.machine.start()?)?;
+        let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
+        let before = measure(&model)?;
+        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
+        let after = measure(&model)?;
+        model.save(&self.output, &source.options(Existing::Refuse))?;
+        Ok((Done::Weights { config, thinned }, samples, before, after))
+    }
+
+    fn cut(&self, source: &Source) -> Result<Outcome> {
+        if let Some(option) = self.weights.given() {
+            bail!(
+                "`--method {}` takes out whole parts, found `--{option}` beside it\nhint: remove it",
+                self.method
+            );
+        }
+        let structure = self.structure.structure(self.method, source.dir().config())?;
+        let tokenizer = source.tokenizer()?;
+        let Some(samples) = Samples::read(&self.calibration, true, &tokenizer, source.dir().config())? else {
+            bail!("`calibration` is missing");
+        };
+        let machine = self.machine.start()?;
+        let model = source.decoder(machine)?;
+        let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
+        let before = measure(&model)?;
+        let (model, taken) = structure.choose(model, &samples)?;
+        taken.write(&model, source, &self.output)?;
+        drop(model);
+        // What is measured is what lies on the disk.
+        let written = Source::open(&self.output.display().to_string())?;
+        let after = measure(&written.decoder(machine)?)?;
+        Ok((Done::Parts(taken), Some(samples), before, after))
     }
 }
 
-fn thinned(model: Decoder, plan: &prune::Plan, samples: Option<&Samples>) -> Result<(Decoder, Vec<Thinned>)> {
-    let calibration = samples.map(|samples| Calibration::new(&model, samples.rows(model.device())));
-    let bar = output::bar(model.blocks().len(), "blocks");
-    let mut operate =
-        |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
-    let made = prune::prune(model, plan, calibration, &mut operate, &mut |_| bar.inc(1))?;
-    bar.finish_and_clear();
-    Ok(made)
-}
+/// What was done, on what text, and the model before and after.
+type Outcome = (Done, Option<Samples>, Measured, Measured);
 
 /// Minutes of work would end in this.
 fn refuse_existing(folder: &Path) -> Result<()> {
@@ -143,9 +187,4 @@ fn refuse_existing(folder: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A word of a recipe as an argument.
-fn parse<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, String> {
-    serde_json::from_value(word.into()).map_err(|error: serde_json::Error| error.to_string())
 }

@@ -6,6 +6,7 @@ mod full;
 pub mod hft;
 mod keep_zeros;
 mod lora;
+mod prune;
 mod quantize;
 
 use ::dora::DoraConfig;
@@ -70,24 +71,23 @@ struct Patient {
 
 /// Applies the recipe's surgeries; `model` has its final head.
 pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
-    // What is zero is seen before anything lies over it.
     let keeps_zeros = recipe
         .surgery
         .iter()
         .position(|surgery| matches!(surgery, Surgery::KeepZeros(_)));
-    let (model, mut zeros) = match keeps_zeros {
-        Some(idx) => {
-            let (model, zeros) = Zeros::of(model).with_context(|| format!("`surgery.{idx}`"))?;
-            (model, Some(zeros))
-        }
-        None => (model, None),
-    };
+    let mut zeros = None;
     let mut patient = Patient {
         model,
         kept: None,
         what: Vec::new(),
     };
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
+        // What is zero is seen before anything lies over it.
+        if let (Some(keeps), None, false) = (keeps_zeros, &zeros, surgery.makes_zeros()) {
+            let (model, found) = Zeros::of(patient.model).with_context(|| format!("`surgery.{keeps}`"))?;
+            patient.model = model;
+            zeros = Some(found);
+        }
         patient = match surgery {
             Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
             Surgery::Lora(config) => lora::operate(patient, config),
@@ -95,6 +95,7 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
+            Surgery::Prune(config) => prune::operate(patient, config, recipe),
             Surgery::KeepZeros(_) => keep_zeros::operate(patient, zeros.take()),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;

@@ -9,25 +9,37 @@ use prune::{PruneConfig, Thinned};
 use serde_json::{Value, json};
 
 use super::measure::Measured;
-use super::samples::Samples;
+use super::structure::Taken;
 use crate::output;
+use crate::pruning::Samples;
 
 /// Everything that is told.
 pub(super) struct Report<'a> {
     /// The model's name.
     pub(super) model: &'a str,
-    /// What was asked.
-    pub(super) config: &'a PruneConfig,
+    /// What was done to it.
+    pub(super) done: &'a Done,
     /// What was looked at.
     pub(super) samples: Option<&'a Samples>,
-    /// Each matrix.
-    pub(super) thinned: &'a [Thinned],
     /// The model as it was.
     pub(super) before: &'a Measured,
     /// The model as it is written.
     pub(super) after: &'a Measured,
     /// In all.
     pub(super) seconds: f64,
+}
+
+/// What was done to a model.
+pub(super) enum Done {
+    /// Weights became zero.
+    Weights {
+        /// What was asked.
+        config: PruneConfig,
+        /// Each matrix.
+        thinned: Vec<Thinned>,
+    },
+    /// Whole parts went.
+    Parts(Taken),
 }
 
 impl Report<'_> {
@@ -42,64 +54,72 @@ impl Report<'_> {
         if as_json {
             return output::json(&self.as_json());
         }
-        output::line(format!(
-            "{:<12} {:>8} {:>14} {:>9}",
-            "module", "matrices", "zeros", "sparsity"
-        ))?;
-        let mut by_name: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
-        for one in self.thinned {
-            let sum = by_name.entry(one.at.name()).or_default();
-            *sum = (sum.0 + 1, sum.1 + one.num_zeros, sum.2 + size(one));
-        }
-        for (name, (count, zeros, all)) in by_name {
-            let share = 100.0 * zeros as f64 / all as f64;
-            output::line(format!("{name:<12} {count:>8} {zeros:>14} {share:>7.2} %"))?;
-        }
-        let (zeros, all) = self.zeros();
-        let share = 100.0 * zeros as f64 / all as f64;
-        let count = self.thinned.len();
-        output::line(format!("{:<12} {count:>8} {zeros:>14} {share:>7.2} %\n", "all"))?;
-        for line in compared(self.before, self.after) {
-            output::line(line)?;
-        }
-        Ok(())
-    }
-
-    fn zeros(&self) -> (usize, usize) {
-        let sum = |(zeros, all), one: &Thinned| (zeros + one.num_zeros, all + size(one));
-        self.thinned.iter().fold((0, 0), sum)
+        let lines = match self.done {
+            Done::Weights { thinned, .. } => by_module(thinned),
+            Done::Parts(taken) => taken.lines(),
+        };
+        let lines = lines.into_iter().chain([String::new()]);
+        lines.chain(compared(self.before, self.after)).try_for_each(output::line)
     }
 
     fn as_json(&self) -> Value {
-        let (zeros, all) = self.zeros();
-        let modules = self.thinned.iter().map(|one| {
-            json!({
-                "module": one.at.as_str(),
-                "shape": one.shape,
-                "zeros": one.num_zeros,
-                "sparsity": one.num_zeros as f64 / size(one) as f64,
-            })
-        });
-        json!({
+        let mut value = json!({
             "model": self.model,
-            "options": self.config,
             "calibration": self.samples.map(|samples| json!({
                 "file": samples.file(),
-                "samples": samples.len(),
-                "tokens": samples.num_tokens(),
+                "samples": samples.lengths().len(),
+                "tokens": samples.lengths().sum::<usize>(),
             })),
-            "zeros": zeros,
-            "sparsity": zeros as f64 / all as f64,
             "before": numbers(self.before),
             "after": numbers(self.after),
             "seconds": self.seconds,
-            "modules": modules.collect::<Vec<_>>(),
-        })
+        });
+        match self.done {
+            Done::Weights { config, thinned } => {
+                let (zeros, all) = sums(thinned);
+                value["options"] = json!(config);
+                value["zeros"] = json!(zeros);
+                value["sparsity"] = json!(zeros as f64 / all as f64);
+                let modules = thinned.iter().map(|one| {
+                    json!({
+                        "module": one.at.as_str(),
+                        "shape": one.shape,
+                        "zeros": one.num_zeros,
+                        "sparsity": one.num_zeros as f64 / size(one) as f64,
+                    })
+                });
+                value["modules"] = modules.collect();
+            }
+            Done::Parts(taken) => value["parts"] = taken.as_json(),
+        }
+        value
     }
+}
+
+/// Zeros and weights.
+fn sums(thinned: &[Thinned]) -> (usize, usize) {
+    let sum = |(zeros, all), one: &Thinned| (zeros + one.num_zeros, all + size(one));
+    thinned.iter().fold((0, 0), sum)
 }
 
 fn size(one: &Thinned) -> usize {
     (one.shape[0] * one.shape[1]) as usize
+}
+
+/// The zeros of all matrices of a name, a line each.
+fn by_module(thinned: &[Thinned]) -> Vec<String> {
+    let mut by_name: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+    for one in thinned {
+        let sum = by_name.entry(one.at.name()).or_default();
+        *sum = (sum.0 + 1, sum.1 + one.num_zeros, sum.2 + size(one));
+    }
+    let (zeros, all) = sums(thinned);
+    let total = ("all", (thinned.len(), zeros, all));
+    let head = format!("{:<12} {:>8} {:>14} {:>9}", "module", "matrices", "zeros", "sparsity");
+    let line = |(name, (count, zeros, all)): (&str, (usize, usize, usize))| {
+        format!("{name:<12} {count:>8} {zeros:>14} {:>7.2} %", 100.0 * zeros as f64 / all as f64)
+    };
+    std::iter::once(head).chain(by_name.into_iter().chain([total]).map(line)).collect()
 }
 
 fn numbers(measured: &Measured) -> Value {
@@ -121,11 +141,7 @@ fn compared(before: &Measured, after: &Measured) -> Vec<String> {
         line("", "before".into(), "after".into()),
         line("parameters", count(before.parameters), count(after.parameters)),
         line("of them not zero", count(before.nonzero), count(after.nonzero)),
-        line(
-            "bytes",
-            output::bytes(before.bytes as f64),
-            output::bytes(after.bytes as f64),
-        ),
+        line("bytes", output::bytes(before.bytes as f64), output::bytes(after.bytes as f64)),
         line(
             "tokens/s, reading",
             format!("{:.0}", before.read_per_second),

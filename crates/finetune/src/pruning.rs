@@ -1,30 +1,46 @@
-//! The text that a model is calibrated on: some windows of a file's rows, the same ones for the same seed.
+//! Pruning with what it looks at: the text of a calibration, the same samples of it for the same seed.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::ModelConfig;
 use data::{Dataset, ReadConfig, Tokenizer};
+use decoder::Decoder;
+use prune::{Calibration, Thinned};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tensor_core::{Documents, DropoutKey};
 
-use crate::prompts;
+use crate::{output, prompts};
 
-/// Arguments that choose them.
-#[derive(clap::Args, Debug)]
-pub(super) struct SampleArgs {
-    /// wanda, sparsegpt: rows with a `text`, or of any other shape that has one whole text
+/// Which text is looked at: flags of `prune`, keys of `kind = "prune"`.
+#[derive(clap::Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CalibrationConfig {
+    /// Text to look at: rows with a `text`, or of any other shape that has one whole text
     #[arg(long, value_name = "FILE")]
-    calibration: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<PathBuf>,
     /// How many samples of it are taken
     #[arg(long, value_name = "N", default_value_t = 128)]
-    nsamples: usize,
+    pub nsamples: usize,
     /// The most tokens of a sample
     #[arg(long, value_name = "N", default_value_t = 512)]
-    max_length: usize,
+    pub max_length: usize,
     /// Which samples are taken
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub seed: u64,
+}
+
+impl Default for CalibrationConfig {
+    fn default() -> Self {
+        Self {
+            calibration: None,
+            nsamples: 128,
+            max_length: 512,
+            seed: 0,
+        }
+    }
 }
 
 /// Tokens that go through a block together.
@@ -32,38 +48,38 @@ const ROW_TOKENS: usize = 2048;
 
 /// Samples, each a document.
 #[derive(Debug)]
-pub(super) struct Samples {
+pub struct Samples {
     file: PathBuf,
     documents: Vec<Vec<u32>>,
 }
 
 impl Samples {
-    /// Those of the arguments; none where nothing is to be calibrated.
-    pub(super) fn read(
-        args: &SampleArgs,
+    /// Those of `config`; none where nothing is looked at.
+    pub fn read(
+        config: &CalibrationConfig,
         is_needed: bool,
         tokenizer: &Tokenizer,
         model: &ModelConfig,
     ) -> Result<Option<Self>> {
-        let file = match (&args.calibration, is_needed) {
+        let file = match (&config.calibration, is_needed) {
             (Some(file), true) => file,
             (None, false) => return Ok(None),
-            (Some(_), false) => bail!("`--calibration`: this method looks at no text\nhint: remove it"),
+            (Some(_), false) => bail!("`calibration`: this method looks at no text\nhint: remove it"),
             (None, true) => bail!(
-                "`--calibration` is missing: this method looks at text\n\
+                "`calibration` is missing: this method looks at text\n\
                  hint: give a file of the kind of text that the model will read"
             ),
         };
-        if args.nsamples == 0 || args.max_length < 2 {
-            bail!("wanted at least one sample (`--nsamples`) of two tokens (`--max-length`)");
+        if config.nsamples == 0 || config.max_length < 2 {
+            bail!("wanted at least one sample (`nsamples`) of two tokens (`max_length`)");
         }
-        let length = args.max_length.min(model.max_position_embeddings as usize);
+        let length = config.max_length.min(model.max_position_embeddings as usize);
         let mut windows = windows(file, length, tokenizer)?;
         // In the order of hashes of their places: a shuffle that a seed names.
-        let key = |idx: usize| DropoutKey(args.seed).at(idx as u64).0;
+        let key = |idx: usize| DropoutKey(config.seed).at(idx as u64).0;
         let mut order: Vec<usize> = (0..windows.len()).collect();
         order.sort_by_key(|&idx| key(idx));
-        order.truncate(args.nsamples);
+        order.truncate(config.nsamples);
         let documents: Vec<Vec<u32>> = order.iter().map(|&idx| std::mem::take(&mut windows[idx])).collect();
         if documents.is_empty() {
             bail!("`{}`: wanted some text of two tokens, found none", file.display());
@@ -75,22 +91,17 @@ impl Samples {
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &Path {
+    pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.documents.len()
-    }
-
-    /// Their tokens.
-    pub(super) fn num_tokens(&self) -> usize {
-        self.documents.iter().map(Vec::len).sum()
+    /// How many tokens each has.
+    pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        self.documents.iter().map(Vec::len)
     }
 
     /// Packed, in their order: tokens (`[t]` i64) and documents.
-    pub(super) fn rows(&self, device: Device) -> Vec<(Tensor, Documents)> {
+    pub fn rows(&self, device: Device) -> Vec<(Tensor, Documents)> {
         let mut rows: Vec<(Vec<i64>, Vec<usize>)> = Vec::new();
         for document in &self.documents {
             let is_full = |(tokens, _): &(Vec<i64>, Vec<usize>)| tokens.len() + document.len() > ROW_TOKENS;
@@ -122,4 +133,15 @@ fn windows(file: &Path, length: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<
         windows.extend(parts.map(<[u32]>::to_vec));
     }
     Ok(windows)
+}
+
+/// The model with its zeros, and what became of each matrix.
+pub fn thin(model: Decoder, plan: &prune::Plan, samples: Option<&Samples>) -> Result<(Decoder, Vec<Thinned>)> {
+    let calibration = samples.map(|samples| Calibration::new(&model, samples.rows(model.device())));
+    let bar = output::bar(model.blocks().len(), "blocks");
+    let mut operate =
+        |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
+    let made = prune::prune(model, plan, calibration, &mut operate, &mut |_| bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(made)
 }
