@@ -116,7 +116,12 @@ fn walk_back(model: &dyn LanguageModel, tokens: &Tensor, documents: &Documents) 
     }
     let weight = policy.head().projection().weight().to_kind(hidden.kind());
     let sum = kernels::linear_cross_entropy(&hidden, &weight, &targets);
-    Ok(policy.backward(&Loss { sum, metrics: vec![] }, 1.0, 0.0)?)
+    let loss = Loss {
+        sum,
+        metrics: vec![],
+        ratios: vec![],
+    };
+    Ok(policy.backward(&loss, 1.0, 0.0)?)
 }
 
 /// Sums over documents so far, `[u]` f64 a module.

@@ -84,6 +84,7 @@ impl Objective for Distillation<'_> {
         Ok(Loss {
             sum,
             metrics: vec![("kl", kl.get())],
+            ratios: vec![],
         })
     }
 }
