@@ -72,7 +72,7 @@ impl Masked {
     fn trained(&self) -> Option<Param> {
         let mut params = Vec::new();
         self.inner.visit(&ModulePath::root(), &mut |at, param| {
-            params.push((at.clone(), param.share()))
+            params.push((at.clone(), param.share()));
         });
         let [(at, param)] = <[_; 1]>::try_from(params).ok()?;
         (at.as_str() == "weight" && param.is_trainable()).then_some(param)

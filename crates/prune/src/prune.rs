@@ -58,7 +58,7 @@ pub fn prune<M: LanguageModel>(
         Rule::GlobalMagnitude(share) => {
             let held = || paths.iter().zip(&weights).filter(|((at, _), _)| chosen.contains(at));
             Some(GlobalThreshold::find(share, |see| {
-                held().for_each(|(_, weight)| see(weight))
+                held().for_each(|(_, weight)| see(weight));
             })?)
         }
         _ => None,

@@ -40,6 +40,8 @@ pub(crate) enum Step {
     Train { name: &'static str, recipe: String },
     /// Any other verb.
     Run { arguments: Vec<String> },
+    /// Numbers that an earlier step wrote into a JSON file: `NAME.KEY.KEY`.
+    Numbers { name: &'static str, file: String },
     /// `finetune evaluate`, with the arguments that name the model. Measures: `NAME.TASK.METRIC`.
     Evaluate {
         name: String,
@@ -116,6 +118,14 @@ impl Step {
             name: name.to_owned(),
             model: arguments,
             suite,
+        }
+    }
+
+    /// The numbers of a JSON file.
+    pub(crate) fn numbers(name: &'static str, file: &str) -> Self {
+        Self::Numbers {
+            name,
+            file: file.to_owned(),
         }
     }
 
