@@ -4,11 +4,14 @@
 //! or [`IGNORED`]. The logits `[t, v]` never exist: a plain head goes through the fused kernels, any other one (packed,
 //! or with an adapter) is run over a chunk of positions at a time, and each chunk's gradients are taken at once.
 
+mod distill;
+
 use tch::{Kind, Tensor};
 use tensor_core::{
     Documents, Error, Linear, Loss, ModulePath, Objective, Param, Parameters, Pass, Policy, Result, autograd,
 };
 
+pub use distill::Distillation;
 /// The target of a position that is not trained.
 pub use kernels::cross_entropy::IGNORED;
 
@@ -118,9 +121,9 @@ pub fn token_log_probs(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &
     if let Some(weight) = plain_weight(head) {
         return kernels::token_log_probs(hidden, &weight.cast(hidden.kind()), targets);
     }
-    let wanted = targets.ge(0).nonzero().squeeze_dim(1);
+    let wanted = positions(targets);
     let (rows, targets_there) = (hidden.index_select(0, &wanted), targets.index_select(0, &wanted));
-    let each: Vec<Tensor> = chunks(wanted.size()[0])
+    let each: Vec<Tensor> = chunks(wanted.size()[0], CHUNK)
         .map(|(start, length)| {
             let part = |x: &Tensor| x.narrow(0, start, length);
             let there = pass.documents().at(&part(&wanted));
@@ -153,12 +156,26 @@ fn log_probs(rows: &Tensor, head: &Linear, targets: &Tensor, pass: &Pass) -> Ten
     each.squeeze_dim(1)
 }
 
+fn chunked_cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &Pass) -> Tensor {
+    let of = |rows: &Tensor, chunk: &Tensor, pass: &Pass| {
+        -log_probs(rows, head, &targets.index_select(0, chunk), pass).sum(Kind::Float)
+    };
+    chunked(hidden, head, &positions(targets), CHUNK, pass, &of)
+}
+
+/// The positions that have a target, `[n]` i64.
+fn positions(targets: &Tensor) -> Tensor {
+    targets.ge(0).nonzero().squeeze_dim(1)
+}
+
+/// A scalar of some rows of hidden states, their positions, and a pass over these.
+type OfChunk<'o> = dyn Fn(&Tensor, &Tensor, &Pass) -> Tensor + 'o;
+
+/// The sum of `of` over the positions `wanted`, `length` of them at a time.
+///
 /// Each chunk's gradients are taken as soon as its loss is known, at scale 1, and scaled in the backward pass: the sum
 /// is linear in its gradient.
-fn chunked_cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass: &Pass) -> Tensor {
-    let wanted = targets.ge(0).nonzero().squeeze_dim(1);
-    let targets = targets.index_select(0, &wanted);
-    let rows = tch::no_grad(|| hidden.index_select(0, &wanted));
+fn chunked(hidden: &Tensor, head: &Linear, wanted: &Tensor, length: i64, pass: &Pass, of: &OfChunk) -> Tensor {
     let mut trained: Vec<Tensor> = Vec::new();
     head.visit(&ModulePath::root(), &mut |_, param| {
         if param.is_trainable() {
@@ -169,20 +186,21 @@ fn chunked_cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass:
     let records = autograd::wants(&leaves);
     let mut sum = Tensor::zeros([], (Kind::Float, hidden.device()));
     let mut gradients: Vec<Option<Tensor>> = leaves.iter().map(|_| None).collect();
-    for (start, length) in chunks(wanted.size()[0]) {
-        let chunk = rows.narrow(0, start, length).detach().set_requires_grad(records);
-        let there = pass.documents().at(&wanted.narrow(0, start, length));
-        let loss = -log_probs(&chunk, head, &targets.narrow(0, start, length), &pass.over(&there)).sum(Kind::Float);
+    for (start, length) in chunks(wanted.size()[0], length) {
+        let chunk = wanted.narrow(0, start, length);
+        let rows = tch::no_grad(|| hidden.index_select(0, &chunk)).set_requires_grad(records);
+        let there = pass.documents().at(&chunk);
+        let loss = of(&rows, &chunk, &pass.over(&there));
         sum += loss.detach();
         if !records {
             continue;
         }
-        let inputs: Vec<&Tensor> = std::iter::once(&chunk).chain(&trained).collect();
+        let inputs: Vec<&Tensor> = std::iter::once(&rows).chain(&trained).collect();
         let mut found = Tensor::run_backward(&[&loss], &inputs, false, false);
         let to_rows = found.remove(0);
         tch::no_grad(|| {
             let whole = gradients[0].get_or_insert_with(|| hidden.zeros_like());
-            let _ = whole.index_add_(0, &wanted.narrow(0, start, length), &to_rows);
+            let _ = whole.index_add_(0, &chunk, &to_rows);
             for (total, found) in gradients[1..].iter_mut().zip(found) {
                 if found.defined() {
                     match total {
@@ -205,10 +223,10 @@ fn chunked_cross_entropy(hidden: &Tensor, head: &Linear, targets: &Tensor, pass:
     })
 }
 
-/// Starts and lengths of chunks over `total` positions.
-fn chunks(total: i64) -> impl Iterator<Item = (i64, i64)> {
-    let starts = (0..total).step_by(CHUNK as usize);
-    starts.map(move |start| (start, CHUNK.min(total - start)))
+/// Starts and lengths of chunks of at most `most` over `total` positions.
+fn chunks(total: i64, most: i64) -> impl Iterator<Item = (i64, i64)> {
+    let starts = (0..total).step_by(most as usize);
+    starts.map(move |start| (start, most.min(total - start)))
 }
 
 fn expect_shape(what: &str, tensor: &Tensor, wanted: &[i64]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 mod parts;
 
-use decoder::loss::{self, IGNORED, LabelledRow, SupervisedLoss, TokenRow};
+use decoder::loss::{self, Distillation, IGNORED, LabelledRow, SupervisedLoss, TokenRow};
 use decoder::{Decoder, HeadKind};
 use parts::{RankOne, load};
 use tch::{Kind, Tensor};
@@ -158,4 +158,67 @@ fn shapes_that_do_not_fit_are_refused() {
         )
         .unwrap_err();
     assert_eq!(error.to_string(), "`labels`: wanted shape [2], found [1]");
+}
+
+/// The loss, the divergence and the gradients of a distillation, through the whole policy.
+fn distilled(student: &Decoder, objective: &Distillation, row: &TokenRow) -> (f64, f64, Vec<Tensor>) {
+    let plan = Plan::uniform(Treatment::Recompute, student.num_blocks());
+    let policy = Policy::train(student, &plan, DropoutKey(0));
+    let loss = objective.loss(&policy, row).expect("shapes fit");
+    let sum = loss.sum.double_value(&[]);
+    let kl = loss.metrics[0].1;
+    policy.backward(&loss, 0.5, 1.0).expect("a backward pass");
+    let trained = named_params(student)
+        .into_iter()
+        .filter(|(_, param)| param.is_trainable());
+    (sum, kl, trained.map(|(_, param)| param.value().grad()).collect())
+}
+
+#[test]
+fn a_distillation_is_that_of_the_whole_logits() {
+    // More targets than one chunk holds.
+    let row = row(400);
+    let teacher = load("llama-biases");
+    for (temperature, alpha) in [(1.0, 0.0), (2.5, 0.3)] {
+        let make = || {
+            let model = with_wrapped_head(load("llama-untied"));
+            model.train_where(|at, _| at.layer_idx() == Some(1)).expect("a layer")
+        };
+        let student = make();
+        let (sum, kl, gradients) = distilled(&student, &Distillation::new(&teacher, temperature, alpha), &row);
+        let whole = make();
+        let pass = Pass::train(&row.documents, DropoutKey(0));
+        let mut stream = whole.embed(&row.tokens, &pass);
+        for idx in 0..whole.num_blocks() {
+            stream = whole.block(idx, &stream, &pass);
+        }
+        let ours = whole.head().forward(&whole.norm(&stream, &pass), &pass);
+        let theirs = teacher.logits(&row.tokens, &row.documents);
+        let [p, q] = [&theirs, &ours].map(|logits| (logits / temperature).log_softmax(-1, Kind::Float));
+        let counts = row.targets.ge(0).to_kind(Kind::Float).unsqueeze(1);
+        let divergence = (p.exp() * (&p - &q) * counts).sum(Kind::Float);
+        let right = ours.cross_entropy_loss::<Tensor>(&row.targets, None, tch::Reduction::Sum, IGNORED, 0.0);
+        let loss = &divergence * ((1.0 - alpha) * temperature * temperature) + right * alpha;
+        (&loss * 0.5).backward();
+        assert!((sum / loss.double_value(&[]) - 1.0).abs() < 1e-5, "{sum}");
+        assert!((kl / divergence.double_value(&[]) - 1.0).abs() < 1e-5 && kl > 1.0, "{kl}");
+        let wanted = named_params(&whole)
+            .into_iter()
+            .filter(|(_, param)| param.is_trainable());
+        for ((path, param), found) in wanted.zip(gradients) {
+            golden::assert_close(path.as_str(), &found, &param.value().grad(), 1e-3, 1e-3);
+        }
+    }
+}
+
+#[test]
+fn a_student_that_is_its_teacher_learns_nothing() {
+    let row = row(60);
+    let teacher = load("llama-tied");
+    let student = load("llama-tied").train_where(|_, _| true).expect("all");
+    let (sum, kl, gradients) = distilled(&student, &Distillation::new(&teacher, 2.0, 0.0), &row);
+    // The trained copies of the weights are multiplied by other kernels than the packed ones.
+    assert!(sum.abs() < 1e-5 && kl.abs() < 1e-5, "{sum} {kl}");
+    let largest = |gradient: &Tensor| gradient.abs().max().double_value(&[]);
+    assert!(gradients.iter().all(|gradient| largest(gradient) < 1e-3));
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelConfig, Output, SaveOptions, TensorInfo};
+use prune::Mask;
 use quant::Quantizing;
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
@@ -12,6 +13,7 @@ use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 use crate::model::{Adapter, LABELS, Source};
 use crate::output;
 use crate::quantised::{Lost, Quantisation};
+use crate::zeros;
 
 /// What is written, and how.
 pub struct Conversion<'a> {
@@ -27,6 +29,8 @@ pub struct Conversion<'a> {
     pub existing: Existing,
     /// How weights are packed and unpacked before an adapter is put into them, if they are.
     pub through: Option<&'a Quantisation>,
+    /// Whether what is zero in the model's pruned matrices stays zero, also under an adapter that does not say so itself.
+    pub keep_zeros: bool,
 }
 
 /// What was written.
@@ -85,7 +89,14 @@ impl Conversion<'_> {
             };
             let made = match &placement {
                 None => base,
-                Some(placement) => merged(placement, &info.name, &base.to_device(self.device))?,
+                Some(placement) => {
+                    let made = merged(placement, &info.name, &base.to_device(self.device))?;
+                    let keeps_zeros = self.keep_zeros || self.adapter.is_some_and(Adapter::keeps_zeros);
+                    match keeps_zeros.then(|| pruned(&info.name, &base)).flatten() {
+                        Some(mask) => mask.apply(&made),
+                        None => made,
+                    }
+                }
             };
             Ok(made.to_device(Device::Cpu).to_kind(info.kind).contiguous())
         };
@@ -163,6 +174,12 @@ fn merged(placement: &dora::Placement, name: &str, base: &Tensor) -> Result<Tens
     }
     let param = placement.param(&ModulePath::from(name), Param::frozen(base.shallow_clone(), Role::Norm))?;
     Ok(param.value().detach())
+}
+
+/// The mask of a pruned matrix of the blocks.
+fn pruned(name: &str, base: &Tensor) -> Option<Mask> {
+    let is_matrix = ModulePath::from(name).layer_idx().is_some() && base.dim() == 2;
+    is_matrix.then(|| zeros::mask_of(base)).flatten()
 }
 
 /// Puts the adapter's part over `base` and drops the result.

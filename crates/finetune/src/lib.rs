@@ -13,10 +13,12 @@ pub mod machine;
 pub mod model;
 pub mod output;
 pub mod prompts;
+pub mod pruning;
 pub mod quantised;
 pub mod recipe;
 pub mod training;
 pub mod verbs;
+pub mod zeros;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ mod data;
 mod document;
 mod low_rank;
 mod places;
+mod prune;
 mod surgery;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use train::TrainConfig;
 
 pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
-pub use surgery::{FullConfig, Surgery};
+pub use prune::PruneSurgery;
+pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
 
 use crate::experts::RouterOptions;
 use crate::machine::Dtype;
@@ -90,6 +92,8 @@ pub enum ObjectiveConfig {
     Sft(SftConfig),
     /// The cross-entropy of a document's class.
     Classify(ClassifyConfig),
+    /// What another model thinks of the next token.
+    Distill(DistillConfig),
 }
 
 /// Options of `sft`.
@@ -99,6 +103,26 @@ pub struct SftConfig {
     /// Of conversations, learn the assistant's turns only.
     pub assistant_only_loss: bool,
     /// Of prompts with a reply, learn the reply only.
+    pub completion_only_loss: bool,
+}
+
+/// Options of `distill`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// The model that is learnt from: of the same vocabulary, and kept as it is.
+    pub teacher: String,
+    /// What logits of both are divided by.
+    #[serde(default = "plain")]
+    pub temperature: f64,
+    /// The share of the text's own cross-entropy in the loss.
+    #[serde(default)]
+    pub alpha: f64,
+    /// Of conversations, learn the assistant's turns only.
+    #[serde(default = "yes")]
+    pub assistant_only_loss: bool,
+    /// Of prompts with a reply, learn the reply only.
+    #[serde(default = "yes")]
     pub completion_only_loss: bool,
 }
 
@@ -184,8 +208,9 @@ impl Recipe {
         train
             .validate()
             .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
-        let objective = match document.kind("objective", &["sft", "classify"])? {
+        let objective = match document.kind("objective", &["sft", "classify", "distill"])? {
             "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
+            "distill" => ObjectiveConfig::Distill(distillation(document)?),
             _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
         };
         let head = if document.section::<toml::Table>("head", None)?.is_some() {
@@ -199,9 +224,16 @@ impl Recipe {
         if let Some(Err((key, what))) = router.as_ref().map(RouterOptions::check) {
             return Err(document.error(&format!("router.{key}"), &what, None));
         }
-        let surgery = surgery::read(document, train.seed)?;
         let places = places::Places::of(document.path());
+        let surgery = surgery::read(document, train.seed, &places)?;
         model.name_or_path = places.model(&model.name_or_path);
+        let objective = match objective {
+            ObjectiveConfig::Distill(distill) => ObjectiveConfig::Distill(DistillConfig {
+                teacher: places.model(&distill.teacher),
+                ..distill
+            }),
+            other => other,
+        };
         model.chat_template = model.chat_template.map(|template| places.template(template));
         data.resolve(document, &places)?;
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
@@ -232,8 +264,8 @@ impl Recipe {
     /// Refuses sections that do not go together.
     fn check(&self, document: &Document) -> Result<()> {
         match (&self.objective, &self.head) {
-            (ObjectiveConfig::Sft(_), Some(HeadConfig::Classification(_))) => {
-                let what = "a classification head is not trained by `objective.kind = \"sft\"`\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
+            (ObjectiveConfig::Sft(_) | ObjectiveConfig::Distill(_), Some(HeadConfig::Classification(_))) => {
+                let what = "a classification head is not trained by next tokens\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
                 Err(document.error("head", what, None))
             }
             (ObjectiveConfig::Classify(_), _) if self.report.forgetting.is_some() => {
@@ -273,6 +305,28 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
+}
+
+fn distillation(document: &Document) -> Result<DistillConfig> {
+    let Some(distill) = document.section::<DistillConfig>("objective", Some("kind"))? else {
+        return Err(document.error("objective", "is missing", None));
+    };
+    let wrong = |key: &str, what: &str| Err(document.error(&format!("objective.{key}"), what, None));
+    if !(distill.temperature > 0.0 && distill.temperature.is_finite()) {
+        return wrong("temperature", "wanted a number above 0; 1 to 4 are usual");
+    }
+    if !(0.0..1.0).contains(&distill.alpha) {
+        return wrong("alpha", "wanted a share from 0 to below 1\nhint: `kind = \"sft\"` learns from the text alone");
+    }
+    Ok(distill)
+}
+
+fn plain() -> f64 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn auto() -> String {
@@ -340,7 +394,7 @@ output_dir = "out"
             ),
             ("", &["surgery.0.rr=3"], &["`surgery.0.rr`", "did you mean `r`?"]),
             ("", &["surgery.0.kind=lra"], &["did you mean `lora`?"]),
-            ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`"]),
+            ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`, `distill`"]),
             ("", &["train.learning_rate=-1"], &["`train.learning_rate`", "above 0"]),
             (
                 "",

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use decoder::HeadKind;
-use decoder::loss::{ClassificationLoss, LabelledRow, SupervisedLoss, TokenRow};
+use decoder::{Decoder, HeadKind};
+use decoder::loss::{ClassificationLoss, Distillation, LabelledRow, SupervisedLoss, TokenRow};
 use tensor_core::Objective;
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
@@ -29,7 +29,7 @@ use crate::machine::{Dtype, Machine};
 use crate::model::Source;
 use crate::output;
 use crate::quantised::num_params;
-use crate::recipe::{ObjectiveConfig, Recipe};
+use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe};
 
 /// How to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +86,13 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         operated: &operated,
         dir: &dir,
     };
-    match recipe.objective {
+    match &recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
+        ObjectiveConfig::Distill(distill) => {
+            let teacher = run.teacher(distill, machine)?;
+            run.fit::<TokenRow>(&Distillation::new(&teacher, distill.temperature, distill.alpha))
+        }
     }
 }
 
@@ -127,6 +131,34 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The model that is learnt from; its tokens must mean what the student's mean.
+    fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
+        let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
+        let theirs = source.tokenizer().context("`objective.teacher`")?;
+        let ours = self.tokenizer;
+        let token = |tokenizer: &data::Tokenizer, id: usize| tokenizer.token(id as u32);
+        let size = theirs.vocab_size().max(ours.vocab_size());
+        if let Some(id) = (0..size).find(|&id| token(&theirs, id) != token(ours, id)) {
+            let shown = |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
+            bail!(
+                "`objective.teacher`: wanted a model of the same tokens as `{}`, found token {id} {} where that has {}\n\
+                 hint: a model can learn so only from one of its own family",
+                self.source.name(),
+                shown(&theirs),
+                shown(ours),
+            );
+        }
+        let teacher = source.decoder(machine)?;
+        let (wanted, found) = (self.operated.model.vocab_size(), teacher.vocab_size());
+        if wanted != found || *teacher.head_kind() != HeadKind::LanguageModel {
+            bail!(
+                "`objective.teacher`: wanted a language model of {wanted} tokens, found one of {found} for {}",
+                teacher.head_kind().name()
+            );
+        }
+        Ok(teacher)
+    }
+
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {
         let (recipe, model) = (self.recipe, &self.operated.model);
         let batches = Steps::training(self.sets, recipe, model.device())?;

@@ -13,6 +13,7 @@ pub mod import;
 pub mod inspect;
 pub mod merge;
 pub mod moa;
+pub mod prune;
 pub mod quantize;
 pub mod reset;
 pub mod score;

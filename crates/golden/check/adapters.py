@@ -136,3 +136,34 @@ def whole_models(report, finetune, base, gguf, chats):
     rounded = reference_logits(model.float().eval(), AutoTokenizer.from_pretrained(half), finetune.texts)
     apart = distance(rounded, ours)
     report.check("exported as bf16: it says nearly the same", apart < 0.05, f"{apart:.1e} apart")
+
+
+def pruned(report, finetune, base, chats):
+    """Sparse and smaller models, and what is trained over zeros."""
+    before = finetune.logits(base)
+    sparse = finetune.work / "sparse"
+    finetune("prune", "--model", base, "--method", "sparsegpt", "--pattern", "2:4", "--calibration", chats,
+             "--output", sparse, "--dtype", "f32")
+    adapter = finetune.train("over-zeros", sparse, "kind = 'lora'\nr = 3\n\n[[surgery]]\nkind = 'keep_zeros'", chats)
+    merged = finetune.work / "sparse-merged"
+    finetune("merge", "--model", sparse, "--adapter", adapter, "--output", merged)
+    shallow, narrow = finetune.work / "shallow", finetune.work / "narrow"
+    finetune("prune", "--model", base, "--method", "block-influence", "--num-hidden-layers", 1, "--calibration", chats,
+             "--output", shallow, "--dtype", "f32")
+    finetune("prune", "--model", base, "--method", "taylor", "--num-key-value-heads", 1, "--intermediate-size", 40,
+             "--calibration", chats, "--output", narrow, "--dtype", "f32")
+    for name, folder in (("shallow", shallow), ("narrow", narrow)):
+        model, ours = load_model(report, name, folder), finetune.logits(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        report.close(f"{name}: it says in Transformers what it says here", ours, reference_logits(model, tokenizer, finetune.texts))
+    for name, folder in (("sparse", sparse), ("sparse, tuned and merged", merged)):
+        model, ours = load_model(report, name, folder), finetune.logits(folder)
+        report.moved(f"{name}: pruning moved it", ours, before)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        report.close(f"{name}: it says in Transformers what it says here", ours, reference_logits(model, tokenizer, finetune.texts))
+        shares = {
+            round((module.weight == 0).float().mean().item(), 6)
+            for path, module in model.named_modules()
+            if path.endswith("_proj")
+        }
+        report.equal(f"{name}: half of each matrix is zero", shares, {0.5})

@@ -38,6 +38,7 @@ def main():
     adapters.adapters(report, finetune, base, chats)
     adapters.classifier(report, finetune, base)
     adapters.whole_models(report, finetune, base, gguf, chats)
+    adapters.pruned(report, finetune, base, chats)
     runs.records(report, finetune, base, chats)
     runs.tokenizers(report, finetune, base, texts, chats)
     for model in arguments.template_of:

@@ -5,6 +5,16 @@ prune/layer.safetensors   weight [24, 48], x [200, 48] with correlated columns, 
   sparse_gpt.KEY.kept, .weight, .loss   the mask, the weights that are left in f64, and the sum of e²/2
   damped                            the Hessian 2 xᵀx with its dead column set and 0.01 of its mean diagonal added
 
+prune/model.safetensors   over families/llama-untied, in f64, each block on what the pruned blocks before it give
+  tokens [t] i64, lengths: the calibration documents
+  wanda.MODULE, wanda_2:4.MODULE    u8, 1 where the weight stays: half of each row; 2:4
+  sparse_gpt.MODULE                 f32, the weights that are left at 2:4, zero where they went
+
+prune/parts.safetensors   over the same model, nothing pruned
+  tokens, lengths                   as above
+  influence, angular                f64 [layers]: block influence; angular distance over one block
+  groups.KEY, channels.KEY          f64 [layers, units]: of activations; of Taylor's gates, multiplied into the units
+
 SparseGPT is computed without its Cholesky factor: before column j the rows' best correction of columns j.. for
 an error in column j is e / F_00 · F_0:, F the inverse of the damped Hessian's trailing part from j on. The
 factor's row j is that row over the root of F_00, so both are the same sweep.
@@ -14,8 +24,9 @@ Made with: numpy 2.4.6, torch 2.11.0.
 
 import numpy as np
 import torch
+from transformers import LlamaForCausalLM
 
-from tiny import fresh, output_folder, write_tensors
+from tiny import documents, fresh, output_folder, write_tensors
 
 OUT, IN, TOKENS, DEAD = 24, 48, 200, 17
 
@@ -115,6 +126,111 @@ def paper_numbers():
     return found
 
 
+LENGTHS = (61, 40, 57, 33, 29)
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def through_a_model(folder, prune_one):
+    """`prune_one(weight, x)` for every projection, block by block; its results by path. The model is changed."""
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+    results = {}
+    for idx, layer in enumerate(model.model.layers):
+        inputs, hooks = {}, []
+        for name, module in layer.named_modules():
+            if name.split(".")[-1] in PROJECTIONS:
+                see = lambda module, args, name=name: inputs.setdefault(name, []).append(args[0][0].detach())
+                hooks.append(module.register_forward_pre_hook(see))
+        with torch.no_grad():
+            for tokens in documents(91, LENGTHS):
+                model(tokens[None], use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        for name, seen in inputs.items():
+            weight = layer.get_submodule(name).weight
+            left, result = prune_one(weight.detach().numpy(), torch.cat(seen).numpy())
+            with torch.no_grad():
+                weight.copy_(torch.from_numpy(left))
+            results[f"model.layers.{idx}.{name}"] = result
+    return results
+
+
+def model_vectors(out):
+    folder = out.parent / "families" / "llama-untied"
+
+    def wanda(choose):
+        def one(weight, x):
+            kept = choose(abs(weight) * np.sqrt((x**2).sum(0)))
+            return weight * kept, torch.from_numpy(kept.astype(np.uint8))
+
+        return one
+
+    def swept(weight, x):
+        _, left, _ = sparse_gpt(weight, x, pattern=(2, 4))
+        return left, torch.from_numpy(left).float()
+
+    rules = {
+        "wanda": wanda(lambda scores: by_row(scores, 0.5)),
+        "wanda_2:4": wanda(lambda scores: in_groups(scores, 2, 4)),
+        "sparse_gpt": swept,
+    }
+    tensors = {"tokens": torch.cat(documents(91, LENGTHS)), "lengths": torch.tensor(LENGTHS)}
+    for name, rule in rules.items():
+        found = through_a_model(folder, rule)
+        tensors.update({f"{name}.{path}": result for path, result in found.items()})
+    write_tensors(out / "model.safetensors", tensors)
+
+
+def parts_vectors(out):
+    folder = out.parent / "families" / "llama-untied"
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+    layers, config = model.model.layers, model.config
+    streams = [[] for _ in range(len(layers) + 1)]
+    acts, gates = {}, {}
+    counts = {"o_proj": config.num_key_value_heads, "down_proj": config.intermediate_size}
+
+    def enter(idx):
+        return lambda module, args: streams[idx].append(args[0][0].detach())
+
+    def gated(idx, name):
+        def hook(module, args):
+            x = args[0]
+            units = x.reshape(*x.shape[:-1], counts[name], -1)
+            acts.setdefault((name, idx), []).append(units[0].detach().norm(dim=-1).mean(0) ** 2)
+            gate = torch.ones(counts[name], dtype=x.dtype, requires_grad=True)
+            gates.setdefault((name, idx), []).append(gate)
+            return ((units * gate[:, None]).reshape(x.shape),)
+
+        return hook
+
+    for idx, layer in enumerate(layers):
+        layer.register_forward_pre_hook(enter(idx))
+        layer.self_attn.o_proj.register_forward_pre_hook(gated(idx, "o_proj"))
+        layer.mlp.down_proj.register_forward_pre_hook(gated(idx, "down_proj"))
+    model.model.norm.register_forward_pre_hook(enter(len(layers)))
+    tokens = documents(91, LENGTHS)
+    for one in tokens:
+        logits = model(one[None], use_cache=False).logits[0]
+        torch.nn.functional.cross_entropy(logits[:-1], one[1:], reduction="sum").backward()
+    cosine = torch.nn.functional.cosine_similarity
+    pairs = list(zip(streams[:-1], streams[1:]))
+    influence = [1 - torch.cat([cosine(a, b, dim=-1) for a, b in zip(*pair)]).mean() for pair in pairs]
+    angle = [torch.stack([cosine(a[-1], b[-1], dim=-1).arccos() for a, b in zip(*pair)]).mean() / np.pi for pair in pairs]
+    of = lambda name, made: torch.stack([made(name, idx) for idx in range(len(layers))])
+    by_act = lambda name, idx: torch.stack(acts[name, idx]).sum(0).sqrt()
+    by_gate = lambda name, idx: torch.stack([gate.grad**2 for gate in gates[name, idx]]).sum(0).sqrt()
+    tensors = {
+        "tokens": torch.cat(tokens),
+        "lengths": torch.tensor(LENGTHS),
+        "influence": torch.stack(influence),
+        "angular": torch.stack(angle),
+        "groups.activation": of("o_proj", by_act),
+        "groups.taylor": of("o_proj", by_gate),
+        "channels.activation": of("down_proj", by_act),
+        "channels.taylor": of("down_proj", by_gate),
+    }
+    write_tensors(out / "parts.safetensors", tensors)
+
+
 def main():
     out = fresh(output_folder() / "prune")
     generator = torch.Generator().manual_seed(90)
@@ -151,6 +267,8 @@ def main():
         tensors[f"sparse_gpt.{key}.loss"] = np.array(loss)
     as_torch = lambda a: torch.from_numpy(a.astype(np.uint8) if a.dtype == bool else np.ascontiguousarray(a))
     write_tensors(out / "layer.safetensors", {name: as_torch(value) for name, value in tensors.items()})
+    model_vectors(out)
+    parts_vectors(out)
     for name, value in paper_numbers().items():
         print(name, value)
 

@@ -1,5 +1,7 @@
 //! What can go wrong: options, and matrices that a rule does not fit.
 
+use tensor_core::ModulePath;
+
 /// A result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -45,4 +47,36 @@ pub enum Error {
         /// The damping.
         damping: f64,
     },
+    /// A matrix that no calibration token went through.
+    #[error("no calibration token went through it\nhint: more calibration text, or leave it out by `exclude_modules`")]
+    Unseen,
+    /// A projection whose update cannot be masked.
+    #[error(
+        "wanted a matrix or a plain low-rank update under the mask, found dropout, magnitudes or another wrapper\nhint: `lora_dropout = 0`, and no DoRA"
+    )]
+    Unmaskable,
+    /// What happened at a module.
+    #[error("`{at}`: {source}")]
+    At {
+        /// The module.
+        at: ModulePath,
+        /// What happened.
+        source: Box<Error>,
+    },
+    /// The seams refused.
+    #[error(transparent)]
+    Core(#[from] tensor_core::Error),
+    /// The model refused.
+    #[error(transparent)]
+    Operation(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// The same error with its place.
+    pub(crate) fn at(self, at: &ModulePath) -> Self {
+        Self::At {
+            at: at.clone(),
+            source: Box::new(self),
+        }
+    }
 }

@@ -2,7 +2,10 @@
 //!
 //! [`magnitude`], [`wanda`] and [`sparse_gpt`] are functions of one matrix and of what was seen of its inputs
 //! ([`InputNorms`], [`Gram`]); [`GlobalThreshold`] compares all matrices of a model. Each takes a [`Sparsity`]: a share, or a
-//! pattern such as `2:4`, and gives a [`Mask`].
+//! pattern such as `2:4`, and gives a [`Mask`]. [`prune()`] does it to a whole model, block by block, by a [`PruneConfig`];
+//! [`Masked`] keeps the zeros while what is left is trained on.
+//!
+//! Whole parts go by a [`Cut`]: blocks by [`block_influence`] or [`angular_distances`], heads and channels by [`units`].
 //!
 //! ```
 //! use prune::{InputNorms, Mask, Per, Sparsity, magnitude, wanda};
@@ -19,19 +22,33 @@
 //! # Ok::<(), prune::Error>(())
 //! ```
 
+mod calibration;
 mod choose;
+mod config;
+mod cut;
 mod error;
 mod hessian;
+mod influence;
 mod magnitude;
 mod mask;
+mod masked;
+mod prune;
 mod sparse_gpt;
 mod sparsity;
+mod units;
 mod wanda;
 
+pub use calibration::Calibration;
+pub use config::{Method, Plan, PruneConfig, Scope};
+pub use cut::{Cut, Shape};
 pub use error::{Error, Result};
 pub use hessian::{Factor, Gram};
+pub use influence::{angular_distances, block_influence, least_influential, least_run};
 pub use magnitude::{GlobalThreshold, Per, magnitude};
 pub use mask::Mask;
+pub use masked::Masked;
+pub use prune::{Operate, Thinned, prune};
 pub use sparse_gpt::{Counting, Reconstruction, SparseGptConfig, sparse_gpt};
 pub use sparsity::{Pattern, Sparsity};
+pub use units::{Importance, Units, units};
 pub use wanda::{InputNorms, wanda};

@@ -13,6 +13,7 @@ mod large;
 mod measuring;
 mod methods;
 mod optimisers;
+mod pruned;
 mod quantised;
 mod recipes;
 mod runs;

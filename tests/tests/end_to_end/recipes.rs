@@ -59,12 +59,15 @@ fn every_recipe_names_a_model_and_data_that_can_be_had() {
     };
     let cache = checkpoint::cache_dir().map(|cache| cache.join("data"));
     for (path, recipe) in recipes() {
-        let model = recipe["model"]["name_or_path"].as_str().unwrap();
-        assert!(
-            fetched("model", model),
-            "{}: no fetch provides `{model}`",
-            path.display()
-        );
+        let teacher = recipe["objective"].get("teacher");
+        for model in [Some(&recipe["model"]["name_or_path"]), teacher].into_iter().flatten() {
+            let model = model.as_str().unwrap();
+            assert!(
+                fetched("model", model),
+                "{}: no fetch provides `{model}`",
+                path.display()
+            );
+        }
         let lists = ["train", "eval"].map(|list| recipe["data"].get(list).and_then(toml::Value::as_array));
         for source in lists.into_iter().flatten().flatten() {
             let data = source["path"].as_str().unwrap();
@@ -142,11 +145,18 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         "report.max_new_tokens=4".into(),
     ];
     let surgeries = recipe["surgery"].as_array().unwrap().iter().enumerate();
-    for (idx, _) in surgeries.filter(|(_, surgery)| surgery["kind"].as_str() == Some("lora")) {
-        // The tiny model's matrices have 16 rows at least.
-        settings.push(format!("surgery.{idx}.r=4"));
+    for (idx, surgery) in surgeries {
+        match surgery["kind"].as_str() {
+            // The tiny model's matrices have 16 rows at least.
+            Some("lora") => settings.push(format!("surgery.{idx}.r=4")),
+            Some("prune") => settings.push(format!("surgery.{idx}.calibration={}", home.texts())),
+            _ => {}
+        }
     }
     let objective = recipe["objective"]["kind"].as_str().unwrap();
+    if recipe["objective"].get("teacher").is_some() {
+        settings.push(format!("objective.teacher={}", tiny().display()));
+    }
     for list in ["train", "eval"] {
         let sources = recipe["data"]
             .get(list)
@@ -157,8 +167,8 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
             let is_text = source["path"].as_str().is_some_and(|path| path.contains("text"));
             let rows = match (objective, is_text) {
                 ("classify", _) => home.classes(),
-                ("sft", true) => home.texts(),
-                ("sft", false) => home.chats(),
+                ("sft" | "distill", true) => home.texts(),
+                ("sft" | "distill", false) => home.chats(),
                 (other, _) => panic!("{}: what rows does `{other}` want?", path.display()),
             };
             settings.push(format!("data.{list}.{idx}.path={rows}"));

@@ -113,6 +113,11 @@ impl Place {
                 );
                 measures.extend(of_answers(name, &String::from_utf8_lossy(&output.stdout))?);
             }
+            Step::Numbers { name, file } => {
+                let path = fill(file);
+                let text = fs::read(&path).with_context(|| format!("cannot read `{path}`"))?;
+                numbers(name, &serde_json::from_slice(&text).with_context(|| format!("`{path}`"))?, measures);
+            }
             Step::Evaluate { name, model, suite } => {
                 let mut command = self.command(folder, name)?;
                 command
@@ -251,6 +256,16 @@ fn of_answers(name: &str, lines: &str) -> Result<Measures> {
     Ok(means.collect())
 }
 
+/// Every number of a JSON object and of those within, by their keys with dots between.
+fn numbers(name: &str, value: &Value, measures: &mut Measures) {
+    if let Some(number) = value.as_f64() {
+        measures.insert(name.to_owned(), number);
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        numbers(&format!("{name}.{key}"), value, measures);
+    }
+}
+
 /// Every number of a report of `finetune evaluate --json`: `NAME.TASK.METRIC`.
 fn of_report(name: &str, report: &Value) -> Measures {
     let mut measures = Measures::new();
@@ -307,6 +322,15 @@ mod tests {
         arm.steps.push(Step::run("merge --output {out}/m"));
         place.cell(&arm, 1).unwrap();
         assert_eq!(calls(home.path()), 4);
+    }
+
+    #[test]
+    fn numbers_are_called_by_their_keys() {
+        let mut measures = Measures::new();
+        let value = serde_json::json!({ "after": { "bytes": 7, "what": "x", "of": [1] }, "seconds": 0.5, "no": null });
+        numbers("p", &value, &mut measures);
+        let wanted = [("p.after.bytes", 7.0), ("p.seconds", 0.5)];
+        assert_eq!(measures, wanted.map(|(name, value)| (name.to_owned(), value)).into());
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub(crate) const TRAINED: usize = 640;
 /// Paragraphs of general text, times the scale.
 const PARAGRAPHS: usize = 40;
 
+/// Paragraphs of web text that pruning is calibrated on, times the scale.
+const CALIBRATED: usize = 200;
+/// Articles, and programs, that pruning is measured on besides; and how much of each.
+const OTHERS: usize = 12;
+const OTHER_CHARACTERS: usize = 1200;
+
 /// The suite's entry for general text.
 const GENERAL: &str = "[[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = \"general.jsonl\"\n";
 
@@ -86,7 +92,49 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
         )?,
     )?;
     write_if_changed(&folder.join("all.toml"), &(all + GENERAL))?;
+    prepare_pruning(cache, &folder, scale)?;
     Ok(folder)
+}
+
+/// `calibration.jsonl`: web text behind that of `general.jsonl`; `other.jsonl`: encyclopaedia and programs; and suites of both kinds
+/// of text (`prune.toml`), and with a hundred questions (`prune-blocks.toml`).
+fn prepare_pruning(cache: &Cache, folder: &Path, scale: usize) -> Result<()> {
+    let web = cache.data().join("perplexity-text/openwebtext.jsonl");
+    let held_out = PARAGRAPHS * scale;
+    let rows = paragraphs(&web, held_out + CALIBRATED * scale)?;
+    let behind: String = rows.split_inclusive('\n').skip(held_out).collect();
+    write_if_changed(&folder.join("calibration.jsonl"), &behind)?;
+    let other = others(&cache.data().join("perplexity-text/text-compression.jsonl"))?;
+    write_if_changed(&folder.join("other.jsonl"), &other)?;
+    let other = "[[task]]\nname = \"other\"\nkind = \"perplexity\"\ndata = \"other.jsonl\"\n";
+    let texts = format!("{GENERAL}\n{other}");
+    write_if_changed(&folder.join("prune.toml"), &texts)?;
+    let questions = "\n[[task]]\nname = \"quartz\"\nkind = \"classification\"\ndata = \"quartz.test.jsonl\"\nmax_rows = 100\n";
+    write_if_changed(&folder.join("prune-blocks.toml"), &(texts + questions))?;
+    Ok(())
+}
+
+/// The beginnings of the file's encyclopaedic articles and programs, as rows of text.
+fn others(path: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Text {
+        text: String,
+        r#type: String,
+    }
+    let file = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut rows = String::new();
+    let mut counts = [0; 2];
+    for (idx, line) in file.lines().enumerate() {
+        let row: Text = serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), idx + 1))?;
+        let kind = ["wikipedia", "codeparrot/github-code"].iter().position(|kind| *kind == row.r#type);
+        let Some(kind) = kind.filter(|&kind| counts[kind] < OTHERS) else { continue };
+        counts[kind] += 1;
+        let beginning: String = row.text.chars().take(OTHER_CHARACTERS).collect();
+        rows += &json!({ "text": beginning }).to_string();
+        rows.push('\n');
+    }
+    ensure!(counts == [OTHERS; 2], "`{}` holds {counts:?} texts, wanted {OTHERS} of each", path.display());
+    Ok(rows)
 }
 
 /// The questions of a file.

@@ -86,6 +86,7 @@ fn commands(arm: &Arm) -> String {
                 let lines: Vec<String> = recipe.trim().lines().map(|line| format!("  {line}")).collect();
                 writeln!(text, "finetune train {name}.toml:\n{}", lines.join("\n"))
             }
+            Step::Numbers { .. } => Ok(()),
             Step::Run { arguments } => writeln!(text, "finetune {}", arguments.join(" ")),
             Step::Ask {
                 name,

@@ -48,6 +48,8 @@ pub(crate) enum Step {
         rows: String,
         count: usize,
     },
+    /// Numbers that an earlier step wrote into a JSON file: `NAME.KEY.KEY`.
+    Numbers { name: &'static str, file: String },
     /// `finetune evaluate`, with the arguments that name the model. Measures: `NAME.TASK.METRIC`.
     Evaluate {
         name: String,
@@ -124,6 +126,14 @@ impl Step {
             name: name.to_owned(),
             model: arguments,
             suite,
+        }
+    }
+
+    /// The numbers of a JSON file.
+    pub(crate) fn numbers(name: &'static str, file: &str) -> Self {
+        Self::Numbers {
+            name,
+            file: file.to_owned(),
         }
     }
 

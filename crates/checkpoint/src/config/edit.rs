@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::{ModelConfig, Output};
+use super::{Family, LayerKind, ModelConfig, Output};
 use crate::{PackedCode, python_json};
 
 /// The generation of Transformers whose words a `config.json` uses.
@@ -55,6 +55,50 @@ impl ModelConfig {
     pub fn with_tied_embeddings(mut self, tied: bool) -> Self {
         self.set("tie_word_embeddings", json!(tied));
         self.tie_word_embeddings = tied;
+        self
+    }
+
+    /// The same configuration for these of its blocks, in order.
+    ///
+    /// # Panics
+    /// If one of them is not among its blocks.
+    #[must_use]
+    pub fn with_layers(mut self, kept: &[usize]) -> Self {
+        self.layer_types = kept.iter().map(|&idx| self.layer_types[idx]).collect();
+        self.num_hidden_layers = kept.len();
+        // Without a layer that slides the window means nothing.
+        self.sliding_window = self.sliding_window.filter(|_| self.layer_types.contains(&LayerKind::Sliding));
+        self.set("num_hidden_layers", json!(kept.len()));
+        // Families whose layers differ count them by a rule, which the ones that are left do not follow.
+        let by_rule = matches!(self.family, Family::Qwen2 | Family::Qwen3 | Family::Gemma3);
+        if by_rule || self.raw.contains_key("layer_types") {
+            let names = self.layer_types.iter().map(|kind| match kind {
+                LayerKind::Full => "full_attention",
+                LayerKind::Sliding => "sliding_attention",
+            });
+            let names: Vec<&str> = names.collect();
+            self.set("layer_types", json!(names));
+        }
+        self
+    }
+
+    /// The same configuration for feed-forward layers of another width.
+    #[must_use]
+    pub fn with_intermediate_size(mut self, intermediate_size: i64) -> Self {
+        self.set("intermediate_size", json!(intermediate_size));
+        self.intermediate_size = intermediate_size;
+        self
+    }
+
+    /// The same configuration for other numbers of heads, each as wide as before.
+    #[must_use]
+    pub fn with_heads(mut self, num_attention_heads: i64, num_key_value_heads: i64) -> Self {
+        self.set("num_attention_heads", json!(num_attention_heads));
+        self.set("num_key_value_heads", json!(num_key_value_heads));
+        // Where it does not stand, it is the width over the number of heads.
+        self.set("head_dim", json!(self.head_dim));
+        self.num_attention_heads = num_attention_heads;
+        self.num_key_value_heads = num_key_value_heads;
         self
     }
 

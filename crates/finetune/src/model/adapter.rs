@@ -12,6 +12,7 @@ use tch::Tensor;
 use tensor_core::ModulePath;
 
 use crate::bottleneck::{self, Bottlenecks};
+use crate::zeros::{self, Zeros};
 
 /// What one `--adapter` means.
 #[derive(Debug)]
@@ -59,6 +60,7 @@ pub struct Adapter {
     path: PathBuf,
     config: LoraConfig,
     use_dora: bool,
+    keeps_zeros: bool,
     file: PeftAdapter,
     tensors: Vec<(String, Tensor)>,
 }
@@ -82,6 +84,7 @@ impl Adapter {
             path: path.to_owned(),
             config,
             use_dora,
+            keeps_zeros: object.get(zeros::KEY).is_some_and(|kept| *kept == Value::Bool(true)),
             file,
             tensors,
         })
@@ -105,6 +108,11 @@ impl Adapter {
     /// Whether it is DoRA's: magnitudes beside LoRA's factors.
     pub fn use_dora(&self) -> bool {
         self.use_dora
+    }
+
+    /// Whether the zeros of its pruned base stay under it.
+    pub fn keeps_zeros(&self) -> bool {
+        self.keeps_zeros
     }
 
     /// Its tensors, by their names in the file.
@@ -139,6 +147,12 @@ impl Adapter {
              hint: load it alone, or merge it into a model of its own",
             self.path.display()
         );
+        anyhow::ensure!(
+            !self.keeps_zeros,
+            "`{}`: it was trained under its base's zeros, which other updates would fill in\n\
+             hint: load it alone, or merge it into a model of its own",
+            self.path.display()
+        );
         let tensors = self
             .tensors
             .iter()
@@ -154,6 +168,13 @@ impl Adapter {
             }
             _ => model,
         };
+        let place = || format!("adapter `{}`", self.path.display());
+        let (model, zeros) = match self.keeps_zeros {
+            true => Zeros::of(model)
+                .map(|(model, zeros)| (model, Some(zeros)))
+                .with_context(place)?,
+            false => (model, None),
+        };
         let placement = self.placement()?;
         let model = model
             .map_projections(&mut |at: &ModulePath, base| placement.projection(at, base))?
@@ -167,7 +188,10 @@ impl Adapter {
                 })
             })?;
         placement.finish()?;
-        Ok(model)
+        match zeros {
+            Some(zeros) => zeros.keep(model).with_context(place),
+            None => Ok(model),
+        }
     }
 }
 

@@ -123,6 +123,7 @@ impl DataConfig {
     pub fn encoding(&self, objective: &ObjectiveConfig, labels: &[String]) -> EncodeConfig {
         let (assistant_only_loss, completion_only_loss) = match objective {
             ObjectiveConfig::Sft(sft) => (sft.assistant_only_loss, sft.completion_only_loss),
+            ObjectiveConfig::Distill(distill) => (distill.assistant_only_loss, distill.completion_only_loss),
             ObjectiveConfig::Classify(_) => (true, true),
         };
         EncodeConfig {

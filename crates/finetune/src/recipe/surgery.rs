@@ -9,7 +9,9 @@ use moe::UpcycleConfig;
 use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Document, low_rank};
+use super::places::Places;
+use super::prune::PruneSurgery;
+use super::{Document, low_rank, prune};
 
 /// One change to the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,14 +31,28 @@ pub enum Surgery {
     Hft(HftConfig),
     /// Each dense feed-forward becomes a mixture of experts.
     Upcycle(UpcycleConfig),
+    /// Weights of the model become zero.
+    Prune(PruneSurgery),
+    /// What was pruned from the model stays zero under what trains.
+    KeepZeros(KeepZerosConfig),
 }
 
 impl Surgery {
+    /// Whether it comes before what the model's zeros are.
+    pub fn makes_zeros(&self) -> bool {
+        matches!(self, Self::Prune(_) | Self::Quantize(_))
+    }
+
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
         matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
     }
 }
+
+/// Options of `keep_zeros`: none yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepZerosConfig {}
 
 /// Options of `full`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,10 +73,20 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "upcycle"];
+const KINDS: &[&str] = &[
+    "quantize",
+    "lora",
+    "dora",
+    "adapter",
+    "full",
+    "hft",
+    "upcycle",
+    "prune",
+    "keep_zeros",
+];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
-pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
+pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Vec<Surgery>> {
     let count = document.count("surgery")?;
     if count == 0 {
         bail!(
@@ -101,6 +127,8 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                         .map_err(|error| document.error(&at, &error.to_string(), None))?;
                     Surgery::Hft(config)
                 }
+                "prune" => Surgery::Prune(prune::read(document, &at, seed, places)?),
+                "keep_zeros" => Surgery::KeepZeros(document.section(&at, Some("kind"))?.unwrap_or_default()),
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })
@@ -120,8 +148,17 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
 
 /// Weights are packed while the model is read, so that comes first; and what is packed does not train.
 fn check_order(document: &Document, surgeries: &[Surgery]) -> Result<()> {
-    for (idx, surgery) in surgeries.iter().enumerate().skip(1) {
+    let is_last = |idx: usize| idx + 1 == surgeries.len();
+    for (idx, surgery) in surgeries.iter().enumerate() {
         let what = match surgery {
+            Surgery::KeepZeros(_) if idx == 0 || !is_last(idx) => {
+                "what trains must be there before it, and nothing comes over it\nhint: make `keep_zeros` the last `[[surgery]]`"
+            }
+            Surgery::KeepZeros(_) => continue,
+            Surgery::Prune(_) if surgeries.iter().any(Surgery::is_adapter) => {
+                "an adapter's file does not hold its base, so a base that is pruned here would be lost\nhint: prune it first, by `finetune prune`, and train the adapter over what that writes"
+            }
+            _ if idx == 0 => continue,
             Surgery::Quantize(_) => {
                 "`quantize` is done while the model is read, and once\nhint: make it the first `[[surgery]]`"
             }

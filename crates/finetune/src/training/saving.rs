@@ -8,6 +8,7 @@ use decoder::HeadKind;
 use super::operate::{Kept, Operated};
 use super::sets::Sets;
 use crate::model::{LABELS, Source};
+use crate::zeros;
 
 /// Writes the adapter or the model into `folder`.
 pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) -> Result<()> {
@@ -16,8 +17,15 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
         _ => "SEQ_CLS",
     };
     match &operated.kept {
-        Kept::Adapter { config, targets } => {
-            let config = lora::to_peft_config(config, Some(source.name()), task, targets);
+        Kept::Adapter {
+            config,
+            targets,
+            keeps_zeros,
+        } => {
+            let mut config = lora::to_peft_config(config, Some(source.name()), task, targets);
+            if *keeps_zeros {
+                config.insert(zeros::KEY.to_owned(), true.into());
+            }
             crate::model::save_adapter(folder, config, &lora::adapter_tensors(&operated.model))?;
         }
         Kept::Decomposed { config, targets, still } => {

@@ -62,6 +62,7 @@ impl Args {
                     device,
                     existing,
                     through: None,
+                    keep_zeros: false,
                 }
                 .write(&self.output)?;
             }

@@ -47,6 +47,7 @@ impl Args {
             device,
             existing,
             through: None,
+            keep_zeros: false,
         }
         .write(&folder)?;
         output::note(format!("model written to `{}`", folder.display()));

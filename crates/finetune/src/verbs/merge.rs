@@ -33,6 +33,9 @@ pub struct Args {
     /// What an adapter that was trained over packed weights is merged into [default: quantized]
     #[arg(long, value_enum, value_name = "W")]
     against: Option<Against>,
+    /// Leave what was pruned from the model at zero, though the adapter was trained without that: it loses a part of itself
+    #[arg(long)]
+    keep_zeros: bool,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -62,6 +65,7 @@ impl Args {
             device,
             existing: Existing::Refuse,
             through: through.as_ref(),
+            keep_zeros: self.keep_zeros,
         };
         if let Some(text) = told(&conversion.write(&self.output)?) {
             output::note(text);

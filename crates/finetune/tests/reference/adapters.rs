@@ -132,6 +132,7 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
             device: Device::Cpu,
             existing: Existing::Refuse,
             through: None,
+            keep_zeros: false,
         };
         let written = conversion.write(&to);
         written.unwrap_or_else(|error| panic!("{}: {error:#}", recorded.name));
@@ -229,6 +230,7 @@ fn a_classifier_keeps_its_labels_unless_the_adapter_brings_others() {
             device: Device::Cpu,
             existing: Existing::Refuse,
             through: None,
+            keep_zeros: false,
         }
         .write(&to)
         .expect("merged");

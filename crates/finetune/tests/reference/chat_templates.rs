@@ -122,6 +122,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
         device: Device::Cpu,
         existing: checkpoint::Existing::Refuse,
         through: None,
+        keep_zeros: false,
     }
     .write(&to)
     .expect("merged");

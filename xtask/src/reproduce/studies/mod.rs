@@ -6,6 +6,7 @@ mod dora;
 mod hft;
 mod moa;
 mod moe;
+mod prune;
 mod qlora;
 mod routing;
 
@@ -28,6 +29,7 @@ pub(crate) fn all(scale: usize) -> Vec<Study> {
         moe::study(scale),
         routing::study(scale),
         moa::study(scale),
+        prune::study(scale),
     ]
 }
 

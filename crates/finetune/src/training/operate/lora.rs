@@ -51,7 +51,11 @@ pub(super) fn operate(patient: Patient, config: &LoraConfig, originals: Option<&
     }
     Ok(Patient {
         model,
-        kept: Some(Kept::Adapter { config, targets }),
+        kept: Some(Kept::Adapter {
+            config,
+            targets,
+            keeps_zeros: false,
+        }),
         what,
     })
 }

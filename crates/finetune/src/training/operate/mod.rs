@@ -4,7 +4,9 @@ mod adapter;
 mod dora;
 mod full;
 pub mod hft;
+mod keep_zeros;
 mod lora;
+mod prune;
 mod quantize;
 mod upcycle;
 
@@ -21,6 +23,7 @@ use crate::machine::Dtype;
 use crate::model::Source;
 use crate::quantised::Quantisation;
 use crate::recipe::{Recipe, Surgery};
+use crate::zeros::Zeros;
 
 /// A model that trains, and how it is kept.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub enum Kept {
         config: LoraConfig,
         /// The wrapped modules.
         targets: Vec<ModulePath>,
+        /// Whether the base's zeros stay under it.
+        keeps_zeros: bool,
     },
     /// A DoRA adapter for the base it was trained on.
     Decomposed {
@@ -69,6 +74,11 @@ struct Patient {
 
 /// Applies the recipe's surgeries; `model` has its final head.
 pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Operated> {
+    let keeps_zeros = recipe
+        .surgery
+        .iter()
+        .position(|surgery| matches!(surgery, Surgery::KeepZeros(_)));
+    let mut zeros = None;
     let mut patient = Patient {
         model,
         kept: None,
@@ -91,6 +101,12 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
         bail!("`[router]`: this model has no experts\nhint: remove the section, or add `kind = \"upcycle\"`");
     }
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
+        // What is zero is seen before anything lies over it.
+        if let (Some(keeps), None, false) = (keeps_zeros, &zeros, surgery.makes_zeros()) {
+            let (model, found) = Zeros::of(patient.model).with_context(|| format!("`surgery.{keeps}`"))?;
+            patient.model = model;
+            zeros = Some(found);
+        }
         patient = match surgery {
             Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
             Surgery::Lora(config) => lora::operate(patient, config, originals),
@@ -99,6 +115,8 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
             Surgery::Full(config) => full::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
             Surgery::Upcycle(config) => upcycle::operate(patient, config, &recipe.router_options()),
+            Surgery::Prune(config) => prune::operate(patient, config, recipe),
+            Surgery::KeepZeros(_) => keep_zeros::operate(patient, zeros.take()),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;
     }

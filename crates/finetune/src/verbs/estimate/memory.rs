@@ -12,7 +12,8 @@ use train::GradientCheckpointing;
 
 use super::object;
 use crate::machine::Machine;
-use crate::recipe::{Recipe, Surgery};
+use crate::model::Source;
+use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
 use crate::training::operate::hft::pieces_of_config;
 
 /// What the estimates need of a model.
@@ -32,6 +33,8 @@ pub(super) struct Model {
     pub(super) unfrozen: f64,
     /// Numbers of the base that are packed, and the bytes that they take.
     packed: (f64, f64),
+    /// Numbers of a model that is learnt from.
+    teacher: f64,
     /// Numbers of the largest packed matrix, which is dense for the length of a product.
     largest_packed: f64,
 }
@@ -79,6 +82,7 @@ impl Model {
             added: 0.0,
             unfrozen: 0.0,
             packed: (0.0, 0.0),
+            teacher: teacher(recipe)?,
             largest_packed: 0.0,
         };
         if config.is_quantised() {
@@ -105,6 +109,8 @@ impl Model {
                     }
                 }
                 Surgery::Upcycle(_) => {}
+                // A matrix at a time is masked, and nothing of it stays.
+                Surgery::KeepZeros(_) | Surgery::Prune(_) => {}
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
                     let trains = |name: &str| {
@@ -142,6 +148,14 @@ impl Model {
     pub(super) fn trainable(&self) -> f64 {
         self.added + self.unfrozen
     }
+}
+
+/// Numbers of the model that a distillation learns from.
+fn teacher(recipe: &Recipe) -> Result<f64> {
+    Ok(match &recipe.objective {
+        ObjectiveConfig::Distill(distill) => Source::open(&distill.teacher)?.dir().config().num_parameters() as f64,
+        _ => 0.0,
+    })
 }
 
 /// Numbers of LoRA's factors and whole modules, and, with `dora`, of magnitudes.
@@ -226,6 +240,7 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
     let logits = 256.0_f64.min(tokens) * model.head / model.hidden * 4.0 + 2.0 * tokens * model.hidden * bytes;
     let parts = vec![
         ("frozen weights", frozen * bytes),
+        ("teacher's weights", model.teacher * bytes),
         ("packed weights", model.packed.1),
         ("one packed weight, dense", model.largest_packed * bytes),
         ("trained weights (f32)", trainable * 4.0),

@@ -1,0 +1,190 @@
+//! `finetune prune`: a model in, a sparser or smaller one out.
+
+mod measure;
+mod report;
+mod structure;
+mod weights;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use checkpoint::Existing;
+use clap::ValueEnum;
+use decoder::Decoder;
+
+use self::measure::Measured;
+use self::report::{Done, Report};
+use self::structure::StructureArgs;
+use self::weights::WeightArgs;
+use crate::machine::MachineArgs;
+use crate::model::Source;
+use crate::output;
+use crate::pruning::{self, CalibrationConfig, Samples};
+
+/// Arguments of `prune`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Weights one by one: of every matrix of the blocks a share becomes zero (--sparsity), or so many of every so many\n\
+                  inputs (--pattern). magnitude takes the smallest; wanda weighs them by their inputs; sparsegpt lets the others\n\
+                  make up for what goes. The file is no smaller for it.\n\
+                  Whole parts: block-influence and angular take out blocks (--num-hidden-layers stay), taylor and activation\n\
+                  heads and channels (--num-key-value-heads, --intermediate-size stay). The model is smaller and faster.\n\
+                  All but magnitude look at text, which should be of the kind that the model will read. What is written loads\n\
+                  like any other model; what was done is kept beside it as pruning.json.\n\n\
+                  Example:\n  finetune prune --model smollm2-135m-instruct --method sparsegpt --sparsity 0.5 \\\n    \
+                  --calibration texts.jsonl --eval held-out.jsonl --output sparse\n  \
+                  finetune prune --model smollm2-135m-instruct --method block-influence --num-hidden-layers 26 \\\n    \
+                  --calibration texts.jsonl --output shallow"
+)]
+pub struct Args {
+    /// A model directory, a .gguf file, a name in the local store, or a hub id
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// By what is chosen
+    #[arg(long, value_enum, value_name = "METHOD")]
+    method: Method,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    structure: StructureArgs,
+    #[command(flatten)]
+    calibration: CalibrationConfig,
+    /// Text whose perplexity is measured before and after
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// Where the model is written; a model that is there is not replaced
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// What was done, as JSON on stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// By what weights or parts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// Weights by their size
+    Magnitude,
+    /// Weights by their size times their input's strength
+    Wanda,
+    /// Weights by what they cost when the others make up for them
+    #[value(name = "sparsegpt")]
+    SparseGpt,
+    /// Blocks by how little they turn the stream
+    BlockInfluence,
+    /// A run of blocks by the angle over it
+    Angular,
+    /// Heads and channels by what the loss would lose
+    Taylor,
+    /// Heads and channels by how strongly they act
+    Activation,
+}
+
+impl Method {
+    /// The rule for weights one by one, if it is one.
+    fn of_weights(self) -> Option<prune::Method> {
+        match self {
+            Self::Magnitude => Some(prune::Method::Magnitude),
+            Self::Wanda => Some(prune::Method::Wanda),
+            Self::SparseGpt => Some(prune::Method::SparseGpt),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Args {
+    /// Prunes.
+    pub fn run(self) -> Result<ExitCode> {
+        let begun = Instant::now();
+        refuse_existing(&self.output)?;
+        let source = Source::open(&self.model)?;
+        let (done, samples, before, after) = match self.method.of_weights() {
+            Some(method) => self.thin(method, &source)?,
+            None => self.cut(&source)?,
+        };
+        let report = Report {
+            model: &self.model,
+            done: &done,
+            samples: samples.as_ref(),
+            before: &before,
+            after: &after,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        report.write(&self.output)?;
+        report.tell(self.json)?;
+        output::note(format!("written to `{}`", self.output.display()));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn thin(&self, method: prune::Method, source: &Source) -> Result<Outcome> {
+        if self.structure.is_given() {
+            bail!(
+                "`--method {}` makes weights zero, found a size of whole parts beside it\n\
+                 hint: give `--sparsity` or `--pattern`",
+                self.method
+            );
+        }
+        let config = self.weights.config(method);
+        let plan = config.plan()?;
+        let tokenizer = source.tokenizer()?;
+        let samples = Samples::read(&self.calibration, plan.needs_calibration(), &tokenizer, source.dir().config())?;
+        let model = source.decoder(self.machine.start()?)?;
+        let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
+        let before = measure(&model)?;
+        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
+        let after = measure(&model)?;
+        model.save(&self.output, &source.options(Existing::Refuse))?;
+        Ok((Done::Weights { config, thinned }, samples, before, after))
+    }
+
+    fn cut(&self, source: &Source) -> Result<Outcome> {
+        if let Some(option) = self.weights.given() {
+            bail!(
+                "`--method {}` takes out whole parts, found `--{option}` beside it\nhint: remove it",
+                self.method
+            );
+        }
+        let structure = self.structure.structure(self.method, source.dir().config())?;
+        let tokenizer = source.tokenizer()?;
+        let Some(samples) = Samples::read(&self.calibration, true, &tokenizer, source.dir().config())? else {
+            bail!("`calibration` is missing");
+        };
+        let machine = self.machine.start()?;
+        let model = source.decoder(machine)?;
+        let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
+        let before = measure(&model)?;
+        let (model, taken) = structure.choose(model, &samples)?;
+        taken.write(&model, source, &self.output)?;
+        drop(model);
+        // What is measured is what lies on the disk.
+        let written = Source::open(&self.output.display().to_string())?;
+        let after = measure(&written.decoder(machine)?)?;
+        Ok((Done::Parts(taken), Some(samples), before, after))
+    }
+}
+
+/// What was done, on what text, and the model before and after.
+type Outcome = (Done, Option<Samples>, Measured, Measured);
+
+/// Minutes of work would end in this.
+fn refuse_existing(folder: &Path) -> Result<()> {
+    if folder.join("config.json").exists() {
+        bail!(
+            "`{}`: wanted a place for a new model, found one there\nhint: choose another `--output`, or remove it",
+            folder.display()
+        );
+    }
+    Ok(())
+}
