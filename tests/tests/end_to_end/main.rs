@@ -9,6 +9,7 @@ mod hft;
 mod interrupted;
 mod measuring;
 mod methods;
+mod preferences;
 mod quantised;
 mod recipes;
 mod runs;

@@ -123,7 +123,7 @@ impl DataConfig {
     pub fn encoding(&self, objective: &ObjectiveConfig, labels: &[String]) -> EncodeConfig {
         let (assistant_only_loss, completion_only_loss) = match objective {
             ObjectiveConfig::Sft(sft) => (sft.assistant_only_loss, sft.completion_only_loss),
-            ObjectiveConfig::Classify(_) => (true, true),
+            _ => (true, true),
         };
         EncodeConfig {
             max_length: Some(self.max_length),
