@@ -73,7 +73,7 @@ impl Reference {
                 .map(Tensor::shallow_clone)
                 .ok_or_else(|| tensor_core::Error::Shape {
                     at: ModulePath::from("log-probabilities under the reference"),
-                    wanted: vec![documents.len() as i64],
+                    wanted: vec![row.documents.len() as i64],
                     found: vec![0],
                 }),
             _ => Ok(row.documents.sum(&self.token_log_probs(policy, row)?)),

@@ -144,10 +144,16 @@ impl ToRow for SingleRow {
     }
 }
 
+/// Tokens and targets.
+type Document = (Vec<i64>, Vec<i64>);
+
+/// A document's place in its step, its part of the sample, prompt and reply.
+type Exchange<'a> = (usize, usize, &'a [i64], &'a [i64]);
+
 /// Each prompt of a step with the reply of the sample before it (the first one's with the last one's), cut to
 /// `max_length` and packed anew: the order is the step's, however it was packed.
 fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
-    let mut exchanges: Vec<(usize, usize, &[i64], &[i64])> = Vec::new();
+    let mut exchanges: Vec<Exchange> = Vec::new();
     for row in packed {
         let mut from = 0;
         for (id, &length) in row.documents.iter().zip(&row.lengths) {
@@ -162,7 +168,7 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
         }
     }
     exchanges.sort_unstable_by_key(|&(place, part, ..)| (place, part));
-    let documents: Vec<(Vec<i64>, Vec<i64>)> = (0..exchanges.len())
+    let documents: Vec<Document> = (0..exchanges.len())
         .map(|idx| {
             let (_, _, prompt, _) = exchanges[idx];
             let (_, _, _, reply) = exchanges[(idx + exchanges.len() - 1) % exchanges.len()];
@@ -180,7 +186,7 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
     best_fit(&lengths, making.max_tokens)
         .into_iter()
         .map(|items| {
-            let all = |part: fn(&(Vec<i64>, Vec<i64>)) -> &[i64]| {
+            let all = |part: fn(&Document) -> &[i64]| {
                 let numbers: Vec<i64> = items.iter().flat_map(|&item| part(&documents[item])).copied().collect();
                 making.numbers(&numbers)
             };

@@ -36,8 +36,7 @@ pub(super) fn checked(source: &Source, set: TokenSet, objective: &ObjectiveConfi
             "`{place}`: `objective.kind = \"sft\"` would learn bad replies too: wanted rows without a verdict, found {labelled} with a `label`\n\
              hint: use `objective.kind = \"kto\"`, or shape = \"prompt_completion\" if `label` means something else"
         ),
-        ObjectiveConfig::Classify(_) => {}
-        _ if set.report().trained_tokens == 0 => bail!(
+        other if set.report().trained_tokens == 0 && !matches!(other, ObjectiveConfig::Classify(_)) => bail!(
             "`{place}`: no token of any row is trained\n\
              hint: rows with `text` and `label` belong to `objective.kind = \"classify\"`; prompts alone have nothing to learn"
         ),
