@@ -28,11 +28,13 @@ pub mod reinforce;
 
 mod pair_objective;
 mod reference;
+mod reward_objective;
 mod row;
 mod single_objective;
 
 pub use error::{Error, Result};
 pub use pair_objective::{Likelihood, Preference};
 pub use reference::{Fingerprint, Reference, open_log_probs, save_log_probs};
+pub use reward_objective::{RewardConfig, RewardLoss, ScoredRow};
 pub use row::ReplyRow;
 pub use single_objective::{KtoConfig, KtoLoss, Mismatched, SingleReplies, SingleRow};

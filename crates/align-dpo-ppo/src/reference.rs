@@ -10,6 +10,7 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use checkpoint::{Safetensors, TensorInfo, write_safetensors};
+use decoder::loss::token_log_probs;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{LanguageModel, ModulePath, Pass, Plan, Policy, Role, Treatment, blob};
@@ -65,8 +66,6 @@ impl Reference {
     ///
     /// Errors: a row that should bring the numbers and does not.
     pub fn log_probs(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<Tensor> {
-        let (tokens, documents) = (&row.tokens, &row.documents);
-        let pass = Pass::evaluate(documents);
         match &self.0 {
             Kept::Rows => row
                 .reference
@@ -74,17 +73,33 @@ impl Reference {
                 .map(Tensor::shallow_clone)
                 .ok_or_else(|| tensor_core::Error::Shape {
                     at: ModulePath::from("log-probabilities under the reference"),
-                    wanted: vec![documents.len() as i64],
+                    wanted: vec![row.documents.len() as i64],
                     found: vec![0],
                 }),
+            _ => Ok(row.documents.sum(&self.token_log_probs(policy, row)?)),
+        }
+    }
+
+    /// `[t]` f32: log `π_ref` of each reply's tokens where they are predicted, 0 elsewhere, without a graph.
+    ///
+    /// Errors: numbers that rows bring are sums over replies.
+    pub fn token_log_probs(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<Tensor> {
+        let (tokens, documents) = (&row.tokens, &row.documents);
+        let pass = Pass::evaluate(documents);
+        match &self.0 {
+            Kept::Rows => Err(tensor_core::Error::Shape {
+                at: ModulePath::from("log-probabilities of tokens under the reference"),
+                wanted: tokens.size(),
+                found: vec![documents.len() as i64],
+            }),
             Kept::AdaptersOff => Ok(tch::no_grad(|| {
                 let hidden = policy.reference_hidden(tokens, documents);
-                row.log_probs(&hidden, policy.head(), &pass.without_adapters())
+                token_log_probs(&hidden, policy.head(), &row.targets, &pass.without_adapters())
             })),
             Kept::Copy(model) => Ok(tch::no_grad(|| {
                 let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
                 let copy = Policy::evaluate(&**model, &plan);
-                row.log_probs(&copy.hidden(tokens, documents), copy.head(), &pass)
+                token_log_probs(&copy.hidden(tokens, documents), copy.head(), &row.targets, &pass)
             })),
         }
     }

@@ -108,15 +108,13 @@ impl Mismatched {
     }
 }
 
-impl SingleReplies {
-    /// As `config` says.
-    ///
+impl KtoConfig {
     /// Errors: a number outside its range.
-    pub fn new(config: &KtoConfig, reference: Reference) -> Result<Self> {
+    pub fn check(&self) -> Result<()> {
         for (option, number) in [
-            ("beta", config.beta),
-            ("desirable_weight", config.desirable_weight),
-            ("undesirable_weight", config.undesirable_weight),
+            ("beta", self.beta),
+            ("desirable_weight", self.desirable_weight),
+            ("undesirable_weight", self.undesirable_weight),
         ] {
             if !(number > 0.0 && number.is_finite()) {
                 return Err(Error::Option {
@@ -126,6 +124,16 @@ impl SingleReplies {
                 });
             }
         }
+        Ok(())
+    }
+}
+
+impl SingleReplies {
+    /// As `config` says.
+    ///
+    /// Errors: a number outside its range.
+    pub fn new(config: &KtoConfig, reference: Reference) -> Result<Self> {
+        config.check()?;
         Ok(Self {
             loss_type: config.loss_type,
             weights: Desirability {

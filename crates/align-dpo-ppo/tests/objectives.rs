@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use align_dpo_ppo::preference::{LossType, PreferenceConfig, Terms};
 use align_dpo_ppo::{
-    Error, KtoConfig, Likelihood, Mismatched, Preference, Reference, ReplyRow, SingleReplies, SingleRow,
-    open_log_probs, save_log_probs,
+    Error, KtoConfig, Likelihood, Mismatched, Preference, Reference, ReplyRow, RewardConfig, RewardLoss, ScoredRow,
+    SingleReplies, SingleRow, open_log_probs, save_log_probs,
 };
 use checkpoint::ModelDir;
-use decoder::Decoder;
+use decoder::{Decoder, HeadKind};
 use golden::assert_close;
 use lora::{LoraConfig, Wrapping};
 use tch::{Device, Kind, Tensor};
@@ -266,6 +266,52 @@ fn one_drift_serves_all_rows_of_a_step_of_single_replies() {
     for (idx, (a, b)) in together.2.iter().zip(&separate.2).enumerate() {
         assert_close(&format!("gradient {idx}"), a, b, 1e-3, 1e-6);
     }
+}
+
+#[test]
+fn a_reward_model_learns_from_whole_pairs_however_they_are_packed() {
+    let model = base(Kind::Float).replace_head(HeadKind::Scalar, 3).unwrap();
+    let config = RewardConfig {
+        center_rewards_coefficient: Some(0.5),
+    };
+    let objective = RewardLoss::new(&config).unwrap();
+    let scored = |documents: &[Document]| {
+        let ReplyRow { tokens, documents, .. } = row(documents);
+        ScoredRow {
+            tokens,
+            documents,
+            margin: None,
+        }
+    };
+    let all = pairs();
+    let together = step(&objective, &model, &[scored(&all)]);
+    let apart: Vec<ScoredRow> = all.chunks(2).map(scored).collect();
+    let separate = step(&objective, &model, &apart);
+    assert!((together.0 - separate.0).abs() < 1e-5);
+    assert_close("score", &together.2[0], &separate.2[0], 1e-4, 1e-5);
+    // By hand, from the scores that the model gives.
+    let ReplyRow { tokens, documents, .. } = row(&all);
+    let scores: Vec<f32> = Vec::try_from(model.classify(&tokens, &documents).view([-1])).unwrap();
+    let by_hand: f64 = scores
+        .chunks(2)
+        .map(|pair| {
+            let (chosen, rejected) = (f64::from(pair[0]), f64::from(pair[1]));
+            (1.0 + (rejected - chosen).exp()).ln() + 0.5 * (chosen + rejected).powi(2)
+        })
+        .sum();
+    assert!(
+        (together.0 - by_hand / 2.0).abs() < 1e-5,
+        "{} {}",
+        together.0,
+        by_hand / 2.0
+    );
+    let right = scores.chunks(2).filter(|pair| pair[0] > pair[1]).count();
+    assert_eq!(together.1[0], right as f64 / 2.0);
+    assert!(
+        objective
+            .loss(&Policy::evaluate(&model, &plan(&model)), &scored(&all[..1]))
+            .is_err()
+    );
 }
 
 #[test]

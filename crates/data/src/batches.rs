@@ -150,6 +150,7 @@ impl<'d> Batches<'d> {
                             set,
                             sample,
                             part,
+                            place: item,
                             label,
                         },
                     );

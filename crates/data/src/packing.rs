@@ -32,6 +32,8 @@ pub struct DocumentId {
     pub sample: usize,
     /// Which of the sample's documents: of a preference, 0 is the better and 1 the worse.
     pub part: usize,
+    /// Which of the step's samples it is of.
+    pub place: usize,
     /// The sample's label.
     pub label: Option<i64>,
 }

@@ -168,6 +168,11 @@ impl TokenSet {
             .collect()
     }
 
+    /// How many documents a sample has: one, or two for a preference.
+    pub fn num_documents(&self, sample: usize) -> usize {
+        self.documents(sample).len()
+    }
+
     /// What tokenising did.
     pub fn report(&self) -> &Report {
         &self.report

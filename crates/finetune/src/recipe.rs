@@ -6,12 +6,15 @@
 mod data;
 mod document;
 mod low_rank;
+mod objective;
 mod places;
 mod prune;
 mod surgery;
 
 use std::path::{Path, PathBuf};
 
+use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
+use align_dpo_ppo::{KtoConfig, RewardConfig};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use train::TrainConfig;
@@ -94,6 +97,14 @@ pub enum ObjectiveConfig {
     Classify(ClassifyConfig),
     /// What another model thinks of the next token.
     Distill(DistillConfig),
+    /// A loss of the DPO family over pairs of replies.
+    Dpo(PreferenceConfig),
+    /// ORPO over pairs of replies, without a reference.
+    Orpo(OrpoConfig),
+    /// KTO over single replies that are good or bad.
+    Kto(KtoConfig),
+    /// A reward model from pairs of replies.
+    Reward(RewardConfig),
 }
 
 /// Options of `sft`.
@@ -208,11 +219,7 @@ impl Recipe {
         train
             .validate()
             .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
-        let objective = match document.kind("objective", &["sft", "classify", "distill"])? {
-            "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
-            "distill" => ObjectiveConfig::Distill(distillation(document)?),
-            _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
-        };
+        let objective = objective::read(document)?;
         let head = if document.section::<toml::Table>("head", None)?.is_some() {
             document.kind("head", &["classification"])?;
             let head = document.section("head", Some("kind"))?.unwrap_or_default();
@@ -264,16 +271,24 @@ impl Recipe {
     /// Refuses sections that do not go together.
     fn check(&self, document: &Document) -> Result<()> {
         match (&self.objective, &self.head) {
-            (ObjectiveConfig::Sft(_) | ObjectiveConfig::Distill(_), Some(HeadConfig::Classification(_))) => {
-                let what = "a classification head is not trained by next tokens\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
-                Err(document.error("head", what, None))
-            }
-            (ObjectiveConfig::Classify(_), _) if self.report.forgetting.is_some() => {
-                let what = "a classifier has no perplexity\nhint: remove it, or use `objective.kind = \"sft\"`";
+            (ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_), _) if self.report.forgetting.is_some() => {
+                let what = "a classifier or reward model has no perplexity\nhint: remove it, or use `objective.kind = \"sft\"`";
                 Err(document.error("report.forgetting", what, None))
             }
-            _ => Ok(()),
+            (ObjectiveConfig::Classify(_), _) | (_, None) => Ok(()),
+            (objective, Some(HeadConfig::Classification(_))) => {
+                let what = format!(
+                    "a classification head is not trained by `objective.kind = \"{}\"`\nhint: use `objective.kind = \"classify\"`, or remove `[head]`",
+                    objective.kind()
+                );
+                Err(document.error("head", &what, None))
+            }
+        }?;
+        if matches!(self.objective, ObjectiveConfig::Kto(_)) && self.train.documents_per_step() < 2 {
+            let what = "KTO's baseline pairs each prompt of a step with another one's reply: wanted a step of at least 2 documents, found 1";
+            return Err(document.error("train.per_device_train_batch_size", what, None));
         }
+        Ok(())
     }
 
     /// The names of the classes, if the recipe lists them.
@@ -305,20 +320,6 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
-}
-
-fn distillation(document: &Document) -> Result<DistillConfig> {
-    let Some(distill) = document.section::<DistillConfig>("objective", Some("kind"))? else {
-        return Err(document.error("objective", "is missing", None));
-    };
-    let wrong = |key: &str, what: &str| Err(document.error(&format!("objective.{key}"), what, None));
-    if !(distill.temperature > 0.0 && distill.temperature.is_finite()) {
-        return wrong("temperature", "wanted a number above 0; 1 to 4 are usual");
-    }
-    if !(0.0..1.0).contains(&distill.alpha) {
-        return wrong("alpha", "wanted a share from 0 to below 1\nhint: `kind = \"sft\"` learns from the text alone");
-    }
-    Ok(distill)
 }
 
 fn plain() -> f64 {

@@ -3,6 +3,8 @@
 pub mod evaluation;
 pub mod forgetting;
 pub mod operate;
+pub mod reference;
+pub mod rows;
 pub mod samples;
 pub mod saving;
 pub mod sets;
@@ -12,6 +14,7 @@ pub mod steps;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, RewardLoss, ScoredRow, SingleReplies, SingleRow};
 use anyhow::{Context as _, Result, anyhow, bail};
 use decoder::{Decoder, HeadKind};
 use decoder::loss::{ClassificationLoss, Distillation, LabelledRow, SupervisedLoss, TokenRow};
@@ -22,8 +25,10 @@ use self::evaluation::Evaluation;
 use self::forgetting::Forgetting;
 use self::operate::Operated;
 use self::operate::hft::Half;
+use self::reference::Known;
+use self::rows::ToRow;
 use self::sets::Sets;
-use self::steps::{Steps, ToRow};
+use self::steps::Steps;
 use crate::experts::Balancing;
 use crate::machine::{Dtype, Machine};
 use crate::model::Source;
@@ -59,9 +64,12 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
     }
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
     let model = operate::load(&source, machine, &recipe)?;
-    let model = match &sets.labels {
-        Some(labels) => model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?,
-        None => model,
+    let model = match (&sets.labels, &recipe.objective) {
+        (Some(labels), _) => {
+            model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?
+        }
+        (None, ObjectiveConfig::Reward(_)) => model.replace_head(HeadKind::Scalar, recipe.train.seed)?,
+        _ => model,
     };
     let operated = operate::operate(model, &recipe, &source)?;
     let (all, trainable) = num_params(&operated.model);
@@ -85,7 +93,9 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         sets: &sets,
         operated: &operated,
         dir: &dir,
+        known: None,
     };
+    let reference = || reference::choose(&recipe, &source, machine, &operated);
     match &recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
@@ -93,6 +103,22 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
             let teacher = run.teacher(distill, machine)?;
             run.fit::<TokenRow>(&Distillation::new(&teacher, distill.temperature, distill.alpha))
         }
+        ObjectiveConfig::Dpo(config) => {
+            let mut reference = config.needs_reference().then(&reference).transpose()?;
+            let mut known = None;
+            if let Some(computing) = reference.take_if(|_| config.precompute_ref_log_probs) {
+                known = Some(reference::known(&recipe, &sets, &operated.model, &computing, machine)?);
+                reference = Some(Reference::of_rows());
+            }
+            let objective = Preference::new(config, Likelihood::Reply, reference)?;
+            Run { known, ..run }.fit::<ReplyRow>(&objective)
+        }
+        ObjectiveConfig::Orpo(config) => {
+            let (config, likelihood) = config.preference();
+            run.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
+        }
+        ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
+        ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
     }
 }
 
@@ -128,6 +154,7 @@ struct Run<'a> {
     sets: &'a Sets,
     operated: &'a Operated,
     dir: &'a RunDir,
+    known: Option<Known>,
 }
 
 impl Run<'_> {
@@ -162,6 +189,10 @@ impl Run<'_> {
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {
         let (recipe, model) = (self.recipe, &self.operated.model);
         let batches = Steps::training(self.sets, recipe, model.device())?;
+        let batches = match &self.known {
+            Some(known) => batches.with_known(known.train.clone()),
+            None => batches,
+        };
         let asked = samples::asked(self.sets, recipe, self.tokenizer, model)?;
         let before = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
         let forgetting = Forgetting::of(recipe);
@@ -173,7 +204,12 @@ impl Run<'_> {
         };
         let perplexity_before = perplexity()?;
         let half = Half::of(model, recipe)?;
-        let evaluation = Evaluation::new(self.sets, recipe, model.device())?;
+        let evaluation = Evaluation::new(
+            self.sets,
+            recipe,
+            self.known.as_ref().map(|known| known.eval.as_slice()),
+            model.device(),
+        )?;
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
         let save =
             |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);

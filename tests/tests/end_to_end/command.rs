@@ -149,6 +149,25 @@ impl Home {
         self.file("texts.jsonl", &rows.collect::<String>())
     }
 
+    /// Rows with two replies.
+    pub(crate) fn pairs(&self) -> String {
+        let rows = (0..24).map(|i| {
+            let ((question, answer), (_, other)) = (SAYINGS[i % SAYINGS.len()], SAYINGS[(i + 1) % SAYINGS.len()]);
+            format!("{{\"prompt\": \"{question} {i} \", \"chosen\": \"{answer}\", \"rejected\": \"{other}\"}}\n")
+        });
+        self.file("pairs.jsonl", &rows.collect::<String>())
+    }
+
+    /// Rows with a reply and whether it is a good one.
+    pub(crate) fn judged(&self) -> String {
+        let rows = (0..24).map(|i| {
+            let ((question, answer), (_, other)) = (SAYINGS[i % SAYINGS.len()], SAYINGS[(i + 1) % SAYINGS.len()]);
+            let (reply, good) = if i % 3 == 0 { (answer, true) } else { (other, false) };
+            format!("{{\"prompt\": \"{question} {i} \", \"completion\": \"{reply}\", \"label\": {good}}}\n")
+        });
+        self.file("judged.jsonl", &rows.collect::<String>())
+    }
+
     /// Rows with a text and a class.
     pub(crate) fn classes(&self) -> String {
         let rows = (0..24).map(|i| {

@@ -14,6 +14,7 @@ mod measuring;
 mod methods;
 mod optimisers;
 mod pruned;
+mod preferences;
 mod quantised;
 mod recipes;
 mod runs;

@@ -169,6 +169,8 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
                 ("classify", _) => home.classes(),
                 ("sft" | "distill", true) => home.texts(),
                 ("sft" | "distill", false) => home.chats(),
+                // Of a pair, KTO takes both replies: as many good ones as bad ones in every step.
+                ("dpo" | "orpo" | "kto" | "reward", _) => home.pairs(),
                 (other, _) => panic!("{}: what rows does `{other}` want?", path.display()),
             };
             settings.push(format!("data.{list}.{idx}.path={rows}"));

@@ -1,18 +1,47 @@
 //! Which losses over pairs, how strong, in which proportions: TRL's keys.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{IntoDeserializer as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{LossType, Strength};
-use crate::{Error, Result};
+use crate::{Error, Likelihood, Result};
 
 /// A loss, or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Terms {
     /// One.
     One(LossType),
     /// Their weighted sum.
     Several(Vec<LossType>),
+}
+
+/// A name or a list of names, so that a name that is none is told which there are.
+impl<'de> Deserialize<'de> for Terms {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = Terms;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a loss or a list of losses")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Terms, E> {
+                LossType::deserialize(name.into_deserializer()).map(Terms::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<Terms, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(names)).map(Terms::Several)
+            }
+        }
+
+        deserializer.deserialize_any(Names)
+    }
 }
 
 /// Options of a loss over pairs.
@@ -31,6 +60,44 @@ pub struct PreferenceConfig {
     /// γ of `simpo`: 0.5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub simpo_gamma: Option<f64>,
+    /// Whether log-probabilities under the reference are computed before the first step and kept on disk.
+    pub precompute_ref_log_probs: bool,
+}
+
+/// Options of ORPO: `loss_type = "orpo"` as its authors train it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OrpoConfig {
+    /// λ of the paper: what the log odds weigh beside the likelihood.
+    pub beta: f64,
+    /// Whether the likelihood is of the prompt too, as the authors' code and TRL have it; else of the reply alone.
+    pub prompt_in_nll: bool,
+}
+
+impl Default for OrpoConfig {
+    fn default() -> Self {
+        Self {
+            beta: 0.1,
+            prompt_in_nll: true,
+        }
+    }
+}
+
+impl OrpoConfig {
+    /// The loss, and what its likelihood is of.
+    pub fn preference(&self) -> (PreferenceConfig, Likelihood) {
+        let config = PreferenceConfig {
+            beta: self.beta,
+            loss_type: Terms::One(LossType::Orpo),
+            ..PreferenceConfig::default()
+        };
+        let likelihood = if self.prompt_in_nll {
+            Likelihood::Document
+        } else {
+            Likelihood::Reply
+        };
+        (config, likelihood)
+    }
 }
 
 impl Default for PreferenceConfig {
@@ -41,11 +108,20 @@ impl Default for PreferenceConfig {
             loss_weights: None,
             label_smoothing: 0.0,
             simpo_gamma: None,
+            precompute_ref_log_probs: false,
         }
     }
 }
 
 impl PreferenceConfig {
+    /// Whether a loss compares with a reference.
+    pub fn needs_reference(&self) -> bool {
+        match &self.loss_type {
+            Terms::One(loss) => loss.needs_reference(),
+            Terms::Several(losses) => losses.iter().any(|loss| loss.needs_reference()),
+        }
+    }
+
     /// Each loss with its weight, and their common strength.
     ///
     /// Errors: a number outside its range, weights that do not fit the losses, an option that none of them asks for.
@@ -77,6 +153,12 @@ impl PreferenceConfig {
         }
         if self.simpo_gamma.is_some() && !has(|loss| loss == LossType::Simpo) {
             return no_effect("simpo_gamma", "use `loss_type = \"simpo\"`");
+        }
+        if self.precompute_ref_log_probs && !has(LossType::needs_reference) {
+            return no_effect(
+                "precompute_ref_log_probs",
+                "remove it: nothing is compared with a reference",
+            );
         }
         let weights = match &self.loss_weights {
             None => vec![1.0; losses.len()],
@@ -149,6 +231,17 @@ mod tests {
             let error = config.terms().unwrap_err().to_string();
             assert!(error.contains(needle), "{error}");
         }
+        let read = |loss: serde_json::Value| serde_json::from_value::<Terms>(loss);
+        assert_eq!(read(serde_json::json!("ipo")).unwrap(), Terms::One(LossType::Ipo));
+        assert_eq!(
+            read(serde_json::json!(["ipo", "sft"])).unwrap(),
+            several(&[LossType::Ipo, LossType::Sft])
+        );
+        let error = read(serde_json::json!("sigmod")).unwrap_err().to_string();
+        assert!(
+            error.contains("unknown variant `sigmod`, expected one of `sigmoid`"),
+            "{error}"
+        );
         let mixed = PreferenceConfig {
             loss_type: several(&[LossType::Sigmoid, LossType::Sft]),
             loss_weights: Some(vec![1.0, 0.2]),

@@ -9,7 +9,7 @@ mod pairs;
 mod reward;
 mod unpaired;
 
-pub use config::{PreferenceConfig, Terms};
+pub use config::{OrpoConfig, PreferenceConfig, Terms};
 pub use loss::{LossType, Strength};
 pub use odds::log_odds;
 pub use pairs::{Pairs, Side};

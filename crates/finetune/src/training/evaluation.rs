@@ -6,8 +6,9 @@ use anyhow::Result;
 use tch::Device;
 use tensor_core::{LanguageModel, Objective, Plan, Policy, Treatment};
 
+use super::rows::ToRow;
 use super::sets::Sets;
-use super::steps::{Steps, ToRow};
+use super::steps::Steps;
 use crate::recipe::{ObjectiveConfig, Recipe};
 
 /// Everything that is measured.
@@ -17,12 +18,19 @@ pub struct Evaluation<'d> {
 }
 
 impl<'d> Evaluation<'d> {
-    /// Over the recipe's evaluation sets.
-    pub fn new(sets: &'d Sets, recipe: &Recipe, device: Device) -> Result<Self> {
-        let steps = sets
-            .eval
-            .iter()
-            .map(|(name, set)| Ok((name.as_str(), Steps::once(set, recipe, device)?)));
+    /// Over the recipe's evaluation sets; `known` says, if anything, how likely each one's replies are under the
+    /// reference.
+    pub fn new(sets: &'d Sets, recipe: &Recipe, known: Option<&[Vec<f32>]>, device: Device) -> Result<Self> {
+        let steps = sets.eval.iter().enumerate().map(|(idx, (name, set))| {
+            let steps = Steps::once(set, recipe, device)?;
+            Ok((
+                name.as_str(),
+                match known {
+                    Some(known) => steps.with_known(vec![known[idx].clone()]),
+                    None => steps,
+                },
+            ))
+        });
         Ok(Self {
             sets: steps.collect::<Result<_>>()?,
             has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)),

@@ -1,5 +1,7 @@
 //! A recipe's data as tokens: read, checked, tokenised, cached.
 
+mod wanted;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -22,16 +24,15 @@ pub struct Sets {
 impl Sets {
     /// Reads every file; an error names the file and the line.
     pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Self> {
-        let classifies = matches!(recipe.objective, ObjectiveConfig::Classify(_));
-        let labels = match (classifies, recipe.labels()) {
-            (false, _) => None,
-            (true, Some(labels)) => Some(labels),
-            (true, None) => Some(labels_in_data(recipe)?),
+        let labels = match (&recipe.objective, recipe.labels()) {
+            (ObjectiveConfig::Classify(_), Some(labels)) => Some(labels),
+            (ObjectiveConfig::Classify(_), None) => Some(labels_in_data(recipe)?),
+            _ => None,
         };
         let encoding = recipe
             .data
             .encoding(&recipe.objective, labels.as_deref().unwrap_or_default());
-        let set = |source: &Source, limit| tokens(source, limit, tokenizer, &encoding, classifies);
+        let set = |source: &Source, limit| tokens(source, limit, tokenizer, &encoding, &recipe.objective);
         let train = recipe
             .data
             .train
@@ -70,7 +71,7 @@ fn tokens(
     limit: Limit,
     tokenizer: &Tokenizer,
     encoding: &EncodeConfig,
-    classifies: bool,
+    objective: &ObjectiveConfig,
 ) -> Result<TokenSet> {
     let cache = cache_dir();
     let cuts_rows = limit == Limit::Rows && source.max_samples.is_some();
@@ -78,7 +79,7 @@ fn tokens(
         // A whole file whose tokens are known needs no parsing.
         if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
             tell(source, set.report(), 0);
-            return checked(source, set, classifies);
+            return wanted::checked(source, set, objective);
         }
     }
     let mut rows = Dataset::read(&source.path, &source.reading())?;
@@ -92,26 +93,7 @@ fn tokens(
     })?;
     bar.finish_and_clear();
     tell(source, set.report(), duplicates);
-    checked(source, set, classifies)
-}
-
-/// Refuses rows that the objective cannot learn from.
-fn checked(source: &Source, set: TokenSet, classifies: bool) -> Result<TokenSet> {
-    let labelled = (0..set.len()).filter(|&sample| set.label(sample).is_some()).count();
-    let place = source.path.display();
-    if classifies && labelled < set.len() {
-        bail!(
-            "`{place}`: `objective.kind = \"classify\"` wants rows with `text` and `label`, found {} without a label\n\
-             hint: map other names with `columns`, e.g. columns = {{ text = \"sentence\" }}",
-            set.len() - labelled
-        );
-    }
-    if !classifies && set.report().trained_tokens == 0 {
-        bail!(
-            "`{place}`: no token of any row is trained\nhint: rows with `text` and `label` belong to `objective.kind = \"classify\"`; prompts alone have nothing to learn"
-        );
-    }
-    Ok(set)
+    wanted::checked(source, set, objective)
 }
 
 /// Says what was left out: nothing is silent.

@@ -2,63 +2,22 @@
 //!
 //! Shapes: t tokens of a row, n documents.
 
+use std::rc::Rc;
+
 use anyhow::Result;
-use data::{Arrange, BatchConfig, Mixture, Packed, Part, TokenSet};
-use decoder::loss::{LabelledRow, TokenRow};
+use data::{Arrange, BatchConfig, Mixture, Part, TokenSet};
 use tch::{Device, Tensor};
 use tensor_core::Documents;
 use train::{BoxError, Row};
 
+use super::rows::{Making, ToRow};
 use super::sets::Sets;
 use crate::recipe::Recipe;
-
-/// What an objective reads of a packed row.
-pub trait ToRow: Sized + 'static {
-    /// As tensors on `device`.
-    fn of(packed: &Packed, device: Device) -> Self;
-
-    /// Its tokens and documents.
-    fn input(&self) -> (&Tensor, &Documents);
-}
-
-impl ToRow for TokenRow {
-    fn of(packed: &Packed, device: Device) -> Self {
-        Self {
-            tokens: Tensor::from_slice(&packed.tokens).to_device(device),
-            targets: Tensor::from_slice(&packed.targets).to_device(device),
-            documents: Documents::new(&packed.lengths),
-        }
-    }
-
-    fn input(&self) -> (&Tensor, &Documents) {
-        (&self.tokens, &self.documents)
-    }
-}
-
-impl ToRow for LabelledRow {
-    fn of(packed: &Packed, device: Device) -> Self {
-        // Sets without labels are refused when they are read.
-        let labels: Vec<i64> = packed
-            .documents
-            .iter()
-            .map(|document| document.label.unwrap_or_default())
-            .collect();
-        Self {
-            tokens: Tensor::from_slice(&packed.tokens).to_device(device),
-            labels: Tensor::from_slice(&labels).to_device(device),
-            documents: Documents::new(&packed.lengths),
-        }
-    }
-
-    fn input(&self) -> (&Tensor, &Documents) {
-        (&self.tokens, &self.documents)
-    }
-}
 
 /// Steps over some sets.
 pub struct Steps<'d> {
     batches: data::Batches<'d>,
-    device: Device,
+    making: Making,
     longest_row: usize,
 }
 
@@ -82,7 +41,7 @@ impl<'d> Steps<'d> {
         Ok(Self {
             longest_row: longest_row(&refs, &config),
             batches: data::Batches::new(refs, mixture, config)?,
-            device,
+            making: making(recipe, device),
         })
     }
 
@@ -92,8 +51,15 @@ impl<'d> Steps<'d> {
         Ok(Self {
             longest_row: longest_row(&[set], &config),
             batches: data::Batches::sequential(set, config)?,
-            device,
+            making: making(recipe, device),
         })
+    }
+
+    /// The same steps, where the log-probabilities of each set's replies under the reference are known.
+    #[must_use]
+    pub fn with_known(mut self, known: Vec<Vec<f32>>) -> Self {
+        self.making.known = Rc::new(known);
+        self
     }
 
     /// Optimiser steps in an epoch.
@@ -111,6 +77,11 @@ impl<'d> Steps<'d> {
         &self.batches
     }
 
+    /// What rows are made with.
+    pub fn making(&self) -> &Making {
+        &self.making
+    }
+
     /// Tokens of the longest row there can be.
     pub fn longest(&self) -> usize {
         self.longest_row
@@ -118,11 +89,11 @@ impl<'d> Steps<'d> {
 
     /// A step's rows as tensors.
     pub fn tensors<B: ToRow>(&self, step: usize) -> Result<Vec<Row<B>>, data::Error> {
-        let rows = self.batches.step(step)?.rows;
+        let packed = self.batches.step(step)?.rows;
+        let rows = B::of_step(&packed, &self.making).into_iter().zip(&packed);
         Ok(rows
-            .iter()
-            .map(|packed| Row {
-                batch: B::of(packed, self.device),
+            .map(|(batch, packed)| Row {
+                batch,
                 num_tokens: packed.tokens.len(),
             })
             .collect())
@@ -144,6 +115,15 @@ impl<B: ToRow> train::Batches<B> for Steps<'_> {
 
     fn input<'b>(&self, batch: &'b B) -> Option<(&'b Tensor, &'b Documents)> {
         Some(batch.input())
+    }
+}
+
+fn making(recipe: &Recipe, device: Device) -> Making {
+    Making {
+        device,
+        max_length: recipe.data.max_length,
+        max_tokens: recipe.data.max_tokens,
+        known: Rc::default(),
     }
 }
 

@@ -3,4 +3,5 @@
 mod adapters;
 mod chat_templates;
 mod logits;
+mod preference_steps;
 mod trajectories;

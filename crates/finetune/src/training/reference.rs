@@ -1,0 +1,102 @@
+//! The reference of an objective: the base beneath the adapters, or a second model; and what is known of it already.
+
+use align_dpo_ppo::{Reference, ReplyRow, open_log_probs, save_log_probs};
+use anyhow::{Context as _, Result};
+use data::TokenSet;
+use tensor_core::{LanguageModel, Plan, Policy, Treatment};
+
+use super::operate::Operated;
+use super::rows::ToRow as _;
+use super::sets::Sets;
+use super::steps::Steps;
+use crate::machine::Machine;
+use crate::model::Source;
+use crate::output;
+use crate::recipe::{Recipe, Surgery};
+
+/// Log-probabilities of every reply under the reference, by set: the better and the worse one of each sample in turn.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Of the training sets.
+    pub train: Vec<Vec<f32>>,
+    /// Of the evaluation sets.
+    pub eval: Vec<Vec<f32>>,
+}
+
+/// The reference of what `recipe` trains: its own base where only adapters train, else the model as it was.
+pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, operated: &Operated) -> Result<Reference> {
+    let keeps_base = |surgery: &Surgery| surgery.is_adapter() || matches!(surgery, Surgery::Quantize(_));
+    if recipe.surgery.iter().all(keeps_base) {
+        return Ok(Reference::adapters_off(&operated.model)?);
+    }
+    output::note(
+        "the base itself trains, so a copy of it is kept as the reference; with `precompute_ref_log_probs = true` it is let go before the first step",
+    );
+    Ok(Reference::copy(Box::new(source.decoder(machine)?)))
+}
+
+/// What the reference says of every reply: from the cache, or computed and kept there.
+pub fn known(
+    recipe: &Recipe,
+    sets: &Sets,
+    model: &dyn LanguageModel,
+    reference: &Reference,
+    machine: Machine,
+) -> Result<Known> {
+    let of =
+        |set: &TokenSet| of_set(set, recipe, model, reference, machine).context("`objective.precompute_ref_log_probs`");
+    Ok(Known {
+        train: sets.train.iter().map(of).collect::<Result<_>>()?,
+        eval: sets.eval.iter().map(|(_, set)| of(set)).collect::<Result<_>>()?,
+    })
+}
+
+fn of_set(
+    set: &TokenSet,
+    recipe: &Recipe,
+    model: &dyn LanguageModel,
+    reference: &Reference,
+    machine: Machine,
+) -> Result<Vec<f32>> {
+    let steps = Steps::once(set, recipe, machine.device)?;
+    let mut fingerprint = reference.fingerprint(model);
+    for step in 0..steps.len() {
+        for row in steps.tensors::<ReplyRow>(step)? {
+            fingerprint.add_row(&row.batch);
+        }
+    }
+    let count = 2 * set.len();
+    let path = checkpoint::cache_dir().map(|cache| cache.join("references").join(fingerprint.text() + ".safetensors"));
+    if let Some(path) = &path {
+        // A file that cannot be read is one that is written again.
+        if let Ok(Some(known)) = open_log_probs(path, count) {
+            output::note(format!(
+                "{count} log-probabilities under the reference were known: `{}`",
+                path.display()
+            ));
+            return Ok(known);
+        }
+    }
+    let mut known = vec![0.0; count];
+    let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
+    let bar = output::bar(steps.len(), "reference");
+    for step in 0..steps.len() {
+        for packed in steps.batches().step(step)?.rows {
+            let row = ReplyRow::of(&packed, steps.making());
+            let policy = Policy::evaluate(model, &plan);
+            let log_probs = Vec::<f32>::try_from(reference.log_probs(&policy, &row)?.to_device(tch::Device::Cpu))?;
+            for (id, log_prob) in packed.documents.iter().zip(log_probs) {
+                known[2 * id.sample + id.part] = log_prob;
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if let Some(path) = &path {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
+        }
+        save_log_probs(path, &known)?;
+    }
+    Ok(known)
+}
