@@ -3,6 +3,7 @@
 //! Duplicates are dropped before the split, so that no held-out headline was seen in training. The order is that of the
 //! headlines' hashes: the same on every machine, and unrelated to the order of the file.
 
+use crate::facts;
 use crate::place::{Cache, write_if_changed};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -74,6 +75,7 @@ pub(crate) fn prepare(name: &str, cache: &Cache) -> Result<()> {
     match name {
         "sarcasm" => headlines(cache).map(drop),
         "perplexity-text" => general_text(cache).map(drop),
+        "factbook" => facts::prepare(cache),
         _ => Ok(()),
     }
 }

@@ -43,6 +43,8 @@ pub enum Verb {
     Merge(verbs::merge::Args),
     /// Several adapters of one model as one
     Combine(verbs::combine::Args),
+    /// Take facts out of a memory
+    Forget(verbs::forget::Args),
     /// Give a random half of a tuned model its earlier values back
     Reset(verbs::reset::Args),
     /// Write a model in a format that others read
@@ -71,6 +73,7 @@ impl Verb {
             Self::Analyse(args) => args.run(),
             Self::Merge(args) => args.run(),
             Self::Combine(args) => args.run(),
+            Self::Forget(args) => args.run(),
             Self::Reset(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Quantize(args) => args.run(),

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod convert;
 pub mod failure;
 pub mod machine;
+pub mod memories;
 pub mod model;
 pub mod output;
 pub mod prompts;

@@ -6,6 +6,7 @@
 mod data;
 mod document;
 mod low_rank;
+mod memory;
 mod places;
 mod surgery;
 
@@ -17,6 +18,7 @@ use train::TrainConfig;
 
 pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
+pub use memory::MemoryObjective;
 pub use surgery::{FullConfig, Surgery};
 
 use crate::machine::Dtype;
@@ -86,6 +88,8 @@ pub enum ObjectiveConfig {
     Sft(SftConfig),
     /// The cross-entropy of a document's class.
     Classify(ClassifyConfig),
+    /// The cross-entropy of each fact's answer, until it is known.
+    Memory(MemoryObjective),
 }
 
 /// Options of `sft`.
@@ -171,8 +175,9 @@ impl Recipe {
         train
             .validate()
             .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
-        let objective = match document.kind("objective", &["sft", "classify"])? {
+        let objective = match document.kind("objective", &["sft", "classify", "memory"])? {
             "sft" => ObjectiveConfig::Sft(document.section("objective", Some("kind"))?.unwrap_or_default()),
+            "memory" => ObjectiveConfig::Memory(document.section("objective", Some("kind"))?.unwrap_or_default()),
             _ => ObjectiveConfig::Classify(document.section("objective", Some("kind"))?.unwrap_or_default()),
         };
         let head = if document.section::<toml::Table>("head", None)?.is_some() {
@@ -190,13 +195,14 @@ impl Recipe {
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
         let mut report: ReportConfig = document.section("report", None)?.unwrap_or_default();
         if let Some(path) = &mut report.forgetting {
-            *path = places.data(&path.display().to_string()).ok_or_else(|| {
-                document.error(
-                    "report.forgetting",
-                    &format!("no such file: `{}`", path.display()),
-                    None,
-                )
-            })?;
+            *path = found(document, &places, "report.forgetting", path)?;
+        }
+        let mut objective = objective;
+        if let ObjectiveConfig::Memory(MemoryObjective {
+            background: Some(path), ..
+        }) = &mut objective
+        {
+            *path = found(document, &places, "objective.background", path)?;
         }
         let recipe = Self {
             model,
@@ -213,9 +219,10 @@ impl Recipe {
 
     /// Refuses sections that do not go together.
     fn check(&self, document: &Document) -> Result<()> {
+        memory::check(self, document)?;
         match (&self.objective, &self.head) {
-            (ObjectiveConfig::Sft(_), Some(HeadConfig::Classification(_))) => {
-                let what = "a classification head is not trained by `objective.kind = \"sft\"`\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
+            (ObjectiveConfig::Sft(_) | ObjectiveConfig::Memory(_), Some(HeadConfig::Classification(_))) => {
+                let what = "a classification head is trained by `objective.kind = \"classify\"` alone\nhint: use `objective.kind = \"classify\"`, or remove `[head]`";
                 Err(document.error("head", what, None))
             }
             (ObjectiveConfig::Classify(_), _) if self.report.forgetting.is_some() => {
@@ -250,6 +257,12 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
+}
+
+/// The data file that the key `at` names.
+fn found(document: &Document, places: &places::Places, at: &str, path: &Path) -> Result<PathBuf> {
+    let found = places.data(&path.display().to_string());
+    found.ok_or_else(|| document.error(at, &format!("no such file: `{}`", path.display()), None))
 }
 
 fn auto() -> String {
@@ -317,7 +330,11 @@ output_dir = "out"
             ),
             ("", &["surgery.0.rr=3"], &["`surgery.0.rr`", "did you mean `r`?"]),
             ("", &["surgery.0.kind=lra"], &["did you mean `lora`?"]),
-            ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`"]),
+            (
+                "",
+                &["objective.kind=dpp"],
+                &["`objective.kind`", "`sft`, `classify`, `memory`"],
+            ),
             ("", &["train.learning_rate=-1"], &["`train.learning_rate`", "above 0"]),
             (
                 "",

@@ -2,6 +2,7 @@
 
 pub mod evaluation;
 pub mod forgetting;
+pub mod memory;
 pub mod operate;
 pub mod samples;
 pub mod saving;
@@ -19,8 +20,8 @@ use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
 use self::forgetting::Forgetting;
-use self::operate::Operated;
 use self::operate::hft::Half;
+use self::operate::{Kept, Operated};
 use self::sets::Sets;
 use self::steps::{Steps, ToRow};
 use crate::machine::{Dtype, Machine};
@@ -84,9 +85,13 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         operated: &operated,
         dir: &dir,
     };
-    match recipe.objective {
+    match &recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
+        ObjectiveConfig::Memory(options) => match &operated.kept {
+            Kept::Memory(bank) => memory::fit(&run, bank, options),
+            _ => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod estimate;
 pub mod evaluate;
 pub mod export;
+pub mod forget;
 pub mod generate;
 pub mod import;
 pub mod inspect;

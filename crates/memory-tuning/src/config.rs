@@ -1,5 +1,7 @@
 //! The options of a memory, checked once.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tensor_core::{Modules, Targets};
 
@@ -48,6 +50,9 @@ pub struct MemoryConfig {
     pub scale: f64,
     /// Seeds the keys and the experts' first factors.
     pub seed: u64,
+    /// A saved memory that is gone on with: more facts, or other answers to the same questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continue_from: Option<PathBuf>,
 }
 
 impl Default for MemoryConfig {
@@ -62,6 +67,7 @@ impl Default for MemoryConfig {
             query_dim: 128,
             scale: 1.0,
             seed: 0,
+            continue_from: None,
         }
     }
 }

@@ -43,6 +43,7 @@
 )]
 
 mod bank;
+mod choice;
 mod config;
 mod error;
 mod experts;
@@ -50,6 +51,7 @@ mod file;
 mod fit;
 mod keys;
 mod lanes;
+mod ledger;
 mod map;
 mod memory;
 mod optimiser;
@@ -58,10 +60,12 @@ mod table;
 mod wrap;
 
 pub use bank::{Experts, MemoryBank};
+pub use choice::{Background, Choice, colliding_pairs};
 pub use config::{ExpertKind, MemoryConfig, TargetModules};
 pub use error::{Error, Result};
 pub use file::{Placement, Tensors, rows_file};
 pub use keys::ProductKeys;
+pub use ledger::{FactState, Ledger};
 pub use memory::Memory;
 pub use optimiser::{Gradients, RowOptimizer, RowStates, RowUpdate};
 pub use selection::{Chosen, Selection};

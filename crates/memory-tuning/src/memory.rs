@@ -51,11 +51,16 @@ impl Memory {
         if !autograd::wants(&inputs) {
             return Some(y);
         }
+        let mut uses = uses;
         let (shared, wants_dx, top_k) = (self.experts.clone(), x.requires_grad(), experts.selection.top_k());
         Some(autograd::attach(&inputs, y, move |dy| {
             let Some(dy) = dy else { return vec![None, None, None] };
             let dy = dy.to_kind(Kind::Float).contiguous();
             let mut experts = locked(&shared);
+            // What may move may have been narrowed once the loss was known.
+            for used in &mut uses {
+                used.moves = used.moves && experts.may_move(experts.table.ids()[used.slot]);
+            }
             let Experts { table, gradients, .. } = &mut *experts;
             let rows = (blob::slice(&held), blob::slice(&dy));
             let (dx, d_shares) = experts::backward(table, &uses, rows, (scale, top_k, wants_dx), gradients);

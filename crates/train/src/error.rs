@@ -37,6 +37,14 @@ pub enum Error {
         "no parameter of the model trains\nhint: add an adapter, or choose what to train with a full fine-tuning surgery"
     )]
     NothingTrains,
+    /// Rows that train besides the parameters could not do what was asked.
+    #[error("a memory could not {what}")]
+    Sparse {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: BoxError,
+    },
     /// A data set without a step.
     #[error("the training data make no step: wanted at least one row")]
     NoData,

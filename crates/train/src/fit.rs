@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tch::Device;
-use tensor_core::{DropoutKey, LanguageModel, Objective, Plan};
+use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, named_params};
 
 use self::resume::{load, round_state};
 use crate::metrics::Metrics;
@@ -19,8 +19,8 @@ use crate::run_dir::MASTERS;
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, StepReport, TrainConfig,
-    choose_plan, tensors,
+    Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, Sparse, StepReport,
+    TrainConfig, choose_plan, tensors,
 };
 
 /// Steps after which every trainable parameter must have met a gradient.
@@ -87,8 +87,16 @@ impl<'c, 'h> Run<'c, 'h> {
         let schedule = config.schedule(total)?;
         #[expect(clippy::mem_replace_with_default, reason = "a boxed trait object has no default")]
         let states = std::mem::replace(&mut hooks.states, Box::<crate::AdamW>::default());
-        let mut optimizer = Optimizer::new(model, config, states)?;
-        let device = optimizer.params()[0].value.device();
+        let mut optimizer = match hooks.sparse {
+            Some(_) => Optimizer::of_any(model, config, states),
+            None => Optimizer::new(model, config, states)?,
+        };
+        let device = match optimizer.params().first() {
+            Some(param) => param.value.device(),
+            None => named_params(model)
+                .first()
+                .map_or(Device::Cpu, |(_, param)| param.value().device()),
+        };
         let resumed = hooks.dir.resume_from()?;
         let rounds = hooks.rounds;
         let state = if let Some(checkpoint) = &resumed {
@@ -98,7 +106,17 @@ impl<'c, 'h> Run<'c, 'h> {
                 &mut optimizer,
                 rounds,
                 (config.seed, num_steps_per_epoch),
-            )?
+            )
+            .and_then(|state| match hooks.sparse {
+                Some(sparse) => sparse
+                    .load(&checkpoint.path)
+                    .map(|()| state)
+                    .map_err(|source| Error::Sparse {
+                        what: "go on from its checkpoint",
+                        source,
+                    }),
+                None => Ok(state),
+            })?
         } else {
             let mut state = State::new(config.seed, num_steps_per_epoch);
             if let Some(rounds) = rounds {
@@ -113,6 +131,13 @@ impl<'c, 'h> Run<'c, 'h> {
                 option: "load_best_model_at_end",
                 why: "what trains changes during the run, so the best checkpoint's weights do not fit its end".into(),
                 hint: "set it to false; each checkpoint holds the whole model, the best one too",
+            });
+        }
+        if hooks.sparse.is_some() && config.load_best_model_at_end {
+            return Err(Error::NoEffect {
+                option: "load_best_model_at_end",
+                why: "rows of a memory have no best step: each fact is trained until it is known".into(),
+                hint: "set it to false",
             });
         }
         // Everything that could be refused was: what an earlier run left may go now.
@@ -156,7 +181,7 @@ impl<'c, 'h> Run<'c, 'h> {
                 self.evaluate()?;
                 continue;
             }
-            let is_over = self.state.step >= self.total;
+            let is_over = self.is_over();
             let gave_up = self.patience_is_up();
             if (is_over || gave_up) && self.state.window.steps > 0 {
                 self.log()?;
@@ -181,6 +206,11 @@ impl<'c, 'h> Run<'c, 'h> {
         }
     }
 
+    /// Whether every step was done, or nothing is left to learn.
+    fn is_over(&self) -> bool {
+        self.state.step >= self.total || self.hooks.sparse.is_some_and(Sparse::is_done)
+    }
+
     /// Draws anew if the next step lies in another round.
     fn begin_round(&mut self, model: &dyn LanguageModel) -> Result<()> {
         let (Some(rounds), Some(now)) = (self.hooks.rounds, &self.state.rounds) else {
@@ -202,7 +232,8 @@ impl<'c, 'h> Run<'c, 'h> {
         let number = self.state.step + 1;
         let report = gradients(self, DropoutKey(self.config.seed))?;
         self.check_reach(number)?;
-        let norm = self.optimizer.gradient_norm();
+        let of_rows = self.hooks.sparse.map_or(0.0, Sparse::gradient_norm);
+        let norm = self.optimizer.gradient_norm().hypot(of_rows);
         if !norm.is_finite() {
             let all = "all parameters together (the norm overflows)";
             return Err(Error::GradientNotFinite {
@@ -217,7 +248,13 @@ impl<'c, 'h> Run<'c, 'h> {
             largest => (largest / (norm + 1e-6)).min(1.0),
         };
         let learning_rate = self.config.learning_rate * self.schedule.factor(self.state.step);
-        self.optimizer.update(learning_rate, scale);
+        let update = self.optimizer.update(learning_rate, scale);
+        if let Some(sparse) = self.hooks.sparse {
+            sparse.update(&update).map_err(|source| Error::Sparse {
+                what: "move its rows",
+                source,
+            })?;
+        }
         let seconds = begun.elapsed().as_secs_f64();
         self.note(report, norm, learning_rate, seconds);
         Ok(())

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::{AdamW, BoxError, Entry, Rounds, RunDir, States};
+use crate::{AdamW, BoxError, Entry, Rounds, RunDir, Sparse, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
 pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
@@ -23,6 +23,7 @@ pub struct Hooks<'a> {
     pub(crate) stop: Option<&'a AtomicBool>,
     pub(crate) states: Box<dyn States>,
     pub(crate) rounds: Option<&'a dyn Rounds>,
+    pub(crate) sparse: Option<&'a dyn Sparse>,
 }
 
 impl<'a> Hooks<'a> {
@@ -36,6 +37,7 @@ impl<'a> Hooks<'a> {
             stop: None,
             states: Box::new(AdamW::default()),
             rounds: None,
+            sparse: None,
         }
     }
 
@@ -70,6 +72,15 @@ impl<'a> Hooks<'a> {
     #[must_use]
     pub fn with_states(self, states: Box<dyn States>) -> Self {
         Self { states, ..self }
+    }
+
+    /// With rows that train besides the parameters.
+    #[must_use]
+    pub fn with_sparse(self, sparse: &'a dyn Sparse) -> Self {
+        Self {
+            sparse: Some(sparse),
+            ..self
+        }
     }
 
     /// With what trains chosen anew from round to round.

@@ -8,6 +8,7 @@ mod families;
 mod hft;
 mod interrupted;
 mod measuring;
+mod memory;
 mod methods;
 mod quantised;
 mod recipes;

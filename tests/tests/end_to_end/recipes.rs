@@ -147,6 +147,12 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         settings.push(format!("surgery.{idx}.r=4"));
     }
     let objective = recipe["objective"]["kind"].as_str().unwrap();
+    if objective == "memory" {
+        // The tiny model has two layers. All facts in every step, so that its losses are of the same facts.
+        settings.push("surgery.0.layers_to_transform=[1]".into());
+        settings.push("train.per_device_train_batch_size=24".into());
+        settings.push(format!("objective.background={}", home.texts()));
+    }
     for list in ["train", "eval"] {
         let sources = recipe["data"]
             .get(list)
@@ -158,7 +164,7 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
             let rows = match (objective, is_text) {
                 ("classify", _) => home.classes(),
                 ("sft", true) => home.texts(),
-                ("sft", false) => home.chats(),
+                ("sft" | "memory", false) => home.chats(),
                 (other, _) => panic!("{}: what rows does `{other}` want?", path.display()),
             };
             settings.push(format!("data.{list}.{idx}.path={rows}"));
@@ -170,7 +176,12 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         args.extend(["--set", setting.as_str()]);
     }
     finetune(&home, &args).works();
-    let weights = ["model.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
+    let weights = [
+        "model.safetensors",
+        "adapter_model.safetensors",
+        "adapter.safetensors",
+        "memory.safetensors",
+    ];
     assert!(weights.iter().any(|name| run.join(name).exists()), "{recipe}: no model");
     losses(&run)
 }

@@ -10,12 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What `cargo xtask fetch` brings for the studies.
-pub(crate) const NEEDED: [&str; 5] = [
+pub(crate) const NEEDED: [&str; 6] = [
     "smollm2-135m-instruct",
     "sarcasm",
     "quartz",
     "socialiqa",
     "perplexity-text",
+    "factbook",
 ];
 
 /// The tasks: a headline is sarcastic or not, a quantity rises or falls, what a person will want.
@@ -27,6 +28,11 @@ const HELD_OUT: usize = 300;
 pub(crate) const TRAINED: usize = 960;
 /// Paragraphs of general text, times the scale.
 const PARAGRAPHS: usize = 40;
+
+/// Questions that are asked in other words, and questions that nothing is trained on.
+const ASKED: usize = 200;
+/// Paragraphs that memories are fitted to: the first, and how many.
+const BACKGROUND: (usize, usize) = (600, 100);
 
 /// The suite's entry for general text.
 const GENERAL: &str = "[[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = \"general.jsonl\"\n";
@@ -60,11 +66,9 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
     }
     write_if_changed(
         &folder.join("general.jsonl"),
-        &paragraphs(
-            &cache.data().join("perplexity-text/openwebtext.jsonl"),
-            PARAGRAPHS * scale,
-        )?,
+        &paragraphs(&general_text(cache), 0, PARAGRAPHS * scale)?,
     )?;
+    facts(cache, &folder)?;
     write_if_changed(&folder.join("all.toml"), &(all + GENERAL))?;
     Ok(folder)
 }
@@ -96,11 +100,44 @@ fn conversations(rows: &[Row]) -> String {
     text
 }
 
-/// The first paragraphs of the file as rows of text.
-fn paragraphs(path: &Path, count: usize) -> Result<String> {
+/// The facts to memorise, true and random, asked otherwise too, others to leave alone, and the text that memories are
+/// fitted to: paragraphs that are never measured.
+fn facts(cache: &Cache, folder: &Path) -> Result<()> {
+    let from = cache.data().join("factbook");
+    for (name, rows) in [
+        ("facts", usize::MAX),
+        ("random", usize::MAX),
+        ("paraphrased", ASKED),
+        ("others", ASKED),
+    ] {
+        let path = from.join(format!("{name}.jsonl"));
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let rows = text.lines().take(rows).fold(String::new(), |text, row| text + row + "\n");
+        write_if_changed(&folder.join(format!("{name}.jsonl")), &rows)?;
+    }
+    write_if_changed(
+        &folder.join("background.jsonl"),
+        &paragraphs(&general_text(cache), BACKGROUND.0, BACKGROUND.1)?,
+    )?;
+    let exact = |name: &str, file: &str| {
+        format!("[[task]]\nname = \"{name}\"\nkind = \"exact_match\"\ndata = \"{file}.jsonl\"\nmax_new_tokens = 16\n\n")
+    };
+    for answers in ["facts", "random"] {
+        let suite = exact("facts", answers) + &exact("otherwise", "paraphrased") + &exact("others", "others") + GENERAL;
+        write_if_changed(&folder.join(format!("{answers}.toml")), &suite)?;
+    }
+    Ok(())
+}
+
+fn general_text(cache: &Cache) -> PathBuf {
+    cache.data().join("perplexity-text/openwebtext.jsonl")
+}
+
+/// `count` paragraphs of the file, from number `first`, as rows of text.
+fn paragraphs(path: &Path, first: usize, count: usize) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut rows = String::new();
-    for (idx, line) in text.lines().take(count).enumerate() {
+    for (idx, line) in text.lines().enumerate().skip(first).take(count) {
         let place = || format!("{}:{}", path.display(), idx + 1);
         let row: Value = serde_json::from_str(line).with_context(place)?;
         let original = row.get("0").and_then(Value::as_str).with_context(place)?;

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use dora::DoraConfig;
 use hft::HftConfig;
 use lora::LoraConfig;
+use memory_tuning::MemoryConfig;
 use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +27,14 @@ pub enum Surgery {
     Full(FullConfig),
     /// A random half of the model's own parameters trains.
     Hft(HftConfig),
+    /// A mixture of memory experts beside frozen weights.
+    Memory(MemoryConfig),
 }
 
 impl Surgery {
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
-        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
+        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_) | Self::Memory(_))
     }
 }
 
@@ -54,7 +57,7 @@ impl Default for FullConfig {
     }
 }
 
-const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft"];
+const KINDS: &[&str] = &["quantize", "lora", "dora", "adapter", "full", "hft", "memory"];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
@@ -87,6 +90,19 @@ pub(super) fn read(document: &Document, seed: u64) -> Result<Vec<Surgery>> {
                         .check()
                         .map_err(|error| document.error(&at, &error.to_string(), None))?;
                     Surgery::Hft(config)
+                }
+                "memory" => {
+                    let mut config: MemoryConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
+                    if !has_seed(document, &at)? {
+                        config.seed = seed;
+                    }
+                    config
+                        .check()
+                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
+                    config.continue_from = config
+                        .continue_from
+                        .map(|path| std::path::absolute(&path).unwrap_or(path));
+                    Surgery::Memory(config)
                 }
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })

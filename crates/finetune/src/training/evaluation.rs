@@ -25,7 +25,7 @@ impl<'d> Evaluation<'d> {
             .map(|(name, set)| Ok((name.as_str(), Steps::once(set, recipe, device)?)));
         Ok(Self {
             sets: steps.collect::<Result<_>>()?,
-            has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)),
+            has_perplexity: !matches!(recipe.objective, ObjectiveConfig::Classify(_)),
         })
     }
 

@@ -4,6 +4,7 @@ mod adapters;
 mod combine;
 mod dora;
 mod hft;
+mod memory;
 mod qlora;
 
 pub(crate) use hft::derive;
@@ -22,6 +23,7 @@ pub(crate) fn all(scale: usize) -> Vec<Study> {
         adapters::study(scale),
         hft::study(scale),
         combine::study(scale),
+        memory::study(scale),
     ]
 }
 

@@ -5,6 +5,7 @@ mod dora;
 mod full;
 pub mod hft;
 mod lora;
+mod memory;
 mod quantize;
 
 use ::dora::DoraConfig;
@@ -12,6 +13,7 @@ use ::lora::LoraConfig;
 use adapters::AdapterConfig;
 use anyhow::{Context, Result, bail};
 use decoder::Decoder;
+use memory_tuning::MemoryBank;
 use tensor_core::ModulePath;
 
 pub use self::quantize::load;
@@ -53,6 +55,8 @@ pub enum Kept {
     },
     /// Bottleneck adapters for the base they were trained on.
     Bottleneck(AdapterConfig),
+    /// Memories for the base that they were trained on.
+    Memory(MemoryBank),
     /// The whole model.
     Whole,
 }
@@ -78,6 +82,7 @@ pub fn operate(model: Decoder, recipe: &Recipe) -> Result<Operated> {
             Surgery::Dora(config) => dora::operate(patient, config),
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
+            Surgery::Memory(config) => memory::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
         }
         .with_context(|| format!("`surgery.{idx}`"))?;
