@@ -62,11 +62,15 @@ impl Step {
     /// The experts of the answers move from now on.
     fn choose(&self) {
         let pass = Pass::evaluate(&self.documents);
-        let inner = tch::no_grad(|| self.inner(&self.x, &pass)).narrow(0, 0, ANSWERS).to_kind(Kind::Float);
+        let inner = tch::no_grad(|| self.inner(&self.x, &pass))
+            .narrow(0, 0, ANSWERS)
+            .to_kind(Kind::Float);
         let mut experts = self.experts.lock().expect("no thread has panicked");
         let chosen = experts.selection.choose(&inner).experts.flatten(0, -1);
         let ids: Vec<i64> = Vec::try_from(chosen).expect("numbers");
-        experts.let_move(ids.into_iter().map(|id| id as u32)).expect("room for rows");
+        experts
+            .let_move(ids.into_iter().map(|id| id as u32))
+            .expect("room for rows");
     }
 
     /// Forward, backward, update.

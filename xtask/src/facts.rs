@@ -175,7 +175,8 @@ fn facts(countries: &[Value], relations: &[Relation]) -> Vec<Fact> {
 fn name(country: &Value) -> Option<String> {
     let names = &country["Government"]["Country name"];
     let of = |form: &str| names[form]["text"].as_str().map(plain);
-    let is_name = |name: &String| !name.is_empty() && !name.starts_with("none") && !name.contains('&') && name.len() <= 40;
+    let is_name =
+        |name: &String| !name.is_empty() && !name.starts_with("none") && !name.contains('&') && name.len() <= 40;
     of("conventional short form")
         .filter(is_name)
         .or_else(|| of("conventional long form").filter(is_name))

@@ -112,7 +112,10 @@ fn facts(cache: &Cache, folder: &Path) -> Result<()> {
     ] {
         let path = from.join(format!("{name}.jsonl"));
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let rows = text.lines().take(rows).fold(String::new(), |text, row| text + row + "\n");
+        let rows = text
+            .lines()
+            .take(rows)
+            .fold(String::new(), |text, row| text + row + "\n");
         write_if_changed(&folder.join(format!("{name}.jsonl")), &rows)?;
     }
     write_if_changed(

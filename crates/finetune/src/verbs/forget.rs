@@ -56,13 +56,17 @@ impl Args {
         let saved = Memories::open(&self.adapter)?;
         let base = saved.file().get("base_model_name_or_path").and_then(Value::as_str);
         let Some(name) = self.model.as_deref().or(base) else {
-            bail!("`{}` names no model\nhint: name it with `--model`", self.adapter.display());
+            bail!(
+                "`{}` names no model\nhint: name it with `--model`",
+                self.adapter.display()
+            );
         };
         let source = Source::open(name)?.with_templates_in(&self.adapter)?;
         let known = facts::read(&self.adapter)?;
         let asked = self.questions(&source)?;
-        let (gone, kept): (Vec<Written>, Vec<Written>) =
-            known.into_iter().partition(|written| asked.contains(written.fact.prompt()));
+        let (gone, kept): (Vec<Written>, Vec<Written>) = known
+            .into_iter()
+            .partition(|written| asked.contains(written.fact.prompt()));
         ensure!(
             gone.len() == asked.len(),
             "`{}`: {} of {} questions are not among the facts of `{}`\nhint: a question is known by its very tokens; `facts.jsonl` there lists them",
@@ -75,7 +79,10 @@ impl Args {
         let (mine, others) = (by_projection(&gone), by_projection(&kept));
         let counts = bank.each(|_, at, experts| {
             let none = HashSet::new();
-            let (mine, others) = (mine.get(at.as_str()).unwrap_or(&none), others.get(at.as_str()).unwrap_or(&none));
+            let (mine, others) = (
+                mine.get(at.as_str()).unwrap_or(&none),
+                others.get(at.as_str()).unwrap_or(&none),
+            );
             let alone: Vec<u32> = mine.difference(others).copied().collect();
             alone.iter().for_each(|&id| experts.table.reset(id));
             (alone.len(), mine.len() - alone.len())

@@ -56,7 +56,10 @@ fn memory(name: &str, answers: &str, surgery: &str, objective: &str, scale: usiz
         30 * scale,
         60 * scale,
     );
-    Arm::new(name, vec![Step::Train { name: "train", recipe }, measured(&["--adapter"], answers)])
+    Arm::new(
+        name,
+        vec![Step::Train { name: "train", recipe }, measured(&["--adapter"], answers)],
+    )
 }
 
 /// Passes over all facts with any other surgery.
@@ -67,12 +70,19 @@ fn dense(name: &str, surgery: &str, learning_rate: f64, kept: &[&str]) -> Arm {
          [train]\nnum_train_epochs = {PASSES}\nper_device_train_batch_size = 32\nlearning_rate = {learning_rate:e}\n\
          lr_scheduler_type = \"cosine\"\nwarmup_ratio = 0.05\nsave_strategy = \"no\"\nlogging_steps = 5\nreport_to = []\n",
     );
-    Arm::new(name, vec![Step::Train { name: "train", recipe }, measured(kept, "facts")])
+    Arm::new(
+        name,
+        vec![Step::Train { name: "train", recipe }, measured(kept, "facts")],
+    )
 }
 
 /// The suite of these answers over what was trained.
 fn measured(kept: &[&str], answers: &str) -> Step {
-    let suite = if answers == "facts" { "facts.toml" } else { "random.toml" };
+    let suite = if answers == "facts" {
+        "facts.toml"
+    } else {
+        "random.toml"
+    };
     match kept {
         [] => Step::evaluate("after", "{out}/train", None, suite),
         _ => Step::evaluate("after", MODEL, Some("{out}/train"), suite),
@@ -81,8 +91,14 @@ fn measured(kept: &[&str], answers: &str) -> Step {
 
 fn verdicts(results: &Results) -> Vec<Verdict> {
     let recall = |arm: &str| results.mean(arm, "after.facts.exact_match");
-    let general = |arm: &str| results.mean(arm, "after.general.perplexity") / results.mean("base", "after.general.perplexity") - 1.0;
-    let (memory, random, sparse) = ("memory experts", "memory experts, random answers", "sparse memory by TF-IDF");
+    let general = |arm: &str| {
+        results.mean(arm, "after.general.perplexity") / results.mean("base", "after.general.perplexity") - 1.0
+    };
+    let (memory, random, sparse) = (
+        "memory experts",
+        "memory experts, random answers",
+        "sparse memory by TF-IDF",
+    );
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut verdicts = vec![
         Verdict {
@@ -98,7 +114,10 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
             holds: general(memory).abs() <= 0.02,
         },
         Verdict {
-            statement: format!("random answers are recalled as well as true ones ({})", percent(recall(random))),
+            statement: format!(
+                "random answers are recalled as well as true ones ({})",
+                percent(recall(random))
+            ),
             holds: recall(random) >= 0.95,
         },
         Verdict {
