@@ -1,13 +1,13 @@
 """A mixture of memory experts by its equations, in f64: selection, output, gradients, and AdamW on rows.
 
 memory/KIND.safetensors   KIND: low-rank, value
-  x [t, in], weight [out, in], query [d, in], offset [d], keys.0 and keys.1 [n, d/2], scale [], top_k [];
+  x [t, in], weight [out, in], query [d, in], offset [d], keys.0 and keys.1 [n, d/2], scale [], top_k [], temperature [];
   touched [m]: numbers of the experts that have a row; rows [m, w]: u [r, in] (not of values), then v [r, out];
   moving [l]: those of them that train; dy [t, out]; and what follows: experts [t, k] and shares [t, k], best
   first; y; d_x; d_rows [l, w].
 
 With q = query x - offset and s_ij = (q1 . keys0_i + q2 . keys1_j) / sqrt(d) of expert i n + j, the k experts of
-the largest s have shares a = softmax(s), and y = weight x + scale sum_e a_e sum_r v_er (u_er . x).
+the largest s have shares a = softmax(s / temperature), and y = weight x + scale sum_e a_e sum_r v_er (u_er . x).
 
 memory/adamw.safetensors
   rows [m, w]; gradients [steps, m, w]; touched [steps, m] (1 where a row has a gradient in that step); numbers
@@ -28,7 +28,7 @@ def case(seed, kind, rank):
     def draw(*shape, std=1.0):
         return torch.randn(*shape, generator=generator, dtype=torch.float64) * std
 
-    t, inputs, outputs, n, d, k, scale = 9, 11, 7, 5, 6, 4, 1.7
+    t, inputs, outputs, n, d, k, scale, temperature = 9, 11, 7, 5, 6, 4, 1.7, 0.6
     x = draw(t, inputs).requires_grad_()
     weight, query, offset = draw(outputs, inputs, std=0.5), draw(d, inputs, std=0.6), draw(d, std=0.3)
     keys = [draw(n, d // 2, std=1.5) for _ in range(2)]
@@ -40,7 +40,7 @@ def case(seed, kind, rank):
     halves = [part @ keys[half].T for half, part in enumerate(q.split(d // 2, dim=1))]
     scores = (halves[0][:, :, None] + halves[1][:, None, :]).flatten(1) / d**0.5
     best = scores.topk(k, dim=1)
-    shares = best.values.softmax(1)
+    shares = (best.values / temperature).softmax(1)
 
     place = {int(expert): at for at, expert in enumerate(touched)}
     added = []
@@ -61,7 +61,7 @@ def case(seed, kind, rank):
     moving = touched[::2]
     return dict(
         x=x, weight=weight, query=query, offset=offset, scale=torch.tensor(scale, dtype=torch.float64),
-        top_k=torch.tensor(k), touched=touched, rows=rows, moving=moving, dy=dy, experts=best.indices,
+        top_k=torch.tensor(k), temperature=torch.tensor(temperature, dtype=torch.float64), touched=touched, rows=rows, moving=moving, dy=dy, experts=best.indices,
         shares=shares, y=y, d_x=d_x, d_rows=d_rows[::2],
     ) | {f"keys.{half}": keys[half] for half in range(2)}
 

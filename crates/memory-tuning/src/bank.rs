@@ -82,11 +82,14 @@ impl Experts {
     }
 }
 
+/// Projections with their experts.
+pub(crate) type Sites = Vec<(ModulePath, Arc<Mutex<Experts>>)>;
+
 /// The experts of every projection that has a memory, in the model's order.
 #[derive(Clone, Debug)]
 pub struct MemoryBank {
     config: MemoryConfig,
-    sites: Vec<(ModulePath, Arc<Mutex<Experts>>)>,
+    sites: Sites,
 }
 
 impl MemoryBank {

@@ -1,7 +1,7 @@
 //! Which of the experts that a fact meets are trained: all of them, or those that hardly anything else meets.
 //!
-//! `tf-idf(e) = c(e) / Σ c · ln((D + 1) / (D_e + 1))`: c(e) counts e among the choices of the fact's answer, D_e the
-//! background documents (of D) in which any token chose e. Training only the t highest leaves alone what general text
+//! `tf-idf(e) = c(e) / Σ c · ln((D + 1) / (D_e + 1))`: c(e) counts e among the choices of the fact's answer, `D_e`
+//! the background documents (of D) in which any token chose e. Training only the t highest leaves alone what general text
 //! uses.
 //!
 //! Source: Lin et al. 2025, arXiv:2510.15103, section 3. Deviation: counted for a fact, not for a batch of them, so that a

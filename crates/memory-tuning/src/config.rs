@@ -44,6 +44,8 @@ pub struct MemoryConfig {
     pub expert_rank: usize,
     /// k, experts that answer a token.
     pub top_k: usize,
+    /// τ of the softmax over their scores: the lower, the more the best of them says.
+    pub temperature: f64,
     /// Width of the queries and keys.
     pub query_dim: usize,
     /// c, what the experts' sum is multiplied by.
@@ -64,6 +66,7 @@ impl Default for MemoryConfig {
             expert: ExpertKind::default(),
             expert_rank: 1,
             top_k: 32,
+            temperature: 0.125,
             query_dim: 128,
             scale: 1.0,
             seed: 0,
@@ -91,6 +94,10 @@ impl MemoryConfig {
         if self.top_k == 0 || self.top_k > self.num_experts {
             let hint = "8 to 32 are usual".to_owned();
             return refuse("top_k", format!("{} of {}", self.top_k, self.num_experts), hint);
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            let hint = "1 shares alike among all, 0.125 favours the best".to_owned();
+            return refuse("temperature", self.temperature.to_string(), hint);
         }
         if self.query_dim == 0 || !self.query_dim.is_multiple_of(2) {
             let hint = "a query is cut in two halves: take an even width, such as 128".to_owned();
@@ -150,6 +157,7 @@ mod tests {
             (r#"{"num_experts": 1000}"#, "961 or 1024"),
             (r#"{"num_experts": 0}"#, "num_experts"),
             (r#"{"num_experts": 4, "top_k": 5}"#, "5 of 4"),
+            (r#"{"temperature": 0.0}"#, "temperature"),
             (r#"{"query_dim": 7}"#, "query_dim"),
             (r#"{"expert": "value", "expert_rank": 2}"#, "expert_rank"),
             (r#"{"scale": 0.0}"#, "scale"),

@@ -5,15 +5,14 @@
 //! say which rows have a state in `PATH.states`, and how often each was moved. Whoever knows the format writes the
 //! tensors; the rows are written and mapped here.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-use std::cell::RefCell;
-use std::sync::{Arc, Mutex};
 
 use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, Projection};
 
+use crate::bank::Sites;
 use crate::wrap::{matrix, place};
 use crate::{
     Error, ExpertShape, Experts, MemoryBank, MemoryConfig, ProductKeys, Result, RowOptimizer, RowStates, Selection,
@@ -97,7 +96,7 @@ pub struct Placement {
     config: MemoryConfig,
     folder: PathBuf,
     tensors: Tensors,
-    sites: RefCell<Vec<(ModulePath, Arc<Mutex<Experts>>)>>,
+    sites: RefCell<Sites>,
 }
 
 impl Placement {
@@ -161,12 +160,7 @@ fn read(
         Ok(tensor.to_kind(Kind::Float))
     };
     let keys = ProductKeys::new(part("keys.0", &[n, d / 2])?, part("keys.1", &[n, d / 2])?);
-    let selection = Selection::new(
-        part("query", &[d, inputs as i64])?,
-        part("offset", &[d])?,
-        keys,
-        config.top_k,
-    );
+    let selection = Selection::new(part("query", &[d, inputs as i64])?, part("offset", &[d])?, keys, config);
     let experts = tensors.get(at.join("experts").as_str()).map(ids);
     let experts = experts.ok_or_else(|| missing(folder, &at.join("experts")))?;
     let path = rows_file(folder, at);

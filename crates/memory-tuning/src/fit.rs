@@ -1,6 +1,6 @@
 //! Training the selection, once and briefly, before anything is memorised: in closed form.
 //!
-//! W_q becomes the d largest principal directions of the inputs, each scaled to variance 1, and μ their mean, so that
+//! `W_q` becomes the d largest principal directions of the inputs, each scaled to variance 1, and μ their mean, so that
 //! queries fill their space alike. Sub-keys have one length and random directions; against such queries each is the
 //! nearest of about as many tokens, so experts are used evenly and few facts share one, without a balancing loss.
 //!

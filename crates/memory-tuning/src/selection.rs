@@ -1,7 +1,8 @@
 //! Which experts answer a token: cross-attention over product keys.
 //!
-//! `q = W_q (x - μ)`, `s_e = q · K_e / √d`, the k best experts S, `a = softmax(s_S)`. W_q, μ and the keys are fitted
-//! once ([`Selection::fit`]) and then stay, so that a fact always meets the same experts.
+//! `q = W_q (x - μ)`, `s_e = q · K_e / √d`, the k best experts S, `a = softmax(s_S / τ)`. `W_q`, μ and the keys are fitted
+//! once ([`Selection::fit`]) and then stay, so that a fact always meets the same experts. A low temperature τ gives the
+//! last of the k little to say, so that rounding, which may put another in its place, changes little.
 //!
 //! Source: the cross-attention of Li et al. 2024, arXiv:2406.17642, figure 4 and section 7.1, which print no equation;
 //! product keys as in arXiv:1907.05242. Deviation: each token chooses, by its own input, where the paper speaks of a
@@ -17,13 +18,14 @@ use crate::{MemoryConfig, ProductKeys};
 /// What chooses between the experts of one table.
 #[derive(Debug)]
 pub struct Selection {
-    /// W_q `[d, in]` f32.
+    /// `W_q`, `[d, in]` f32.
     pub query: Tensor,
     /// `W_q μ` `[d]` f32.
     pub offset: Tensor,
     /// K.
     pub keys: ProductKeys,
     top_k: usize,
+    temperature: f64,
 }
 
 /// The experts of each token.
@@ -48,16 +50,18 @@ impl Selection {
             offset: Tensor::zeros([config.query_dim as i64], (Kind::Float, tch::Device::Cpu)),
             keys: ProductKeys::random(config.num_keys(), config.query_dim, config.seed ^ site ^ 1),
             top_k: config.top_k,
+            temperature: config.temperature,
         }
     }
 
-    /// From its tensors.
-    pub fn new(query: Tensor, offset: Tensor, keys: ProductKeys, top_k: usize) -> Self {
+    /// From its tensors; k and τ are the configuration's.
+    pub fn new(query: Tensor, offset: Tensor, keys: ProductKeys, config: &MemoryConfig) -> Self {
         Self {
             query,
             offset,
             keys,
-            top_k,
+            top_k: config.top_k,
+            temperature: config.temperature,
         }
     }
 
@@ -77,7 +81,7 @@ impl Selection {
         let width = self.query.size()[0] as f64;
         Chosen {
             experts,
-            shares: (scores / width.sqrt()).softmax(-1, Kind::Float),
+            shares: (scores / (width.sqrt() * self.temperature)).softmax(-1, Kind::Float),
         }
     }
 }

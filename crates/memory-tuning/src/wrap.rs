@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tensor_core::{Error as CoreError, ModulePath, Projection};
 
+use crate::bank::Sites;
 use crate::{Error, Experts, Memory, MemoryBank, MemoryConfig, Result};
 
 /// A choice of projections that get a memory: hand [`Self::projection`] to the model, then take the bank.
@@ -13,7 +14,7 @@ use crate::{Error, Experts, Memory, MemoryBank, MemoryConfig, Result};
 pub struct Wrapping {
     config: MemoryConfig,
     chosen: BTreeSet<ModulePath>,
-    sites: RefCell<Vec<(ModulePath, Arc<Mutex<Experts>>)>>,
+    sites: RefCell<Sites>,
 }
 
 impl Wrapping {
@@ -58,7 +59,7 @@ impl Wrapping {
 
 /// Puts the experts beside `base` and notes them in `sites`.
 pub(crate) fn place(
-    sites: &RefCell<Vec<(ModulePath, Arc<Mutex<Experts>>)>>,
+    sites: &RefCell<Sites>,
     at: &ModulePath,
     base: Box<dyn Projection>,
     experts: Experts,

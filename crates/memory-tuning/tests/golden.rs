@@ -29,11 +29,12 @@ impl Case {
             expert: kind,
             expert_rank: rank,
             scale: vectors.number("scale"),
+            top_k: vectors.integers("top_k")[0] as usize,
+            temperature: vectors.number("temperature"),
             ..MemoryConfig::default()
         };
         let (outputs, inputs) = weight.size2().unwrap();
-        let top_k = vectors.integers("top_k")[0] as usize;
-        let selection = Selection::new(f32("query"), f32("offset"), keys, top_k);
+        let selection = Selection::new(f32("query"), f32("offset"), keys, &config);
         let mut table = Table::new(ExpertShape::new(&config, inputs as usize, outputs as usize), 1);
         for (id, row) in vectors.integers("touched").iter().zip(0..) {
             let slot = table.touch(*id as u32).unwrap();
@@ -145,7 +146,7 @@ fn experts_gathered_from_the_table_are_a_lora() {
         let row = Tensor::cat(&[a.get(row), b.get(row)], 0);
         table.row_mut(slot).copy_from_slice(blob::slice(&row));
     }
-    let selection = Selection::new(zeros(&[2, 8]), zeros(&[2]), keys, 4);
+    let selection = Selection::new(zeros(&[2, 8]), zeros(&[2]), keys, &config);
     let experts = Arc::new(Mutex::new(Experts::new(&config, selection, table)));
     let memory = Memory::new(Box::new(Dense::new(Param::frozen(w, Role::Base))), experts);
     let documents = Documents::new(&[1]);

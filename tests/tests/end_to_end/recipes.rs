@@ -151,7 +151,6 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         // The tiny model has two layers. All facts in every step, so that its losses are of the same facts.
         settings.push("surgery.0.layers_to_transform=[1]".into());
         settings.push("train.per_device_train_batch_size=24".into());
-        settings.push(format!("objective.background={}", home.texts()));
     }
     for list in ["train", "eval"] {
         let sources = recipe["data"]

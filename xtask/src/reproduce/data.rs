@@ -31,7 +31,7 @@ const PARAGRAPHS: usize = 40;
 
 /// Questions that are asked in other words, and questions that nothing is trained on.
 const ASKED: usize = 200;
-/// Paragraphs that memories are fitted to: the first, and how many.
+/// Paragraphs whose experts a sparse memory spares: the first, and how many.
 const BACKGROUND: (usize, usize) = (600, 100);
 
 /// The suite's entry for general text.
@@ -100,8 +100,8 @@ fn conversations(rows: &[Row]) -> String {
     text
 }
 
-/// The facts to memorise, true and random, asked otherwise too, others to leave alone, and the text that memories are
-/// fitted to: paragraphs that are never measured.
+/// The facts to memorise, true and random, asked otherwise too, others to leave alone, and the text whose experts a
+/// sparse memory spares: paragraphs that are never measured.
 fn facts(cache: &Cache, folder: &Path) -> Result<()> {
     let from = cache.data().join("factbook");
     for (name, rows) in [

@@ -22,8 +22,7 @@ pub struct MemoryObjective {
     /// With `tf_idf`: experts that a fact trains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slots: Option<usize>,
-    /// General text (`.txt`, or rows with `text`): the selection is fitted to it beside the facts, and `tf_idf` spares
-    /// what it uses.
+    /// With `tf_idf`: general text (`.txt`, or rows with `text`), whose experts are spared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background: Option<PathBuf>,
     /// Tokens of it that are read, from its start.
@@ -78,6 +77,12 @@ pub(super) fn check(recipe: &Recipe, document: &Document) -> anyhow::Result<()> 
         return refuse("objective.max_steps_per_fact", "wanted at least 1");
     }
     match (objective.choice, objective.slots, &objective.background) {
+        (Choice::All, None, Some(_)) => {
+            return refuse(
+                "objective.background",
+                "it has no effect with `choice = \"all\"`; use `choice = \"tf_idf\"`",
+            );
+        }
         (Choice::All, Some(_), _) => {
             return refuse(
                 "objective.slots",

@@ -20,7 +20,7 @@ pub(super) fn study(scale: usize) -> Study {
                 before and after; asked otherwise means other words for the same facts, which nothing was trained on. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
-            Arm::new("base", vec![Step::evaluate("after", MODEL, None, "facts.toml")]).without_chance(),
+            Arm::new("base", vec![in_f32(Step::evaluate("after", MODEL, None, "facts.toml"))]).without_chance(),
             memory("memory experts", "facts", EXPERTS, "", scale),
             memory("memory experts, random answers", "random", EXPERTS, "", scale),
             memory("sparse memory by TF-IDF", "facts", VALUES, SPARSE, scale),
@@ -44,14 +44,14 @@ const EXPERTS: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_
                        num_experts = 1048576\ntop_k = 8\n";
 const VALUES: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [20]\n\
                       num_experts = 16384\ntop_k = 16\nexpert = \"value\"\n";
-const SPARSE: &str = "choice = \"tf_idf\"\nslots = 32\n";
+const SPARSE: &str = "choice = \"tf_idf\"\nslots = 32\nbackground = \"{data}/background.jsonl\"\n";
 
 fn memory(name: &str, answers: &str, surgery: &str, objective: &str, scale: usize) -> Arm {
     let recipe = format!(
-        "[model]\nname_or_path = \"{MODEL}\"\n\n{surgery}\n\
-         [objective]\nkind = \"memory\"\ntarget_loss = 0.05\nmax_steps_per_fact = {}\nbackground = \"{{data}}/background.jsonl\"\n{objective}\n\
+        "[model]\nname_or_path = \"{MODEL}\"\ndtype = \"f32\"\n\n{surgery}\n\
+         [objective]\nkind = \"memory\"\ntarget_loss = 0.05\nmax_steps_per_fact = {}\n{objective}\n\
          [data]\ntrain = [{{ path = \"{{data}}/{answers}.jsonl\" }}]\nmax_length = 128\n\n\
-         [train]\nnum_train_epochs = {}\nper_device_train_batch_size = 64\nlearning_rate = 1e-2\nlr_scheduler_type = \"constant\"\n\
+         [train]\nnum_train_epochs = {}\nper_device_train_batch_size = 64\nlearning_rate = 2e-2\nlr_scheduler_type = \"constant\"\n\
          save_strategy = \"no\"\nlogging_steps = 5\nreport_to = []\n",
         30 * scale,
         60 * scale,
@@ -83,9 +83,25 @@ fn measured(kept: &[&str], answers: &str) -> Step {
     } else {
         "random.toml"
     };
-    match kept {
+    in_f32(match kept {
         [] => Step::evaluate("after", "{out}/train", None, suite),
         _ => Step::evaluate("after", MODEL, Some("{out}/train"), suite),
+    })
+}
+
+/// All arms are measured alike. In bf16 a prompt that is decoded token by token differs from one that is read at once,
+/// and may meet other experts.
+fn in_f32(step: Step) -> Step {
+    match step {
+        Step::Evaluate {
+            name,
+            mut model,
+            suite,
+        } => {
+            model.extend(["--dtype".to_owned(), "f32".to_owned()]);
+            Step::Evaluate { name, model, suite }
+        }
+        other => other,
     }
 }
 

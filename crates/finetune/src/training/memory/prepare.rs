@@ -55,11 +55,8 @@ pub fn prepare(
     let experts = bank.each(|site, _, experts| {
         let answers = answers(site);
         if fits {
-            let all: Vec<&Tensor> = answers
-                .iter()
-                .chain(texts.iter().map(|read| &read.inputs[site]))
-                .collect();
-            experts.selection.fit(&Tensor::cat(&all, 0));
+            // What tells facts apart is little beside what tells any two texts apart, so the queries are the facts' own.
+            experts.selection.fit(&Tensor::cat(&answers, 0));
         }
         let choices = |x: &Tensor| -> Vec<u32> {
             let chosen = experts.selection.choose(x).experts.flatten(0, -1);
