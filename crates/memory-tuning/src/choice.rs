@@ -46,17 +46,21 @@ impl Background {
     }
 
     /// The `slots` experts of highest TF-IDF among a fact's choices (an expert stands there as often as it was chosen),
-    /// in order of their numbers. Of equals, the first number.
+    /// in order of their numbers. Of equals, the one that stands first: give the best of every token before any second.
     pub fn rarest(&self, choices: &[u32], slots: usize) -> Vec<u32> {
-        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-        for &expert in choices {
-            *counts.entry(expert).or_default() += 1;
+        let mut counts: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for (first, &expert) in choices.iter().enumerate() {
+            counts.entry(expert).or_insert((0, first)).0 += 1;
         }
-        let score =
-            |(&expert, &count): (&u32, &usize)| (count as f64 / choices.len() as f64 * self.idf(expert), expert);
-        let mut scored: Vec<(f64, u32)> = counts.iter().map(score).collect();
+        let mut scored: Vec<(f64, usize, u32)> = counts
+            .iter()
+            .map(|(&expert, &(count, first))| {
+                let tf = count as f64 / choices.len() as f64;
+                (tf * self.idf(expert), first, expert)
+            })
+            .collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut best: Vec<u32> = scored.into_iter().take(slots).map(|(_, expert)| expert).collect();
+        let mut best: Vec<u32> = scored.into_iter().take(slots).map(|(_, _, expert)| expert).collect();
         best.sort_unstable();
         best
     }
@@ -98,6 +102,7 @@ mod tests {
         assert_eq!(background.rarest(&choices, 2), [2, 9]);
         assert_eq!(background.rarest(&choices, 1), [2]);
         assert_eq!(background.rarest(&choices, 9), [1, 2, 9]);
+        assert_eq!(background.rarest(&[9, 2, 1, 1, 2, 1], 1), [9]);
     }
 
     #[test]

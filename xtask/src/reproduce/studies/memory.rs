@@ -93,11 +93,7 @@ fn measured(kept: &[&str], answers: &str) -> Step {
 /// and may meet other experts.
 fn in_f32(step: Step) -> Step {
     match step {
-        Step::Evaluate {
-            name,
-            mut model,
-            suite,
-        } => {
+        Step::Evaluate { name, mut model, suite } => {
             model.extend(["--dtype".to_owned(), "f32".to_owned()]);
             Step::Evaluate { name, model, suite }
         }

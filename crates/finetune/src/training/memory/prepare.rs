@@ -59,7 +59,8 @@ pub fn prepare(
             experts.selection.fit(&Tensor::cat(&answers, 0));
         }
         let choices = |x: &Tensor| -> Vec<u32> {
-            let chosen = experts.selection.choose(x).experts.flatten(0, -1);
+            // The best of every token come first, then the second, and so on.
+            let chosen = experts.selection.choose(x).experts.tr().flatten(0, -1);
             let ids = Vec::<i64>::try_from(chosen).unwrap_or_default();
             ids.into_iter().map(|id| id as u32).collect()
         };
