@@ -7,6 +7,7 @@ mod cargo;
 mod check;
 mod demo;
 mod download;
+mod facts;
 mod fetch;
 mod libtorch;
 mod manifest;

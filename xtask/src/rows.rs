@@ -5,6 +5,7 @@
 
 mod pairs;
 
+use crate::facts;
 use crate::place::{Cache, write_if_changed};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -77,6 +78,7 @@ pub(crate) fn prepare(name: &str, cache: &Cache) -> Result<()> {
         "sarcasm" => headlines(cache).map(drop),
         "perplexity-text" => general_text(cache).map(drop),
         "socialiqa" => pairs::write(&cache.data().join(name)),
+        "factbook" => facts::prepare(cache),
         _ => Ok(()),
     }
 }

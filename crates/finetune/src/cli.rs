@@ -45,6 +45,8 @@ pub enum Verb {
     Combine(verbs::combine::Args),
     /// Make a model sparse, or smaller
     Prune(verbs::prune::Args),
+    /// Take facts out of a memory
+    Forget(verbs::forget::Args),
     /// Give a random half of a tuned model its earlier values back
     Reset(verbs::reset::Args),
     /// Write a model in a format that others read
@@ -80,6 +82,7 @@ impl Verb {
             Self::Merge(args) => args.run(),
             Self::Combine(args) => args.run(),
             Self::Prune(args) => args.run(),
+            Self::Forget(args) => args.run(),
             Self::Reset(args) => args.run(),
             Self::Export(args) => args.run(),
             Self::Quantize(args) => args.run(),

@@ -10,6 +10,7 @@ pub mod convert;
 pub mod experts;
 pub mod failure;
 pub mod machine;
+pub mod memories;
 pub mod model;
 pub mod output;
 pub mod prompts;

@@ -6,6 +6,7 @@
 mod data;
 mod document;
 mod low_rank;
+mod memory;
 mod objective;
 mod places;
 mod prune;
@@ -21,6 +22,7 @@ use train::TrainConfig;
 
 pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
+pub use memory::MemoryObjective;
 pub use prune::PruneSurgery;
 pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
 
@@ -105,6 +107,8 @@ pub enum ObjectiveConfig {
     Kto(KtoConfig),
     /// A reward model from pairs of replies.
     Reward(RewardConfig),
+    /// The cross-entropy of each fact's answer, until it is known.
+    Memory(MemoryObjective),
 }
 
 /// Options of `sft`.
@@ -246,13 +250,14 @@ impl Recipe {
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
         let mut report: ReportConfig = document.section("report", None)?.unwrap_or_default();
         if let Some(path) = &mut report.forgetting {
-            *path = places.data(&path.display().to_string()).ok_or_else(|| {
-                document.error(
-                    "report.forgetting",
-                    &format!("no such file: `{}`", path.display()),
-                    None,
-                )
-            })?;
+            *path = found(document, &places, "report.forgetting", path)?;
+        }
+        let mut objective = objective;
+        if let ObjectiveConfig::Memory(MemoryObjective {
+            background: Some(path), ..
+        }) = &mut objective
+        {
+            *path = found(document, &places, "objective.background", path)?;
         }
         let recipe = Self {
             model,
@@ -270,6 +275,7 @@ impl Recipe {
 
     /// Refuses sections that do not go together.
     fn check(&self, document: &Document) -> Result<()> {
+        memory::check(self, document)?;
         match (&self.objective, &self.head) {
             (ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_), _) if self.report.forgetting.is_some() => {
                 let what = "a classifier or reward model has no perplexity\nhint: remove it, or use `objective.kind = \"sft\"`";
@@ -320,6 +326,12 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
+}
+
+/// The data file that the key `at` names.
+fn found(document: &Document, places: &places::Places, at: &str, path: &Path) -> Result<PathBuf> {
+    let found = places.data(&path.display().to_string());
+    found.ok_or_else(|| document.error(at, &format!("no such file: `{}`", path.display()), None))
 }
 
 fn plain() -> f64 {

@@ -2,6 +2,7 @@
 
 pub mod evaluation;
 pub mod forgetting;
+pub mod memory;
 pub mod operate;
 pub mod reference;
 pub mod rows;
@@ -23,8 +24,8 @@ use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
 use self::forgetting::Forgetting;
-use self::operate::Operated;
 use self::operate::hft::Half;
+use self::operate::{Kept, Operated};
 use self::reference::Known;
 use self::rows::ToRow;
 use self::sets::Sets;
@@ -119,6 +120,10 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         }
         ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
         ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
+        ObjectiveConfig::Memory(options) => match &operated.kept {
+            Kept::Memory(bank) => memory::fit(&run, bank, options),
+            _ => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
+        },
     }
 }
 

@@ -8,6 +8,7 @@ pub mod estimate;
 pub mod evaluate;
 pub mod experts;
 pub mod export;
+pub mod forget;
 pub mod generate;
 pub mod import;
 pub mod inspect;

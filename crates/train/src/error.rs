@@ -40,6 +40,14 @@ pub enum Error {
     /// Optimiser states that have no place.
     #[error(transparent)]
     States(#[from] tensor_core::Error),
+    /// Rows that train besides the parameters could not do what was asked.
+    #[error("a memory could not {what}")]
+    Sparse {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: BoxError,
+    },
     /// A data set without a step.
     #[error("the training data make no step: wanted at least one row")]
     NoData,

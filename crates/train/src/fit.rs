@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tch::{Device, Tensor};
-use tensor_core::{DropoutKey, LanguageModel, Objective, Plan};
+use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, named_params};
 
 use self::resume::{load, round_state};
 use crate::metrics::Metrics;
@@ -19,7 +19,7 @@ use crate::run_dir::{COUNTED, MASTERS};
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    AdamW, AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule,
+    AdamW, AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, Sparse,
     StateMemory, StepReport, TrainConfig, choose_plan, tensors,
 };
 
@@ -96,8 +96,16 @@ impl<'c, 'h> Run<'c, 'h> {
             }
             None => Box::new(AdamW::new(StateMemory::of(config)?)),
         };
-        let mut optimizer = Optimizer::new(model, config, states)?;
-        let device = optimizer.params()[0].value.device();
+        let mut optimizer = match hooks.sparse {
+            Some(_) => Optimizer::of_any(model, config, states)?,
+            None => Optimizer::new(model, config, states)?,
+        };
+        let device = match optimizer.params().first() {
+            Some(param) => param.value.device(),
+            None => named_params(model)
+                .first()
+                .map_or(Device::Cpu, |(_, param)| param.value().device()),
+        };
         let resumed = hooks.dir.resume_from()?;
         let rounds = hooks.rounds;
         let state = if let Some(checkpoint) = &resumed {
@@ -110,6 +118,12 @@ impl<'c, 'h> Run<'c, 'h> {
             )?;
             if let Some(moved) = counted(hooks.after_step) {
                 tensors::read_into(&checkpoint.path.join(COUNTED), &moved)?;
+            }
+            if let Some(sparse) = hooks.sparse {
+                sparse.load(&checkpoint.path).map_err(|source| Error::Sparse {
+                    what: "go on from its checkpoint",
+                    source,
+                })?;
             }
             state
         } else {
@@ -126,6 +140,13 @@ impl<'c, 'h> Run<'c, 'h> {
                 option: "load_best_model_at_end",
                 why: "what trains changes during the run, so the best checkpoint's weights do not fit its end".into(),
                 hint: "set it to false; each checkpoint holds the whole model, the best one too",
+            });
+        }
+        if hooks.sparse.is_some() && config.load_best_model_at_end {
+            return Err(Error::NoEffect {
+                option: "load_best_model_at_end",
+                why: "rows of a memory have no best step: each fact is trained until it is known".into(),
+                hint: "set it to false",
             });
         }
         // Everything that could be refused was: what an earlier run left may go now.
@@ -169,7 +190,7 @@ impl<'c, 'h> Run<'c, 'h> {
                 self.evaluate()?;
                 continue;
             }
-            let is_over = self.state.step >= self.total;
+            let is_over = self.is_over();
             let gave_up = self.patience_is_up();
             if (is_over || gave_up) && self.state.window.steps > 0 {
                 self.log()?;
@@ -194,6 +215,11 @@ impl<'c, 'h> Run<'c, 'h> {
         }
     }
 
+    /// Whether every step was done, or nothing is left to learn.
+    fn is_over(&self) -> bool {
+        self.state.step >= self.total || self.hooks.sparse.is_some_and(Sparse::is_done)
+    }
+
     /// Draws anew if the next step lies in another round.
     fn begin_round(&mut self, model: &dyn LanguageModel) -> Result<()> {
         let (Some(rounds), Some(now)) = (self.hooks.rounds, &self.state.rounds) else {
@@ -215,7 +241,8 @@ impl<'c, 'h> Run<'c, 'h> {
         let number = self.state.step + 1;
         let mut report = gradients(self, DropoutKey(self.config.seed))?;
         self.check_reach(number)?;
-        let norm = self.optimizer.gradient_norm();
+        let of_rows = self.hooks.sparse.map_or(0.0, Sparse::gradient_norm);
+        let norm = self.optimizer.gradient_norm().hypot(of_rows);
         if !norm.is_finite() {
             let all = "all parameters together (the norm overflows)";
             return Err(Error::GradientNotFinite {
@@ -230,7 +257,13 @@ impl<'c, 'h> Run<'c, 'h> {
             largest => (largest / (norm + 1e-6)).min(1.0),
         };
         let learning_rate = self.config.learning_rate * self.schedule.factor(self.state.step);
-        self.optimizer.update(learning_rate, scale);
+        let update = self.optimizer.update(learning_rate, scale);
+        if let Some(sparse) = self.hooks.sparse {
+            sparse.update(&update).map_err(|source| Error::Sparse {
+                what: "move its rows",
+                source,
+            })?;
+        }
         if let Some(after) = self.hooks.after_step {
             report.metrics.extend(after.after_step(&report.tallies));
         }

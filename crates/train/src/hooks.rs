@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::{AfterStep, BoxError, Entry, Rounds, RunDir, States};
+use crate::{AfterStep, BoxError, Entry, Rounds, RunDir, Sparse, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
 pub type SaveModel<'a> = dyn Fn(&Path) -> Result<(), BoxError> + 'a;
@@ -24,6 +24,7 @@ pub struct Hooks<'a> {
     pub(crate) states: Option<Box<dyn States>>,
     pub(crate) rounds: Option<&'a dyn Rounds>,
     pub(crate) after_step: Option<&'a dyn AfterStep>,
+    pub(crate) sparse: Option<&'a dyn Sparse>,
 }
 
 impl<'a> Hooks<'a> {
@@ -38,6 +39,7 @@ impl<'a> Hooks<'a> {
             states: None,
             rounds: None,
             after_step: None,
+            sparse: None,
         }
     }
 
@@ -73,6 +75,15 @@ impl<'a> Hooks<'a> {
     pub fn with_states(self, states: Box<dyn States>) -> Self {
         Self {
             states: Some(states),
+            ..self
+        }
+    }
+
+    /// With rows that train besides the parameters.
+    #[must_use]
+    pub fn with_sparse(self, sparse: &'a dyn Sparse) -> Self {
+        Self {
+            sparse: Some(sparse),
             ..self
         }
     }

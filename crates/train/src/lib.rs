@@ -34,6 +34,7 @@ mod adamw;
 mod optimizer;
 mod plan;
 mod rounds;
+mod sparse;
 mod state_memory;
 
 mod after;
@@ -66,6 +67,7 @@ pub use report::{Outcome, Report, Sample, Story};
 pub use rounds::Rounds;
 pub use run_dir::{Checkpoint, RunDir, Start};
 pub use schedule::{Ramp, Schedule, ScheduleOptions, ScheduleType};
+pub use sparse::Sparse;
 pub use state::{Best, Entry};
 pub use state_memory::{StateMemory, StateTensor};
 pub use step::StepReport;

@@ -87,8 +87,21 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Groups what trains in `model`, and allocates states for it alone.
+    /// Groups what trains in `model`, and allocates states for it alone; an error if nothing does.
     pub fn new(model: &(impl Parameters + ?Sized), config: &TrainConfig, states: Box<dyn States>) -> Result<Self> {
+        let optimizer = Self::of_any(model, config, states)?;
+        match optimizer.params.is_empty() {
+            true => Err(Error::NothingTrains),
+            false => Ok(optimizer),
+        }
+    }
+
+    /// As [`Self::new`], of a model in which perhaps no parameter trains.
+    pub(crate) fn of_any(
+        model: &(impl Parameters + ?Sized),
+        config: &TrainConfig,
+        states: Box<dyn States>,
+    ) -> Result<Self> {
         let mut optimizer = Self {
             params: Vec::new(),
             states,
@@ -100,9 +113,6 @@ impl Optimizer {
             loraplus_lr_ratio: config.loraplus_lr_ratio,
         };
         optimizer.params = optimizer.trained(model, &BTreeMap::new());
-        if optimizer.params.is_empty() {
-            return Err(Error::NothingTrains);
-        }
         optimizer.states.allocate(&optimizer.params)?;
         Ok(optimizer)
     }
@@ -207,8 +217,8 @@ impl Optimizer {
         kernels::adamw::grad_norm(&gradients.iter().collect::<Vec<_>>())
     }
 
-    /// Moves the parameters by their gradients times `gradient_scale`, then empties the gradients.
-    pub fn update(&mut self, learning_rate: f64, gradient_scale: f64) {
+    /// Moves the parameters by their gradients times `gradient_scale`, then empties the gradients; the update's numbers.
+    pub fn update(&mut self, learning_rate: f64, gradient_scale: f64) -> Update {
         self.step += 1;
         let update = Update {
             step: self.step,
@@ -220,6 +230,7 @@ impl Optimizer {
         };
         tch::no_grad(|| self.states.update(&self.params, &update));
         self.empty_gradients();
+        update
     }
 
     /// Sets the gradients to zero, keeping their memory for the next step.

@@ -48,11 +48,12 @@ const LOCK: &str = ".run.lock";
 /// What a run leaves at the top of its folder, besides the model.
 const TRACES: [&str; 5] = [RECIPE, "metrics.jsonl", "trainer_state.json", "report.md", "report"];
 /// What a model leaves: never written over unless a run made it.
-const MODELS: [&str; 4] = [
+const MODELS: [&str; 5] = [
     "config.json",
     "model.safetensors",
     "adapter_config.json",
     "adapter_model.safetensors",
+    "memory_config.json",
 ];
 
 impl RunDir {

@@ -11,6 +11,7 @@ mod hft;
 mod interrupted;
 mod large;
 mod measuring;
+mod memory;
 mod methods;
 mod optimisers;
 mod pruned;

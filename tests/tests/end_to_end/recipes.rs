@@ -157,6 +157,11 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
     if recipe["objective"].get("teacher").is_some() {
         settings.push(format!("objective.teacher={}", tiny().display()));
     }
+    if objective == "memory" {
+        // The tiny model has two layers. All facts in every step, so that its losses are of the same facts.
+        settings.push("surgery.0.layers_to_transform=[1]".into());
+        settings.push("train.per_device_train_batch_size=24".into());
+    }
     for list in ["train", "eval"] {
         let sources = recipe["data"]
             .get(list)
@@ -168,7 +173,7 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
             let rows = match (objective, is_text) {
                 ("classify", _) => home.classes(),
                 ("sft" | "distill", true) => home.texts(),
-                ("sft" | "distill", false) => home.chats(),
+                ("sft" | "distill" | "memory", false) => home.chats(),
                 // Of a pair, KTO takes both replies: as many good ones as bad ones in every step.
                 ("dpo" | "orpo" | "kto" | "reward", _) => home.pairs(),
                 (other, _) => panic!("{}: what rows does `{other}` want?", path.display()),
@@ -182,7 +187,12 @@ fn train(path: &Path, recipe: &toml::Table) -> Vec<f64> {
         args.extend(["--set", setting.as_str()]);
     }
     finetune(&home, &args).works();
-    let weights = ["model.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
+    let weights = [
+        "model.safetensors",
+        "adapter_model.safetensors",
+        "adapter.safetensors",
+        "memory.safetensors",
+    ];
     assert!(weights.iter().any(|name| run.join(name).exists()), "{recipe}: no model");
     losses(&run)
 }

@@ -12,8 +12,8 @@ use super::command::{Home, answer, command, finetune, root, tiny};
 fn help_is_quick_and_shows_an_example() {
     let home = Home::new();
     for verb in [
-        "train", "generate", "chat", "score", "evaluate", "analyse", "merge", "combine", "reset", "export", "import",
-        "inspect", "estimate", "doctor",
+        "train", "generate", "chat", "score", "evaluate", "analyse", "merge", "combine", "forget", "reset", "export",
+        "import", "inspect", "estimate", "doctor",
     ] {
         let help = finetune(&home, &[verb, "--help"]).works();
         assert!(

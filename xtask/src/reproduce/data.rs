@@ -40,6 +40,10 @@ const CALIBRATED: usize = 200;
 /// Articles, and programs, that pruning is measured on besides; and how much of each.
 const OTHERS: usize = 12;
 const OTHER_CHARACTERS: usize = 1200;
+/// Questions that are asked in other words, and questions that nothing is trained on.
+const ASKED: usize = 200;
+/// Paragraphs whose experts a sparse memory spares: the first, and how many.
+const BACKGROUND: (usize, usize) = (600, 100);
 
 /// The suite's entry for general text.
 const GENERAL: &str = "[[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = \"general.jsonl\"\n";
@@ -86,11 +90,9 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
     }
     write_if_changed(
         &folder.join("general.jsonl"),
-        &paragraphs(
-            &cache.data().join("perplexity-text/openwebtext.jsonl"),
-            PARAGRAPHS * scale,
-        )?,
+        &paragraphs(&general_text(cache), 0, PARAGRAPHS * scale)?,
     )?;
+    facts(cache, &folder)?;
     write_if_changed(&folder.join("all.toml"), &(all + GENERAL))?;
     prepare_pruning(cache, &folder, scale)?;
     Ok(folder)
@@ -101,7 +103,7 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
 fn prepare_pruning(cache: &Cache, folder: &Path, scale: usize) -> Result<()> {
     let web = cache.data().join("perplexity-text/openwebtext.jsonl");
     let held_out = PARAGRAPHS * scale;
-    let rows = paragraphs(&web, held_out + CALIBRATED * scale)?;
+    let rows = paragraphs(&web, 0, held_out + CALIBRATED * scale)?;
     let behind: String = rows.split_inclusive('\n').skip(held_out).collect();
     write_if_changed(&folder.join("calibration.jsonl"), &behind)?;
     let other = others(&cache.data().join("perplexity-text/text-compression.jsonl"))?;
@@ -171,11 +173,47 @@ fn conversations(rows: &[Row]) -> String {
     text
 }
 
-/// The first paragraphs of the file as rows of text.
-fn paragraphs(path: &Path, count: usize) -> Result<String> {
+/// The facts to memorise, true and random, asked otherwise too, others to leave alone, and the text whose experts a
+/// sparse memory spares: paragraphs that are never measured.
+fn facts(cache: &Cache, folder: &Path) -> Result<()> {
+    let from = cache.data().join("factbook");
+    for (name, rows) in [
+        ("facts", usize::MAX),
+        ("random", usize::MAX),
+        ("paraphrased", ASKED),
+        ("others", ASKED),
+    ] {
+        let path = from.join(format!("{name}.jsonl"));
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let rows = text
+            .lines()
+            .take(rows)
+            .fold(String::new(), |text, row| text + row + "\n");
+        write_if_changed(&folder.join(format!("{name}.jsonl")), &rows)?;
+    }
+    write_if_changed(
+        &folder.join("background.jsonl"),
+        &paragraphs(&general_text(cache), BACKGROUND.0, BACKGROUND.1)?,
+    )?;
+    let exact = |name: &str, file: &str| {
+        format!("[[task]]\nname = \"{name}\"\nkind = \"exact_match\"\ndata = \"{file}.jsonl\"\nmax_new_tokens = 16\n\n")
+    };
+    for answers in ["facts", "random"] {
+        let suite = exact("facts", answers) + &exact("otherwise", "paraphrased") + &exact("others", "others") + GENERAL;
+        write_if_changed(&folder.join(format!("{answers}.toml")), &suite)?;
+    }
+    Ok(())
+}
+
+fn general_text(cache: &Cache) -> PathBuf {
+    cache.data().join("perplexity-text/openwebtext.jsonl")
+}
+
+/// `count` paragraphs of the file, from number `first`, as rows of text.
+fn paragraphs(path: &Path, first: usize, count: usize) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut rows = String::new();
-    for (idx, line) in text.lines().take(count).enumerate() {
+    for (idx, line) in text.lines().enumerate().skip(first).take(count) {
         let place = || format!("{}:{}", path.display(), idx + 1);
         let row: Value = serde_json::from_str(line).with_context(place)?;
         let original = row.get("0").and_then(Value::as_str).with_context(place)?;

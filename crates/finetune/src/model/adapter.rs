@@ -12,6 +12,7 @@ use tch::Tensor;
 use tensor_core::ModulePath;
 
 use crate::bottleneck::{self, Bottlenecks};
+use crate::memories::{self, Memories};
 use crate::zeros::{self, Zeros};
 
 /// What one `--adapter` means.
@@ -22,12 +23,16 @@ pub enum Attached {
     Peft(Adapter),
     /// Bottleneck adapters.
     Bottlenecks(Bottlenecks),
+    /// Memories of facts.
+    Memories(Memories),
 }
 
 impl Attached {
     /// Opens what lies in the folder `path`.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(if bottleneck::is_in(path) {
+        Ok(if memories::is_in(path) {
+            Self::Memories(Memories::open(path)?)
+        } else if bottleneck::is_in(path) {
             Self::Bottlenecks(Bottlenecks::open(path)?)
         } else {
             Self::Peft(Adapter::open(path)?)
@@ -39,6 +44,7 @@ impl Attached {
         match self {
             Self::Peft(adapter) => adapter.path(),
             Self::Bottlenecks(adapters) => adapters.path(),
+            Self::Memories(memories) => memories.path(),
         }
     }
 
@@ -47,6 +53,7 @@ impl Attached {
         match self {
             Self::Peft(adapter) => adapter.place(model),
             Self::Bottlenecks(adapters) => adapters.place(model),
+            Self::Memories(memories) => memories.place(model).map(|(model, _)| model),
         }
     }
 }
@@ -68,6 +75,9 @@ pub struct Adapter {
 impl Adapter {
     /// Opens the adapter in the folder `path`, whose weights can be merged.
     pub fn open(path: &Path) -> Result<Self> {
+        if memories::is_in(path) {
+            return Err(memory_tuning::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
+        }
         if bottleneck::is_in(path) {
             return Err(adapters::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
         }

@@ -124,6 +124,7 @@ impl DataConfig {
         let (assistant_only_loss, completion_only_loss) = match objective {
             ObjectiveConfig::Sft(sft) => (sft.assistant_only_loss, sft.completion_only_loss),
             ObjectiveConfig::Distill(distill) => (distill.assistant_only_loss, distill.completion_only_loss),
+            ObjectiveConfig::Memory(memory) => (memory.assistant_only_loss, memory.completion_only_loss),
             _ => (true, true),
         };
         EncodeConfig {

@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{DistillConfig, Document, ObjectiveConfig};
 
-const KINDS: &[&str] = &["sft", "classify", "distill", "dpo", "orpo", "kto", "reward"];
+const KINDS: &[&str] = &["sft", "classify", "distill", "memory", "dpo", "orpo", "kto", "reward"];
 
 /// The objective of a recipe, checked in itself.
 pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
@@ -17,6 +17,7 @@ pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
         "sft" => ObjectiveConfig::Sft(document.section(at, skip)?.unwrap_or_default()),
         "classify" => ObjectiveConfig::Classify(document.section(at, skip)?.unwrap_or_default()),
         "distill" => ObjectiveConfig::Distill(distillation(document)?),
+        "memory" => ObjectiveConfig::Memory(document.section(at, skip)?.unwrap_or_default()),
         "dpo" => {
             let config: align_dpo_ppo::preference::PreferenceConfig = document.section(at, skip)?.unwrap_or_default();
             config.terms().map_err(refused)?;
@@ -61,6 +62,7 @@ impl ObjectiveConfig {
             Self::Sft(_) => "sft",
             Self::Classify(_) => "classify",
             Self::Distill(_) => "distill",
+            Self::Memory(_) => "memory",
             Self::Dpo(_) => "dpo",
             Self::Orpo(_) => "orpo",
             Self::Kto(_) => "kto",

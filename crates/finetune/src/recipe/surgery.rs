@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use dora::DoraConfig;
 use hft::HftConfig;
 use lora::LoraConfig;
+use memory_tuning::MemoryConfig;
 use moe::UpcycleConfig;
 use quant::QuantizeConfig;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub enum Surgery {
     Prune(PruneSurgery),
     /// What was pruned from the model stays zero under what trains.
     KeepZeros(KeepZerosConfig),
+    /// A mixture of memory experts beside frozen weights.
+    Memory(MemoryConfig),
 }
 
 impl Surgery {
@@ -45,7 +48,7 @@ impl Surgery {
 
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
-        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_))
+        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_) | Self::Memory(_))
     }
 }
 
@@ -83,6 +86,7 @@ const KINDS: &[&str] = &[
     "upcycle",
     "prune",
     "keep_zeros",
+    "memory",
 ];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
@@ -129,6 +133,19 @@ pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Ve
                 }
                 "prune" => Surgery::Prune(prune::read(document, &at, seed, places)?),
                 "keep_zeros" => Surgery::KeepZeros(document.section(&at, Some("kind"))?.unwrap_or_default()),
+                "memory" => {
+                    let mut config: MemoryConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
+                    if !has_seed(document, &at)? {
+                        config.seed = seed;
+                    }
+                    config
+                        .check()
+                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
+                    config.continue_from = config
+                        .continue_from
+                        .map(|path| std::path::absolute(&path).unwrap_or(path));
+                    Surgery::Memory(config)
+                }
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })

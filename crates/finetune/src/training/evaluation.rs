@@ -33,7 +33,7 @@ impl<'d> Evaluation<'d> {
         });
         Ok(Self {
             sets: steps.collect::<Result<_>>()?,
-            has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)),
+            has_perplexity: !matches!(recipe.objective, ObjectiveConfig::Classify(_)),
         })
     }
 

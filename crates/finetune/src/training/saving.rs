@@ -38,6 +38,7 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
             crate::model::save_adapter(folder, config, &tensors)?;
         }
         Kept::Bottleneck(config) => crate::bottleneck::save(folder, config, &operated.model, source.name())?,
+        Kept::Memory(bank) => crate::memories::save(folder, bank, source.name())?,
         Kept::Whole => return source.save_model(folder, &operated.model),
     }
     save_labels(folder, sets)?;

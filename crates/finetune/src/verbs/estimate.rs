@@ -46,7 +46,9 @@ impl Args {
         let tokenizer = source.tokenizer()?;
         let sets = Sets::read(&recipe, &tokenizer)?;
         let steps = Steps::training(&sets, &recipe, machine.device)?;
-        let model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;
+        let mut model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;
+        let learnt = sets.train.iter().map(|set| set.report().trained_tokens).sum();
+        model.added += memory::rows_of_memories(&recipe, source.dir().config(), learnt)?;
         let memory = memory::estimate(&model, &recipe, machine, steps.longest());
         let time = time::estimate(&model, &recipe, machine, &sets, &steps, memory.recomputed_share());
         let past = past::read(recipe.output_dir());

@@ -49,7 +49,7 @@ impl Args {
             .extension()
             .map(|ending| ending.to_string_lossy().to_lowercase())
             .unwrap_or_default();
-        let facts = if path.join("adapter_config.json").is_file() {
+        let facts = if path.join("adapter_config.json").is_file() || crate::memories::is_in(path) {
             adapter::facts(path)?
         } else if !path.is_dir() && DATA.contains(&ending.as_str()) {
             rows::facts(&PathBuf::from(path), self.model.as_deref(), self.rows, self.max_length)?

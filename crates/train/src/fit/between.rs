@@ -77,7 +77,7 @@ impl Run<'_, '_> {
 
     pub(super) fn is_evaluation_due(&self) -> bool {
         let step = self.state.step;
-        let is_last = step == self.total;
+        let is_last = self.is_over();
         match self.config.eval_strategy {
             _ if self.hooks.evaluate.is_none() => false,
             _ if step == 0 => self.config.eval_on_start,
@@ -182,6 +182,9 @@ impl Run<'_, '_> {
             tensors::write(&folder.join(OPTIMIZER), &self.optimizer.states())?;
             if let Some(moved) = counted(self.hooks.after_step) {
                 tensors::write(&folder.join(COUNTED), &moved)?;
+            }
+            if let Some(sparse) = self.hooks.sparse {
+                sparse.save(folder)?;
             }
             let history = trainer_state::text(&self.state, self.config, dir.path(), false);
             std::fs::write(folder.join("trainer_state.json"), history)?;

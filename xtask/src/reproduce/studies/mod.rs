@@ -7,6 +7,7 @@ mod hft;
 mod moa;
 mod moe;
 mod prune;
+mod memory;
 mod qlora;
 mod routing;
 
@@ -30,6 +31,7 @@ pub(crate) fn all(scale: usize) -> Vec<Study> {
         routing::study(scale),
         moa::study(scale),
         prune::study(scale),
+        memory::study(scale),
     ]
 }
 

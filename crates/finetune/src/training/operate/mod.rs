@@ -6,6 +6,7 @@ mod full;
 pub mod hft;
 mod keep_zeros;
 mod lora;
+mod memory;
 mod prune;
 mod quantize;
 mod upcycle;
@@ -15,6 +16,7 @@ use ::lora::{LoraConfig, Originals};
 use adapters::AdapterConfig;
 use anyhow::{Context, Result, bail};
 use decoder::Decoder;
+use memory_tuning::MemoryBank;
 use tch::Tensor;
 use tensor_core::ModulePath;
 
@@ -61,6 +63,8 @@ pub enum Kept {
     },
     /// Bottleneck adapters for the base they were trained on.
     Bottleneck(AdapterConfig),
+    /// Memories for the base that they were trained on.
+    Memory(MemoryBank),
     /// The whole model.
     Whole,
 }
@@ -113,6 +117,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
             Surgery::Dora(config) => dora::operate(patient, config),
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
+            Surgery::Memory(config) => memory::operate(patient, config),
             Surgery::Hft(config) => hft::operate(patient, config),
             Surgery::Upcycle(config) => upcycle::operate(patient, config, &recipe.router_options()),
             Surgery::Prune(config) => prune::operate(patient, config, recipe),

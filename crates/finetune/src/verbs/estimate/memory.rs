@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use checkpoint::{ModelConfig, Output};
+use memory_tuning::ExpertShape;
 use quant::{QuantizeConfig, Quantizing};
 use regex::RegexSet;
 use serde_json::Value;
@@ -101,6 +102,8 @@ impl Model {
                 }
                 Surgery::Lora(lora) => model.added += updates(lora, None, &config, &tensors)?,
                 Surgery::Dora(dora) => model.added += updates(&dora.lora, Some(dora), &config, &tensors)?,
+                // Its rows depend on the facts: they are added where these are counted.
+                Surgery::Memory(_) => {}
                 Surgery::Adapter(adapter) => {
                     model.added += adapter.num_parameters(config.hidden_size, model.layers) as f64;
                     let norms = tensors.iter().filter(|(name, _)| name.ends_with("norm.weight"));
@@ -204,6 +207,28 @@ fn updates(
             .iter()
             .map(|path| shape(path).iter().product::<i64>() as f64)
             .sum::<f64>())
+}
+
+/// Numbers of the rows of memories, if no two of `learnt` tokens share an expert.
+pub(super) fn rows_of_memories(recipe: &Recipe, config: &ModelConfig, learnt: usize) -> Result<f64> {
+    let mut numbers = 0.0;
+    for surgery in &recipe.surgery {
+        let Surgery::Memory(memory) = surgery else { continue };
+        let paths = decoder::projection_paths(config);
+        let chosen = memory
+            .modules()?
+            .choose(paths.iter().map(|(path, output)| (path, *output)))?;
+        let rows = memory.num_experts.min(learnt * memory.top_k) as f64;
+        for (_, shape) in config
+            .tensors()
+            .iter()
+            .filter(|(name, _)| chosen.iter().any(|path| *name == format!("{path}.weight")))
+        {
+            let shape = ExpertShape::new(memory, shape[1] as usize, shape[0] as usize);
+            numbers += rows * shape.width() as f64;
+        }
+    }
+    Ok(numbers)
 }
 
 /// Bytes by part.

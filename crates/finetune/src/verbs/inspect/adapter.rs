@@ -7,10 +7,15 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::bottleneck::{self, Bottlenecks};
+use crate::memories::{self, Memories};
 use crate::model::Adapter;
+use crate::training::memory::facts as memorised;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
+    if memories::is_in(path) {
+        return facts_of_memories(path);
+    }
     if bottleneck::is_in(path) {
         return facts_of_bottlenecks(path);
     }
@@ -76,5 +81,39 @@ fn facts_of_bottlenecks(path: &Path) -> Result<Map<String, Value>> {
     }
     put("parameters", json!(parameters));
     put("labels", json!(adapters.labels()?));
+    Ok(facts)
+}
+
+fn facts_of_memories(path: &Path) -> Result<Map<String, Value>> {
+    let memories = Memories::open(path)?;
+    let known = memorised::read(path)?;
+    let mut facts = Map::new();
+    let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
+    put("kind", json!("adapter"));
+    put("path", json!(path.display().to_string()));
+    put("method", json!("memory of facts"));
+    put(
+        "base",
+        memories
+            .file()
+            .get("base_model_name_or_path")
+            .cloned()
+            .unwrap_or_default(),
+    );
+    let options = serde_json::to_value(memories.config())?;
+    for (name, value) in options
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| *name != "seed")
+    {
+        put(name, value.clone());
+    }
+    put("modules", memories.file().get("modules").cloned().unwrap_or_default());
+    put("facts", json!(known.len()));
+    put(
+        "known",
+        json!(known.iter().filter(|written| written.state.is_known).count()),
+    );
     Ok(facts)
 }

@@ -1,0 +1,243 @@
+//! `[objective] kind = "memory"`: facts into the rows of a memory, each until it is known, and what else that changed.
+
+pub mod facts;
+pub mod prepare;
+pub mod recall;
+mod steps;
+mod tail;
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use data::{Dataset, Tokenizer};
+use decoder::Decoder;
+use decoder::loss::SupervisedLoss;
+use memory_tuning::{Ledger, MemoryBank, colliding_pairs};
+use train::{Entry, Hooks, Outcome, Report};
+
+use self::facts::Fact;
+use self::prepare::{Prepared, prepare};
+use self::steps::Steps;
+use self::tail::Tail;
+use super::evaluation::Evaluation;
+use super::forgetting::Forgetting;
+use super::{Run, announce, samples, saving, stop_flag};
+use crate::output;
+use crate::prompts;
+use crate::recipe::{MemoryObjective, Surgery};
+
+/// Trains the facts of `run` into `bank`, the memory of its model.
+pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Result<Report> {
+    let (recipe, model, train) = (run.recipe, &run.operated.model, &run.recipe.train);
+    let facts = facts::of_recipe(&run.sets.train, recipe)?;
+    let others = facts::of_sets(run.sets.eval.iter().map(|(_, set)| (set, None)))?;
+    let asked = samples::asked(run.sets, recipe, run.tokenizer, model)?;
+    let before = Measured::of(model, &facts, &others)?;
+    let said_before = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
+    let forgetting = Forgetting::of(recipe);
+    let perplexity = || {
+        forgetting
+            .as_ref()
+            .map(|text| text.measure(model, run.tokenizer))
+            .transpose()
+    };
+    let perplexity_before = perplexity()?;
+
+    // What was fitted once stays, also for the facts that come to it later.
+    let is_new = bank.num_touched() == 0;
+    bank.train_with(options.optimizer);
+    let background = background(options, run.tokenizer)?;
+    let prepared = prepare(model, bank, &facts, &background, (options, is_new))?;
+    tell(&facts, &prepared, bank);
+    let batch = train.documents_per_step();
+    let ledger = Ledger::new(
+        facts.len(),
+        batch,
+        options.target_loss,
+        options.max_steps_per_fact,
+        train.seed,
+    );
+    let steps = Steps {
+        bank,
+        facts: &facts,
+        experts: &prepared.experts,
+        options,
+        max_tokens: recipe.data.max_tokens,
+        weight_decay: train.weight_decay,
+        device: model.device(),
+        ledger: RefCell::new(ledger),
+        trained: RefCell::default(),
+    };
+    let kept = earlier(run, &facts)?;
+    let write = |folder: &Path| -> Result<()> {
+        saving::save(folder, run.operated, run.source, run.sets)?;
+        let mut all = kept.clone();
+        all.extend(facts::written(
+            &facts,
+            steps.ledger.borrow().facts(),
+            &prepared.experts,
+            bank,
+        ));
+        facts::write(folder, &all)
+    };
+    let save = |folder: &Path| write(folder).map_err(Into::into);
+    let evaluation = Evaluation::new(run.sets, recipe, model.device())?;
+    let mut evaluate = |_: usize| evaluation.measure(model, &SupervisedLoss).map_err(Into::into);
+    let mut listen = |entry: &Entry| announce(entry);
+    let stop = stop_flag()?;
+    let mut hooks = Hooks::new(run.dir, &save)
+        .with_listener(&mut listen)
+        .with_stop(&stop)
+        .with_sparse(&steps);
+    if !run.sets.eval.is_empty() {
+        hooks = hooks.with_evaluation(&mut evaluate);
+    }
+    let tail = Tail::new(model, &prepared);
+    let report = train::fit(&tail, &steps, &steps, train, hooks)?;
+    if matches!(report.outcome, Outcome::Interrupted { .. }) {
+        return Ok(report);
+    }
+    let after = Measured::of(model, &facts, &others)?;
+    let said = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
+    let mut story = samples::story(recipe, run.operated, &report, samples::pair(asked, said_before, said));
+    let ends: Vec<u32> = model.config().eos_token_ids.iter().map(|&id| id as u32).collect();
+    let again = prepare(model, bank, &facts, &background, (options, false))?;
+    story
+        .results
+        .extend(results((&before, &after), (&facts, &ends), (&prepared, &again), &steps));
+    if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
+        story.results.extend(Forgetting::results(before, after));
+    }
+    report.write(run.dir, &story)?;
+    Ok(report)
+}
+
+/// Greedy answers at one moment.
+struct Measured {
+    facts: Vec<Vec<u32>>,
+    others: Vec<Vec<u32>>,
+}
+
+impl Measured {
+    fn of(model: &Decoder, facts: &[Fact], others: &[Fact]) -> Result<Self> {
+        Ok(Self {
+            facts: recall::answers(model, facts)?,
+            others: recall::answers(model, others)?,
+        })
+    }
+}
+
+/// The facts that the memory held before, which this run does not train again.
+fn earlier(run: &Run, facts: &[Fact]) -> Result<Vec<facts::Written>> {
+    let from = run.recipe.surgery.iter().find_map(|surgery| match surgery {
+        Surgery::Memory(config) => config.continue_from.as_deref(),
+        _ => None,
+    });
+    let Some(folder) = from else { return Ok(Vec::new()) };
+    let mut kept = facts::read(folder)?;
+    kept.retain(|written| !facts.iter().any(|fact| fact.prompt() == written.fact.prompt()));
+    Ok(kept)
+}
+
+/// The first tokens of the general text, in documents of at most 512.
+fn background(options: &MemoryObjective, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+    let Some(path) = &options.background else {
+        return Ok(Vec::new());
+    };
+    let rows = Dataset::read(path, &data::ReadConfig::default())?;
+    let (mut documents, mut left) = (Vec::new(), options.background_tokens);
+    for row in rows.rows() {
+        let place = || format!("`objective.background`: `{}`", path.display());
+        let text = prompts::whole_text(row, tokenizer).with_context(place)?;
+        for piece in tokenizer.encode_prompt(&text)?.chunks(512) {
+            let length = piece.len().min(left);
+            if length > 0 {
+                documents.push(piece[..length].to_vec());
+            }
+            left -= length;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(documents)
+}
+
+/// Says what will be trained.
+fn tell(facts: &[Fact], prepared: &Prepared, bank: &MemoryBank) {
+    let rows: usize = prepared.experts.iter().flatten().map(Vec::len).sum();
+    let width = bank
+        .each(|_, _, experts| experts.table.shape().width())
+        .into_iter()
+        .max()
+        .unwrap_or(0);
+    output::note(format!(
+        "{} facts, each in {:.1} experts of {} in {} projections; at most {} of rows",
+        facts.len(),
+        rows as f64 / facts.len().max(1) as f64,
+        bank.config().num_experts,
+        bank.len(),
+        output::bytes((rows * width * size_of::<f32>()) as f64),
+    ));
+}
+
+/// Lines of `report.md`: name, before, after.
+fn results(
+    (before, after): (&Measured, &Measured),
+    (facts, ends): (&[Fact], &[u32]),
+    (prepared, again): (&Prepared, &Prepared),
+    steps: &Steps,
+) -> Vec<(String, String, String)> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let line = |name: &str, before: String, after: String| (name.to_owned(), before, after);
+    let none = || "-".to_owned();
+    let ledger = steps.ledger.borrow();
+    let trained: usize = ledger.facts().iter().map(|state| state.steps).sum();
+    let recall = |answers: &[Vec<u32>]| recall::recall(answers, facts, ends);
+    let mut lines = vec![
+        line(
+            "facts recalled exactly",
+            percent(recall(&before.facts)),
+            percent(recall(&after.facts)),
+        ),
+        line(
+            "facts under the target loss",
+            none(),
+            format!("{} of {}", ledger.num_known(), facts.len()),
+        ),
+        line(
+            "steps a fact was trained in",
+            none(),
+            format!("{:.1}", trained as f64 / facts.len().max(1) as f64),
+        ),
+        line("experts touched", none(), steps.bank.num_touched().to_string()),
+    ];
+    let (mut shared, mut pairs, mut same, mut all) = (0, 0, 0, 0);
+    for site in 0..steps.bank.len() {
+        let of_site: Vec<Vec<u32>> = prepared.experts.iter().map(|experts| experts[site].clone()).collect();
+        let found = colliding_pairs(&of_site);
+        (shared, pairs) = (shared + found.0, pairs + found.1);
+        let now = again.experts.iter().map(|experts| &experts[site]);
+        same += of_site.iter().zip(now).filter(|(before, now)| before == now).count();
+        all += of_site.len();
+    }
+    lines.push(line(
+        "pairs of facts that share an expert",
+        none(),
+        format!("{shared} of {pairs}"),
+    ));
+    lines.push(line(
+        "facts that still meet the experts they were trained in",
+        none(),
+        format!("{same} of {all}"),
+    ));
+    if !before.others.is_empty() {
+        let kept = recall::kept(&before.others, &after.others);
+        lines.push(line("answers to other questions that stayed", none(), percent(kept)));
+    }
+    for (name, before, after) in &lines {
+        output::note(format!("{name}: {before} -> {after}").replace(": - -> ", ": "));
+    }
+    lines
+}
