@@ -398,7 +398,15 @@ fn broken_json_says_the_line() {
 
 #[test]
 fn a_smaller_decoder_is_written_so_that_it_reads_back_as_itself() {
-    for family in ["llama-tied", "llama-biases", "mistral-window", "qwen2-tied", "qwen2-window", "qwen3-tied", "gemma3"] {
+    for family in [
+        "llama-tied",
+        "llama-biases",
+        "mistral-window",
+        "qwen2-tied",
+        "qwen2-window",
+        "qwen3-tied",
+        "gemma3",
+    ] {
         let path = golden::vectors_dir().join("families").join(family).join("config.json");
         let whole = ModelConfig::open(&path).unwrap();
         // Without layers that a rule would count, and with layers of one kind gone.
@@ -409,11 +417,23 @@ fn a_smaller_decoder_is_written_so_that_it_reads_back_as_itself() {
         }] {
             let whole = ModelConfig::from_object(&path, raw).unwrap();
             let last = whole.num_hidden_layers - 1;
-            let left = whole.clone().with_layers(&[last]).with_intermediate_size(24).with_heads(2, 1);
+            let left = whole
+                .clone()
+                .with_layers(&[last])
+                .with_intermediate_size(24)
+                .with_heads(2, 1);
             let again = ModelConfig::from_object(&path, serde_json::from_str(&left.to_json()).unwrap()).unwrap();
             assert_eq!(again, left, "{family}");
-            assert_eq!((again.num_hidden_layers, again.layer_types[0]), (1, whole.layer_types[last]), "{family}");
-            assert_eq!((again.head_dim, again.attention_scale), (whole.head_dim, whole.attention_scale), "{family}");
+            assert_eq!(
+                (again.num_hidden_layers, again.layer_types[0]),
+                (1, whole.layer_types[last]),
+                "{family}"
+            );
+            assert_eq!(
+                (again.head_dim, again.attention_scale),
+                (whole.head_dim, whole.attention_scale),
+                "{family}"
+            );
             assert!(again.num_parameters() < whole.num_parameters(), "{family}");
         }
     }

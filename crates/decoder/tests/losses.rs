@@ -201,7 +201,10 @@ fn a_distillation_is_that_of_the_whole_logits() {
         let loss = &divergence * ((1.0 - alpha) * temperature * temperature) + right * alpha;
         (&loss * 0.5).backward();
         assert!((sum / loss.double_value(&[]) - 1.0).abs() < 1e-5, "{sum}");
-        assert!((kl / divergence.double_value(&[]) - 1.0).abs() < 1e-5 && kl > 1.0, "{kl}");
+        assert!(
+            (kl / divergence.double_value(&[]) - 1.0).abs() < 1e-5 && kl > 1.0,
+            "{kl}"
+        );
         let wanted = named_params(&whole)
             .into_iter()
             .filter(|(_, param)| param.is_trainable());

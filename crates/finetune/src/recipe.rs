@@ -407,7 +407,11 @@ output_dir = "out"
             ),
             ("", &["surgery.0.rr=3"], &["`surgery.0.rr`", "did you mean `r`?"]),
             ("", &["surgery.0.kind=lra"], &["did you mean `lora`?"]),
-            ("", &["objective.kind=dpp"], &["`objective.kind`", "`sft`, `classify`, `distill`"]),
+            (
+                "",
+                &["objective.kind=dpp"],
+                &["`objective.kind`", "`sft`, `classify`, `distill`"],
+            ),
             ("", &["train.learning_rate=-1"], &["`train.learning_rate`", "above 0"]),
             (
                 "",

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, RewardLoss, ScoredRow, SingleReplies, SingleRow};
 use anyhow::{Context as _, Result, anyhow, bail};
-use decoder::{Decoder, HeadKind};
 use decoder::loss::{ClassificationLoss, Distillation, LabelledRow, SupervisedLoss, TokenRow};
+use decoder::{Decoder, HeadKind};
 use tensor_core::Objective;
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
@@ -171,7 +171,8 @@ impl Run<'_> {
         let token = |tokenizer: &data::Tokenizer, id: usize| tokenizer.token(id as u32);
         let size = theirs.vocab_size().max(ours.vocab_size());
         if let Some(id) = (0..size).find(|&id| token(&theirs, id) != token(ours, id)) {
-            let shown = |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
+            let shown =
+                |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
             bail!(
                 "`objective.teacher`: wanted a model of the same tokens as `{}`, found token {id} {} where that has {}\n\
                  hint: a model can learn so only from one of its own family",

@@ -109,18 +109,28 @@ impl Cut {
             None => value,
         };
         let value = chosen(value.shallow_clone(), 0, rows);
-        if value.dim() == 2 { chosen(value, 1, columns) } else { value }
+        if value.dim() == 2 {
+            chosen(value, 1, columns)
+        } else {
+            value
+        }
     }
 
     /// Rows and columns that stay, where some go.
     fn kept(&self, name: &str) -> (Option<Vec<i64>>, Option<Vec<i64>>) {
         let path = ModulePath::from(name);
-        let Some(layer) = path.layer_idx() else { return (None, None) };
+        let Some(layer) = path.layer_idx() else {
+            return (None, None);
+        };
         let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
         let per_group = self.shape.num_heads / self.shape.num_kv_heads;
         let of = |kept: &Option<Vec<Vec<usize>>>, width: usize| {
             let kept = kept.as_ref()?.get(layer)?;
-            Some(kept.iter().flat_map(|&at| (at * width..(at + 1) * width).map(|at| at as i64)).collect())
+            Some(
+                kept.iter()
+                    .flat_map(|&at| (at * width..(at + 1) * width).map(|at| at as i64))
+                    .collect(),
+            )
         };
         match module.rsplit('.').next() {
             Some("q_proj") => (of(&self.groups, per_group * self.shape.head_dim), None),
@@ -175,20 +185,39 @@ mod tests {
     #[test]
     fn names_and_numbers_are_those_of_the_parts_that_stay() {
         let cut = Cut::nothing(SHAPE).without_layers(&[1]).unwrap();
-        let cut = cut.with_groups(1, &[vec![0.1, 0.2], vec![0.0, 0.0], vec![5.0, 3.0]]).unwrap();
+        let cut = cut
+            .with_groups(1, &[vec![0.1, 0.2], vec![0.0, 0.0], vec![5.0, 3.0]])
+            .unwrap();
         let scores = vec![0.3, 0.9, 0.3, 0.1, 0.5];
         let cut = cut.with_channels(3, &[scores.clone(), scores.clone(), scores]).unwrap();
-        assert_eq!(cut.source("model.layers.1.mlp.up_proj.weight"), "model.layers.2.mlp.up_proj.weight");
+        assert_eq!(
+            cut.source("model.layers.1.mlp.up_proj.weight"),
+            "model.layers.2.mlp.up_proj.weight"
+        );
         assert_eq!(cut.source("model.norm.weight"), "model.norm.weight");
         let of = |name: &str| cut.kept(name);
-        assert_eq!(of("model.layers.0.self_attn.q_proj.weight"), (Some(vec![4, 5, 6, 7]), None));
+        assert_eq!(
+            of("model.layers.0.self_attn.q_proj.weight"),
+            (Some(vec![4, 5, 6, 7]), None)
+        );
         assert_eq!(of("model.layers.0.self_attn.k_proj.bias"), (Some(vec![2, 3]), None));
-        assert_eq!(of("model.layers.2.self_attn.o_proj.weight"), (None, Some(vec![0, 1, 2, 3])));
+        assert_eq!(
+            of("model.layers.2.self_attn.o_proj.weight"),
+            (None, Some(vec![0, 1, 2, 3]))
+        );
         assert_eq!(of("model.layers.2.mlp.gate_proj.weight"), (Some(vec![0, 1, 4]), None));
         assert_eq!(of("model.layers.2.mlp.down_proj.weight"), (None, Some(vec![0, 1, 4])));
         assert_eq!(of("model.layers.2.input_layernorm.weight"), (None, None));
         let left = cut.shape();
-        assert_eq!((left.num_layers, left.num_heads, left.num_kv_heads, left.intermediate_size), (2, 2, 1, 3));
+        assert_eq!(
+            (
+                left.num_layers,
+                left.num_heads,
+                left.num_kv_heads,
+                left.intermediate_size
+            ),
+            (2, 2, 1, 3)
+        );
     }
 
     #[test]
@@ -196,7 +225,10 @@ mod tests {
         assert!(Cut::nothing(SHAPE).without_layers(&[0, 1, 2]).is_err());
         for count in [0, 3] {
             let error = Cut::nothing(SHAPE).with_groups(count, &[]).unwrap_err().to_string();
-            assert!(error.contains("`num_key_value_heads`") && error.contains("of 2"), "{error}");
+            assert!(
+                error.contains("`num_key_value_heads`") && error.contains("of 2"),
+                "{error}"
+            );
         }
     }
 }

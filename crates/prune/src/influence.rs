@@ -29,11 +29,7 @@ pub fn block_influence(model: &dyn LanguageModel, mut calibration: Calibration) 
 }
 
 /// The angular distance over each run of `length` blocks, by its first block; from 0 to 1.
-pub fn angular_distances(
-    model: &dyn LanguageModel,
-    mut calibration: Calibration,
-    length: usize,
-) -> Result<Vec<f64>> {
+pub fn angular_distances(model: &dyn LanguageModel, mut calibration: Calibration, length: usize) -> Result<Vec<f64>> {
     let num_blocks = model.num_blocks();
     if length == 0 || length >= num_blocks {
         return Err(Error::Option {
@@ -43,9 +39,9 @@ pub fn angular_distances(
         });
     }
     let last = |calibration: &Calibration| -> Tensor {
-        let rows = calibration.rows().map(|(stream, documents)| {
-            stream.index_select(0, &documents.last_tokens(stream.device()))
-        });
+        let rows = calibration
+            .rows()
+            .map(|(stream, documents)| stream.index_select(0, &documents.last_tokens(stream.device())));
         Tensor::cat(&rows.collect::<Vec<_>>(), 0)
     };
     let mut streams = vec![last(&calibration)];

@@ -86,11 +86,13 @@ pub fn units<M: LanguageModel>(
     }
     let model = operated(model, operate, &mut |at, projection| match at.name() {
         "o_proj" | "down_proj" => {
-            let found = projection.into_dense().map_err(|Found(found)| tensor_core::Error::NotDense {
-                at: at.clone(),
-                found,
-                hint: "prune before quantising and before adapters, or merge the model first",
-            })?;
+            let found = projection
+                .into_dense()
+                .map_err(|Found(found)| tensor_core::Error::NotDense {
+                    at: at.clone(),
+                    found,
+                    hint: "prune before quantising and before adapters, or merge the model first",
+                })?;
             Ok(Box::new(found) as Box<dyn Projection>)
         }
         _ => Ok(projection),
@@ -112,7 +114,9 @@ fn walk_back(model: &dyn LanguageModel, tokens: &Tensor, documents: &Documents) 
     let targets = Tensor::full_like(tokens, kernels::cross_entropy::IGNORED);
     for range in documents.ranges() {
         let (start, length) = (range.start as i64, range.len() as i64 - 1);
-        targets.narrow(0, start, length).copy_(&tokens.narrow(0, start + 1, length));
+        targets
+            .narrow(0, start, length)
+            .copy_(&tokens.narrow(0, start + 1, length));
     }
     let weight = policy.head().projection().weight().to_kind(hidden.kind());
     let sum = kernels::linear_cross_entropy(&hidden, &weight, &targets);
@@ -165,7 +169,11 @@ impl Tally {
         };
         for (at, sum) in self.sums {
             let numbers = Vec::<f64>::try_from(sum.sqrt()).unwrap_or_default();
-            let kind = if at.name() == "o_proj" { &mut units.groups } else { &mut units.channels };
+            let kind = if at.name() == "o_proj" {
+                &mut units.groups
+            } else {
+                &mut units.channels
+            };
             if let Some(slot) = at.layer_idx().and_then(|layer| kind.get_mut(layer)) {
                 *slot = numbers;
             }
@@ -176,7 +184,9 @@ impl Tally {
 
 /// `[t, u w]` as `[t, u, w]` in f64.
 fn units_of(x: &Tensor, count: usize) -> Tensor {
-    x.detach().to_kind(Kind::Double).reshape([x.size()[0], count as i64, -1])
+    x.detach()
+        .to_kind(Kind::Double)
+        .reshape([x.size()[0], count as i64, -1])
 }
 
 type OnGradient = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
@@ -193,7 +203,11 @@ impl Projection for Probed {
             return self.inner.forward(x, pass);
         }
         // Nothing before the first block trains, but its gradient is asked for.
-        let source = if x.requires_grad() { x.shallow_clone() } else { x.detach().set_requires_grad(true) };
+        let source = if x.requires_grad() {
+            x.shallow_clone()
+        } else {
+            x.detach().set_requires_grad(true)
+        };
         let (seen, copy) = tch::no_grad(|| (x.detach(), x.copy()));
         let on_gradient = self.on_gradient.clone();
         let same = autograd::attach(&[&source], copy, move |dx| {
@@ -226,7 +240,9 @@ impl Parameters for Probed {
 
 impl fmt::Debug for Probed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probed").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("Probed")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 

@@ -27,12 +27,19 @@ fn shape(model: &Decoder) -> Shape {
 
 /// The vectors' documents in two rows.
 fn rows(golden: &Vectors) -> Vec<(Tensor, Documents)> {
-    let lengths: Vec<usize> = golden.integers("lengths").iter().map(|&length| length as usize).collect();
+    let lengths: Vec<usize> = golden
+        .integers("lengths")
+        .iter()
+        .map(|&length| length as usize)
+        .collect();
     let tokens = golden.get("tokens");
     let (first, rest) = lengths.split_at(2);
     let cut: i64 = first.iter().map(|&length| length as i64).sum();
     let parts = tokens.split_with_sizes([cut, tokens.size()[0] - cut], 0);
-    parts.into_iter().zip([Documents::new(first), Documents::new(rest)]).collect()
+    parts
+        .into_iter()
+        .zip([Documents::new(first), Documents::new(rest)])
+        .collect()
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Tensor {
@@ -45,11 +52,25 @@ fn influence_and_angles_are_those_of_the_hidden_states() {
     let model = model();
     let calibration = || Calibration::new(&model, rows(&golden));
     let influence = block_influence(&model, calibration());
-    assert_close("influence", &Tensor::from_slice(&influence), &golden.get("influence"), 1e-4, 1e-6);
+    assert_close(
+        "influence",
+        &Tensor::from_slice(&influence),
+        &golden.get("influence"),
+        1e-4,
+        1e-6,
+    );
     let distances = angular_distances(&model, calibration(), 1).unwrap();
-    assert_close("angular", &Tensor::from_slice(&distances), &golden.get("angular"), 1e-4, 1e-6);
+    assert_close(
+        "angular",
+        &Tensor::from_slice(&distances),
+        &golden.get("angular"),
+        1e-4,
+        1e-6,
+    );
     for length in [0, 2] {
-        let error = angular_distances(&model, calibration(), length).unwrap_err().to_string();
+        let error = angular_distances(&model, calibration(), length)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("`num_hidden_layers`"), "{error}");
     }
 }
@@ -69,12 +90,27 @@ fn units_are_weighed_by_activations_and_by_gates() {
         let mut operate = |model: Decoder, surgeon: &mut ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
         let mut finished = 0;
         let (model, found): (Decoder, Units) =
-            units(model, shape, importance, &rows(&golden), &mut operate, &mut |_| finished += 1).unwrap();
+            units(model, shape, importance, &rows(&golden), &mut operate, &mut |_| {
+                finished += 1
+            })
+            .unwrap();
         assert_eq!(finished, 2);
         let found = found.checked().unwrap();
         // f32 on the way up and back against f64.
-        assert_close(name, &matrix(&found.groups), &golden.get(&format!("groups.{name}")), 2e-3, 1e-5);
-        assert_close(name, &matrix(&found.channels), &golden.get(&format!("channels.{name}")), 2e-3, 1e-4);
+        assert_close(
+            name,
+            &matrix(&found.groups),
+            &golden.get(&format!("groups.{name}")),
+            2e-3,
+            1e-5,
+        );
+        assert_close(
+            name,
+            &matrix(&found.channels),
+            &golden.get(&format!("channels.{name}")),
+            2e-3,
+            1e-4,
+        );
         for ((path, before), (_, after)) in before.iter().zip(golden::laws::state(&model)) {
             assert!(before.equal(&after), "{path} changed by being looked at");
         }

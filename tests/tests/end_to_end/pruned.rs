@@ -376,17 +376,32 @@ fn changed(home: &Home, change: impl Fn(&str, Tensor) -> Tensor) -> String {
 
 fn logits(home: &Home, model: &str) -> Vec<(String, Tensor)> {
     let (texts, out) = (home.texts(), home.at("logits.safetensors"));
-    let args = ["score", "--model", model, "--data", &texts, "--logits", &out, "--dtype", "f32"];
+    let args = [
+        "score", "--model", model, "--data", &texts, "--logits", &out, "--dtype", "f32",
+    ];
     finetune(home, &args).works();
     let file = Safetensors::open(Path::new(&out)).unwrap();
     let names: Vec<String> = file.names().map(str::to_owned).collect();
-    names.into_iter().map(|name| (name.clone(), file.tensor(&name).unwrap())).collect()
+    names
+        .into_iter()
+        .map(|name| (name.clone(), file.tensor(&name).unwrap()))
+        .collect()
 }
 
 fn cut(home: &Home, model: &str, name: &str, options: &[&str]) -> Value {
     let (texts, out) = (home.texts(), home.at(name));
     let all = [
-        &["prune", "--model", model, "--output", &out, "--calibration", &texts, "--eval", &texts][..],
+        &[
+            "prune",
+            "--model",
+            model,
+            "--output",
+            &out,
+            "--calibration",
+            &texts,
+            "--eval",
+            &texts,
+        ][..],
         &["--dtype", "f32", "--json"],
         options,
     ];
@@ -397,19 +412,31 @@ fn cut(home: &Home, model: &str, name: &str, options: &[&str]) -> Value {
 fn a_block_that_does_nothing_goes_and_nothing_changes() {
     for method in ["block-influence", "angular"] {
         let home = Home::new();
-        let idle = |name: &str| name.starts_with("model.layers.0") && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"));
+        let idle = |name: &str| {
+            name.starts_with("model.layers.0")
+                && (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight"))
+        };
         let model = changed(&home, |name, value| if idle(name) { value.zeros_like() } else { value });
-        let report = cut(&home, &model, "smaller", &["--method", method, "--num-hidden-layers", "1"]);
+        let report = cut(
+            &home,
+            &model,
+            "smaller",
+            &["--method", method, "--num-hidden-layers", "1"],
+        );
         assert_eq!(report["parts"]["gone_layers"], serde_json::json!([0]), "{method}");
         let smaller = home.at("smaller");
         for ((_, before), (_, after)) in logits(&home, &model).iter().zip(&logits(&home, &smaller)) {
             assert!(before.equal(after), "{method}");
         }
-        let config: Value = serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
+        let config: Value =
+            serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
         assert_eq!(config["num_hidden_layers"], 1);
         let bytes = |when: &str| report[when]["bytes"].as_u64().unwrap();
         // A block of 3 × 32 × 56 + 2 × 32 × 32 + 2 × 16 × 32 + 2 × 32 numbers of four bytes.
-        assert_eq!(bytes("before") - bytes("after"), 4 * (3 * 32 * 56 + 2 * 32 * 32 + 2 * 16 * 32 + 2 * 32));
+        assert_eq!(
+            bytes("before") - bytes("after"),
+            4 * (3 * 32 * 56 + 2 * 32 * 32 + 2 * 16 * 32 + 2 * 32)
+        );
         assert_eq!(report["before"]["perplexity"], report["after"]["perplexity"]);
     }
 }
@@ -439,15 +466,29 @@ fn heads_and_channels_that_do_nothing_go_and_nothing_changes() {
                 _ => value,
             }
         });
-        let options = ["--method", method, "--num-key-value-heads", "1", "--intermediate-size", "54"];
+        let options = [
+            "--method",
+            method,
+            "--num-key-value-heads",
+            "1",
+            "--intermediate-size",
+            "54",
+        ];
         let report = cut(&home, &model, "smaller", &options);
         let smaller = home.at("smaller");
         for ((_, before), (_, after)) in logits(&home, &model).iter().zip(&logits(&home, &smaller)) {
             // Sums of other lengths round otherwise.
             golden_close(method, after, before);
         }
-        let config: Value = serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
-        let sizes = ["num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"].map(|key| config[key].clone());
+        let config: Value =
+            serde_json::from_slice(&fs::read(Path::new(&smaller).join("config.json")).unwrap()).unwrap();
+        let sizes = [
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "intermediate_size",
+        ]
+        .map(|key| config[key].clone());
         assert_eq!(sizes, [2, 1, 8, 54].map(Value::from));
         assert_eq!(report["parts"]["shape_after"]["num_attention_heads"], 2);
         assert!(report["after"]["bytes"].as_u64() < report["before"]["bytes"].as_u64());
@@ -466,20 +507,59 @@ fn sizes_that_cannot_be_are_refused() {
     let (model, texts, out) = (tiny().display().to_string(), home.texts(), home.at("out"));
     let cases: [(&[&str], &[&str]); 8] = [
         (&["--method", "angular"], &["takes out blocks", "--num-hidden-layers"]),
-        (&["--method", "angular", "--num-hidden-layers", "2"], &["from 1 to 1", "found 2"]),
-        (&["--method", "taylor", "--num-hidden-layers", "1"], &["heads and channels", "hint:"]),
+        (
+            &["--method", "angular", "--num-hidden-layers", "2"],
+            &["from 1 to 1", "found 2"],
+        ),
+        (
+            &["--method", "taylor", "--num-hidden-layers", "1"],
+            &["heads and channels", "hint:"],
+        ),
         (&["--method", "taylor"], &["--intermediate-size", "hint:"]),
-        (&["--method", "activation", "--intermediate-size", "56"], &["from 1 to 55"]),
-        (&["--method", "block-influence", "--num-hidden-layers", "1", "--intermediate-size", "8"], &["a width beside"]),
-        (&["--method", "taylor", "--intermediate-size", "8", "--sparsity", "0.5"], &["`--sparsity`"]),
-        (&["--method", "wanda", "--sparsity", "0.5", "--intermediate-size", "8"], &["whole parts"]),
+        (
+            &["--method", "activation", "--intermediate-size", "56"],
+            &["from 1 to 55"],
+        ),
+        (
+            &[
+                "--method",
+                "block-influence",
+                "--num-hidden-layers",
+                "1",
+                "--intermediate-size",
+                "8",
+            ],
+            &["a width beside"],
+        ),
+        (
+            &["--method", "taylor", "--intermediate-size", "8", "--sparsity", "0.5"],
+            &["`--sparsity`"],
+        ),
+        (
+            &["--method", "wanda", "--sparsity", "0.5", "--intermediate-size", "8"],
+            &["whole parts"],
+        ),
     ];
     for (options, wanted) in cases {
-        let args = [&["prune", "--model", &model, "--output", &out, "--calibration", &texts][..], options].concat();
+        let args = [
+            &["prune", "--model", &model, "--output", &out, "--calibration", &texts][..],
+            options,
+        ]
+        .concat();
         finetune(&home, &args).fails_with(1, wanted);
         assert!(!Path::new(&out).exists());
     }
-    let args = ["prune", "--model", &model, "--output", &out, "--method", "taylor", "--intermediate-size", "8"];
+    let args = [
+        "prune",
+        "--model",
+        &model,
+        "--output",
+        &out,
+        "--method",
+        "taylor",
+        "--intermediate-size",
+        "8",
+    ];
     finetune(&home, &args).fails_with(1, &["`calibration` is missing"]);
 }
 
@@ -489,7 +569,11 @@ fn a_pruned_model_learns_from_the_one_that_it_was() {
     prune(&home, "pruned", &["--method", "magnitude", "--sparsity", "0.5"]);
     let teacher = tiny().display().to_string();
     let objective = format!("{{kind=\"distill\",teacher={teacher:?},temperature=2.0,alpha=0.25}}");
-    let run = trained_by(&home, "[{kind=\"full\",freeze_embeddings=true},{kind=\"keep_zeros\"}]", &objective);
+    let run = trained_by(
+        &home,
+        "[{kind=\"full\",freeze_embeddings=true},{kind=\"keep_zeros\"}]",
+        &objective,
+    );
     for ((path, before), (_, after)) in tensors(&home.at("pruned")).iter().zip(&tensors(&run)) {
         if is_pruned(path) {
             assert!(before.eq(0.0).equal(&after.eq(0.0)) && !before.equal(after), "{path}");
@@ -500,7 +584,10 @@ fn a_pruned_model_learns_from_the_one_that_it_was() {
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("kl")?.as_f64())
         .collect();
-    assert!(kl.len() == 6 && kl.last() < kl.first() && kl.iter().all(|kl| *kl > 0.0), "{kl:?}");
+    assert!(
+        kl.len() == 6 && kl.last() < kl.first() && kl.iter().all(|kl| *kl > 0.0),
+        "{kl:?}"
+    );
 }
 
 #[test]
@@ -531,10 +618,16 @@ fn pruning_and_recovery_are_one_recipe_and_resume_bit_for_bit() {
 fn a_teacher_or_a_surgery_that_does_not_fit_is_refused() {
     let home = Home::new();
     let recipe = home.recipe("");
-    let other = root().join("crates/golden/vectors/families/llama-tied").display().to_string();
+    let other = root()
+        .join("crates/golden/vectors/families/llama-tied")
+        .display()
+        .to_string();
     let cases: [(String, &[&str]); 5] = [
         ("objective={kind=\"distill\"}".into(), &["missing field `teacher`"]),
-        (format!("objective={{kind=\"distill\",teacher={other:?}}}"), &["objective.teacher", "tokenizer"]),
+        (
+            format!("objective={{kind=\"distill\",teacher={other:?}}}"),
+            &["objective.teacher", "tokenizer"],
+        ),
         (
             "objective={kind=\"distill\",teacher=\"x\",temperature=0.0}".into(),
             &["objective.temperature", "above 0"],

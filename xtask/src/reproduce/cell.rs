@@ -116,7 +116,11 @@ impl Place {
             Step::Numbers { name, file } => {
                 let path = fill(file);
                 let text = fs::read(&path).with_context(|| format!("cannot read `{path}`"))?;
-                numbers(name, &serde_json::from_slice(&text).with_context(|| format!("`{path}`"))?, measures);
+                numbers(
+                    name,
+                    &serde_json::from_slice(&text).with_context(|| format!("`{path}`"))?,
+                    measures,
+                );
             }
             Step::Evaluate { name, model, suite } => {
                 let mut command = self.command(folder, name)?;
@@ -216,7 +220,9 @@ fn of_training(name: &str, metrics: &str) -> Result<Measures> {
     );
     // Of the steps: an evaluation packs other rows, and has its own peak.
     let steps = lines.iter().filter(|line| line.get("loss").is_some());
-    let peak = steps.filter_map(|line| line.get("peak_memory_bytes")?.as_f64()).reduce(f64::max);
+    let peak = steps
+        .filter_map(|line| line.get("peak_memory_bytes")?.as_f64())
+        .reduce(f64::max);
     measures.extend(peak.map(|bytes| (format!("{name}.peak_memory"), bytes)));
     // The last evaluation's numbers.
     for line in &lines {
@@ -350,7 +356,9 @@ mod tests {
                 format!("{{\"step\":{step},\"loss\":{step}.0,\"tokens_per_second\":{step}.0,\"peak_memory_bytes\":7,\"seconds\":{step}}}")
             })
             .collect();
-        let lines = lines.into_iter().chain(["{\"step\":20,\"eval/loss\":1.0,\"peak_memory_bytes\":9}".to_owned()]);
+        let lines = lines
+            .into_iter()
+            .chain(["{\"step\":20,\"eval/loss\":1.0,\"peak_memory_bytes\":9}".to_owned()]);
         let measures = of_training("train", &lines.collect::<Vec<_>>().join("\n")).unwrap();
         let wanted = [
             ("loss", 19.5),

@@ -111,7 +111,8 @@ fn prepare_pruning(cache: &Cache, folder: &Path, scale: usize) -> Result<()> {
     let other = "[[task]]\nname = \"other\"\nkind = \"perplexity\"\ndata = \"other.jsonl\"\n";
     let texts = format!("{GENERAL}\n{other}");
     write_if_changed(&folder.join("prune.toml"), &texts)?;
-    let questions = "\n[[task]]\nname = \"quartz\"\nkind = \"classification\"\ndata = \"quartz.test.jsonl\"\nmax_rows = 100\n";
+    let questions =
+        "\n[[task]]\nname = \"quartz\"\nkind = \"classification\"\ndata = \"quartz.test.jsonl\"\nmax_rows = 100\n";
     write_if_changed(&folder.join("prune-blocks.toml"), &(texts + questions))?;
     Ok(())
 }
@@ -128,14 +129,22 @@ fn others(path: &Path) -> Result<String> {
     let mut counts = [0; 2];
     for (idx, line) in file.lines().enumerate() {
         let row: Text = serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), idx + 1))?;
-        let kind = ["wikipedia", "codeparrot/github-code"].iter().position(|kind| *kind == row.r#type);
-        let Some(kind) = kind.filter(|&kind| counts[kind] < OTHERS) else { continue };
+        let kind = ["wikipedia", "codeparrot/github-code"]
+            .iter()
+            .position(|kind| *kind == row.r#type);
+        let Some(kind) = kind.filter(|&kind| counts[kind] < OTHERS) else {
+            continue;
+        };
         counts[kind] += 1;
         let beginning: String = row.text.chars().take(OTHER_CHARACTERS).collect();
         rows += &json!({ "text": beginning }).to_string();
         rows.push('\n');
     }
-    ensure!(counts == [OTHERS; 2], "`{}` holds {counts:?} texts, wanted {OTHERS} of each", path.display());
+    ensure!(
+        counts == [OTHERS; 2],
+        "`{}` holds {counts:?} texts, wanted {OTHERS} of each",
+        path.display()
+    );
     Ok(rows)
 }
 

@@ -67,7 +67,9 @@ impl ModelConfig {
         self.layer_types = kept.iter().map(|&idx| self.layer_types[idx]).collect();
         self.num_hidden_layers = kept.len();
         // Without a layer that slides the window means nothing.
-        self.sliding_window = self.sliding_window.filter(|_| self.layer_types.contains(&LayerKind::Sliding));
+        self.sliding_window = self
+            .sliding_window
+            .filter(|_| self.layer_types.contains(&LayerKind::Sliding));
         self.set("num_hidden_layers", json!(kept.len()));
         // Families whose layers differ count them by a rule, which the ones that are left do not follow.
         let by_rule = matches!(self.family, Family::Qwen2 | Family::Qwen3 | Family::Gemma3);

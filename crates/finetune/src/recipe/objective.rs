@@ -50,7 +50,10 @@ fn distillation(document: &Document) -> Result<DistillConfig> {
         return wrong("temperature", "wanted a number above 0; 1 to 4 are usual");
     }
     if !(0.0..1.0).contains(&distill.alpha) {
-        return wrong("alpha", "wanted a share from 0 to below 1\nhint: `kind = \"sft\"` learns from the text alone");
+        return wrong(
+            "alpha",
+            "wanted a share from 0 to below 1\nhint: `kind = \"sft\"` learns from the text alone",
+        );
     }
     Ok(distill)
 }

@@ -27,17 +27,21 @@ pub(super) fn read(document: &Document, at: &str, seed: u64, places: &Places) ->
         return Err(document.error(at, "is missing", None));
     };
     let mut text: CalibrationConfig = document.part(at, |key| TEXT.contains(&key))?.unwrap_or_default();
-    let has_seed = document.part::<toml::Table>(at, |key| key == "seed")?.is_some_and(|table| !table.is_empty());
+    let has_seed = document
+        .part::<toml::Table>(at, |key| key == "seed")?
+        .is_some_and(|table| !table.is_empty());
     if !has_seed {
         text.seed = seed;
     }
     if let Some(path) = &mut text.calibration {
         let wanted = path.display().to_string();
-        *path = places.data(&wanted).ok_or_else(|| {
-            document.error(&format!("{at}.calibration"), &format!("no such file: `{wanted}`"), None)
-        })?;
+        *path = places
+            .data(&wanted)
+            .ok_or_else(|| document.error(&format!("{at}.calibration"), &format!("no such file: `{wanted}`"), None))?;
     }
-    let plan = rule.plan().map_err(|error| document.error(at, &error.to_string(), None))?;
+    let plan = rule
+        .plan()
+        .map_err(|error| document.error(at, &error.to_string(), None))?;
     match (plan.needs_calibration(), &text.calibration) {
         (true, None) => {
             let what = "`calibration` is missing: this method looks at text\nhint: name a file of the kind of text that the model will read";

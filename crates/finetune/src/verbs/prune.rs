@@ -139,7 +139,12 @@ impl Args {
         let config = self.weights.config(method);
         let plan = config.plan()?;
         let tokenizer = source.tokenizer()?;
-        let samples = Samples::read(&self.calibration, plan.needs_calibration(), &tokenizer, source.dir().config())?;
+        let samples = Samples::read(
+            &self.calibration,
+            plan.needs_calibration(),
+            &tokenizer,
+            source.dir().config(),
+        )?;
         let model = source.decoder(self.machine.start()?)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;

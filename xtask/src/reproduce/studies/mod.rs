@@ -4,10 +4,10 @@ mod adapters;
 mod combine;
 mod dora;
 mod hft;
+mod memory;
 mod moa;
 mod moe;
 mod prune;
-mod memory;
 mod qlora;
 mod routing;
 

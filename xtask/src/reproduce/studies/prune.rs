@@ -75,10 +75,15 @@ pub(super) fn study(scale: usize) -> Study {
 
 fn pruned(rule: &str, looks: bool, scale: usize) -> Step {
     let text = match looks {
-        true => format!(" --calibration {{data}}/calibration.jsonl --nsamples {} --seed {{seed}}", SAMPLES * scale),
+        true => format!(
+            " --calibration {{data}}/calibration.jsonl --nsamples {} --seed {{seed}}",
+            SAMPLES * scale
+        ),
         false => String::new(),
     };
-    Step::run(&format!("prune --model {MODEL} --method {rule}{text} --output {{out}}/model"))
+    Step::run(&format!(
+        "prune --model {MODEL} --method {rule}{text} --output {{out}}/model"
+    ))
 }
 
 /// Wanda at 50 %, then the dense model's next tokens on the calibration's text, the zeros kept.
@@ -117,12 +122,17 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
             holds: 2.0 * wanda < size && 2.0 * swept < size,
         });
     }
-    let worse = METHODS.iter().all(|(name, ..)| web(&format!("{name} 2:4")) > web(&format!("{name} 50 %")));
+    let worse = METHODS
+        .iter()
+        .all(|(name, ..)| web(&format!("{name} 2:4")) > web(&format!("{name} 50 %")));
     verdicts.push(Verdict {
         statement: "2:4 costs more than 50 % of any place, whatever the method".into(),
         holds: worse,
     });
-    for (place, of) in [("the calibration's kind of text", &web as &dyn Fn(&str) -> f64), ("other text", &other)] {
+    for (place, of) in [
+        ("the calibration's kind of text", &web as &dyn Fn(&str) -> f64),
+        ("other text", &other),
+    ] {
         for (rule, _) in RULES {
             let (wanda, swept) = (of(&format!("Wanda {rule}")), of(&format!("SparseGPT {rule}")));
             verdicts.push(Verdict {
@@ -150,7 +160,10 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         ),
         holds: choice >= 0.9 * dense_choice && web(&few) > 3.0 * dense,
     });
-    let (fast, slow) = (results.mean(&few, SPEED), results.mean(&few, "pruning.before.read_tokens_per_second"));
+    let (fast, slow) = (
+        results.mean(&few, SPEED),
+        results.mean(&few, "pruning.before.read_tokens_per_second"),
+    );
     verdicts.push(Verdict {
         statement: format!("and it reads faster by a third at least ({fast:.0} against {slow:.0} tokens/s)"),
         holds: 3.0 * fast >= 4.0 * slow,

@@ -82,7 +82,7 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
         facts::write(folder, &all)
     };
     let save = |folder: &Path| write(folder).map_err(Into::into);
-    let evaluation = Evaluation::new(run.sets, recipe, model.device())?;
+    let evaluation = Evaluation::new(run.sets, recipe, None, model.device())?;
     let mut evaluate = |_: usize| evaluation.measure(model, &SupervisedLoss).map_err(Into::into);
     let mut listen = |entry: &Entry| announce(entry);
     let stop = stop_flag()?;

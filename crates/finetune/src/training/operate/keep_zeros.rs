@@ -17,8 +17,8 @@ pub(super) fn operate(patient: Patient, zeros: Option<Zeros>) -> Result<Patient>
         Some(Kept::Decomposed { .. }) => {
             bail!("DoRA's magnitudes scale whole directions, which a mask would change\nhint: use `kind = \"lora\"`")
         }
-        Some(Kept::Bottleneck(_)) => bail!(
-            "bottleneck adapters leave the base as it is, so its zeros stay without it\nhint: remove `kind = \"keep_zeros\"`"
+        Some(Kept::Bottleneck(_) | Kept::Memory(_)) => bail!(
+            "bottleneck adapters and memories leave the base as it is, so its zeros stay without it\nhint: remove `kind = \"keep_zeros\"`"
         ),
         None => bail!("nothing trains before it\nhint: put `kind = \"keep_zeros\"` behind the surgery that trains"),
     };

@@ -59,7 +59,9 @@ impl Report<'_> {
             Done::Parts(taken) => taken.lines(),
         };
         let lines = lines.into_iter().chain([String::new()]);
-        lines.chain(compared(self.before, self.after)).try_for_each(output::line)
+        lines
+            .chain(compared(self.before, self.after))
+            .try_for_each(output::line)
     }
 
     fn as_json(&self) -> Value {
@@ -117,9 +119,14 @@ fn by_module(thinned: &[Thinned]) -> Vec<String> {
     let total = ("all", (thinned.len(), zeros, all));
     let head = format!("{:<12} {:>8} {:>14} {:>9}", "module", "matrices", "zeros", "sparsity");
     let line = |(name, (count, zeros, all)): (&str, (usize, usize, usize))| {
-        format!("{name:<12} {count:>8} {zeros:>14} {:>7.2} %", 100.0 * zeros as f64 / all as f64)
+        format!(
+            "{name:<12} {count:>8} {zeros:>14} {:>7.2} %",
+            100.0 * zeros as f64 / all as f64
+        )
     };
-    std::iter::once(head).chain(by_name.into_iter().chain([total]).map(line)).collect()
+    std::iter::once(head)
+        .chain(by_name.into_iter().chain([total]).map(line))
+        .collect()
 }
 
 fn numbers(measured: &Measured) -> Value {
@@ -141,7 +148,11 @@ fn compared(before: &Measured, after: &Measured) -> Vec<String> {
         line("", "before".into(), "after".into()),
         line("parameters", count(before.parameters), count(after.parameters)),
         line("of them not zero", count(before.nonzero), count(after.nonzero)),
-        line("bytes", output::bytes(before.bytes as f64), output::bytes(after.bytes as f64)),
+        line(
+            "bytes",
+            output::bytes(before.bytes as f64),
+            output::bytes(after.bytes as f64),
+        ),
         line(
             "tokens/s, reading",
             format!("{:.0}", before.read_per_second),

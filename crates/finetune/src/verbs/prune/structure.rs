@@ -54,11 +54,16 @@ impl StructureArgs {
 
     /// For a method that takes parts out.
     pub(super) fn structure(self, method: Method, config: &ModelConfig) -> Result<Structure> {
-        let (blocks, units) = (self.num_hidden_layers, self.intermediate_size.is_some() || self.num_key_value_heads.is_some());
+        let (blocks, units) = (
+            self.num_hidden_layers,
+            self.intermediate_size.is_some() || self.num_key_value_heads.is_some(),
+        );
         let by_blocks = matches!(method, Method::BlockInfluence | Method::Angular);
         match (by_blocks, blocks, units) {
             (true, Some(_), false) | (false, None, true) => {}
-            (true, None, _) => bail!("`--method {method}` takes out blocks\nhint: say how many stay, by `--num-hidden-layers`"),
+            (true, None, _) => {
+                bail!("`--method {method}` takes out blocks\nhint: say how many stay, by `--num-hidden-layers`")
+            }
             (true, Some(_), true) => bail!(
                 "`--method {method}` takes out blocks, found a width beside them\n\
                  hint: `--method taylor` or `activation` in a second call"
@@ -74,13 +79,24 @@ impl StructureArgs {
         }
         let fits = |option: &str, wanted: Option<usize>, there: usize| match wanted {
             Some(wanted) if wanted == 0 || wanted >= there => {
-                bail!("`--{option}`: wanted a number from 1 to {} that stays, found {wanted}", there - 1)
+                bail!(
+                    "`--{option}`: wanted a number from 1 to {} that stays, found {wanted}",
+                    there - 1
+                )
             }
             _ => Ok(()),
         };
         fits("num-hidden-layers", self.num_hidden_layers, config.num_hidden_layers)?;
-        fits("intermediate-size", self.intermediate_size, config.intermediate_size as usize)?;
-        fits("num-key-value-heads", self.num_key_value_heads, config.num_key_value_heads as usize)?;
+        fits(
+            "intermediate-size",
+            self.intermediate_size,
+            config.intermediate_size as usize,
+        )?;
+        fits(
+            "num-key-value-heads",
+            self.num_key_value_heads,
+            config.num_key_value_heads as usize,
+        )?;
         if let Some(groups) = self.num_key_value_heads {
             let heads = groups as i64 * config.num_attention_heads / config.num_key_value_heads;
             ensure!(
@@ -127,7 +143,9 @@ impl Structure {
             _ => Importance::Activation,
         };
         if importance == Importance::Taylor && *model.head_kind() != HeadKind::LanguageModel {
-            bail!("`--method taylor` asks for the next token's loss, which a classifier has not\nhint: `--method activation`");
+            bail!(
+                "`--method taylor` asks for the next token's loss, which a classifier has not\nhint: `--method activation`"
+            );
         }
         let bar = output::bar(rows.len(), "rows");
         let mut operate =
@@ -195,7 +213,11 @@ impl Taken {
             line("blocks", before.num_layers, after.num_layers),
             line("query heads", before.num_heads, after.num_heads),
             line("key-value heads", before.num_kv_heads, after.num_kv_heads),
-            line("feed-forward channels", before.intermediate_size, after.intermediate_size),
+            line(
+                "feed-forward channels",
+                before.intermediate_size,
+                after.intermediate_size,
+            ),
         ];
         let gone: Vec<String> = (0..before.num_layers)
             .filter(|idx| !self.cut.layers().contains(idx))
