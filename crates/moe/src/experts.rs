@@ -6,7 +6,7 @@
 //! Tokens are sorted by expert: each expert computes all of its tokens at once, with no capacity and no padding.
 //! [`Experts::forward_naively`] is the plain twin.
 //!
-//! Sources: Jiang et al. 2024, arXiv:2401.04088; Gale et al. 2022, arXiv:2211.15841 (nothing dropped); Qwen 2 MoE.
+//! Sources: Jiang et al. 2024, arXiv:2401.04088; Gale et al. 2022, arXiv:2211.15841 (nothing dropped); Qwen 2's mixtures.
 
 use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Result as CoreResult, Sublayer};
@@ -16,6 +16,7 @@ use crate::{Dispatch, Error, Expert, Names, Result, Router, Routing};
 
 /// Experts and what chooses among them.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "a layer of experts holds experts")]
 pub struct Experts {
     at: ModulePath,
     router: Router,
@@ -173,7 +174,9 @@ impl Experts {
         for (idx, expert) in self.experts.iter().enumerate() {
             let is_chosen = answering.eq(idx as i64).to_kind(Kind::Float);
             let weight = (&routing.weights * is_chosen).sum_dim_intlist(-1, true, Kind::Float);
-            y = y + expert.forward(x, pass) * weight.to_kind(x.kind());
+            let weighed = expert.forward(x, pass) * weight.to_kind(x.kind());
+            // Not in place: what the shared expert left is in its graph.
+            y = &y + weighed;
         }
         y
     }

@@ -165,10 +165,11 @@ impl Router {
 
     /// Where the tokens `x` (`[t, d]`) go; `site` names the random stream of the jitter.
     pub fn route(&self, x: &Tensor, pass: &Pass, site: u64) -> Routing {
-        let mut read = x.to_kind(Kind::Float);
-        if let Some(key) = pass.dropout(site).filter(|_| self.config.jitter > 0.0) {
-            read = read * jitter(&x.size(), self.config.jitter, key).to_device(x.device());
-        }
+        let read = x.to_kind(Kind::Float);
+        let read = match pass.dropout(site).filter(|_| self.config.jitter > 0.0) {
+            Some(key) => read * jitter(&x.size(), self.config.jitter, key).to_device(x.device()),
+            None => read,
+        };
         self.choose(&read.matmul(&self.weight.cast(Kind::Float).tr()))
     }
 

@@ -36,11 +36,10 @@ fn answer(mut stream: TcpStream, seen: &Seen) {
         head.push(line.trim().to_owned());
     }
     let header = |name: &str| {
-        let found = head.iter().find_map(|line| {
+        head.iter().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-        });
-        found
+        })
     };
     let length: usize = header("content-length")
         .and_then(|length| length.parse().ok())
