@@ -84,7 +84,9 @@ impl Args {
                 others.get(at.as_str()).unwrap_or(&none),
             );
             let alone: Vec<u32> = mine.difference(others).copied().collect();
-            alone.iter().for_each(|&id| experts.table.reset(id));
+            for &id in &alone {
+                experts.table.reset(id);
+            }
             (alone.len(), mine.len() - alone.len())
         });
         let reset: usize = counts.iter().map(|(reset, _)| reset).sum();

@@ -66,18 +66,18 @@ pub fn prepare(
         };
         let mut used = Background::default();
         if options.choice == Choice::TfIdf {
-            texts.iter().for_each(|read| used.add(choices(&read.inputs[site])));
+            for read in &texts {
+                used.add(choices(&read.inputs[site]));
+            }
         }
         let of_fact = |x: &Tensor| {
             let mut choices = choices(x);
-            match (options.choice, options.slots) {
-                (Choice::TfIdf, Some(slots)) => used.rarest(&choices, slots),
-                _ => {
-                    choices.sort_unstable();
-                    choices.dedup();
-                    choices
-                }
+            if let (Choice::TfIdf, Some(slots)) = (options.choice, options.slots) {
+                return used.rarest(&choices, slots);
             }
+            choices.sort_unstable();
+            choices.dedup();
+            choices
         };
         answers.iter().map(of_fact).collect::<Vec<_>>()
     });
@@ -145,10 +145,8 @@ fn read(model: &Decoder, bank: &MemoryBank, documents: &[Vec<u32>], from: usize)
         for (range, &document) in packed.ranges().zip(&row) {
             let part = |x: &Tensor| x.narrow(0, range.start as i64, range.len() as i64).copy();
             let inputs = noted.iter().map(|inputs| part(&inputs[0])).collect();
-            let stream = stream_at
-                .as_ref()
-                .map(part)
-                .unwrap_or_else(|| Tensor::zeros([0], (Kind::Float, model.device())));
+            let none = || Tensor::zeros([0], (Kind::Float, model.device()));
+            let stream = stream_at.as_ref().map_or_else(none, part);
             found[document] = Some(Read { inputs, stream });
         }
     }
