@@ -131,7 +131,7 @@ impl Recorded {
         let folder = tempfile::tempdir().expect("a folder");
         let recipe = self.recipe(folder.path(), settings);
         let source = Source::of(&recipe.model).expect("the recorded base");
-        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe).expect("surgery");
+        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&operated);
         let reference = reference::choose(&recipe, &source, MACHINE, &operated).expect("a reference");
         let run = Run {
