@@ -140,7 +140,9 @@ mod tests {
                 .into_iter()
                 .filter(|&fact| ledger.visit(fact, if done[fact] >= needs[fact] { 0.0 } else { 1.0 }))
                 .collect();
-            trained.iter().for_each(|&fact| done[fact] += 1);
+            for &fact in &trained {
+                done[fact] += 1;
+            }
             ledger.end_step(&trained);
             steps += 1;
             if ledger.num_known() == needs.len() {

@@ -104,7 +104,7 @@ fn grouped_experts_equal_the_loop_over_them_and_so_do_their_gradients() {
             autograd::backward(&[&y], &[&drawn(8, &[TOKENS, WIDTH])]).expect("a backward pass");
             let mut all = vec![("y".to_owned(), y), ("dx".to_owned(), x.grad())];
             layer.visit(&ModulePath::root(), &mut |at, param| {
-                all.push((at.to_string(), param.value().grad()))
+                all.push((at.to_string(), param.value().grad()));
             });
             all
         });

@@ -91,7 +91,7 @@ fn units_are_weighed_by_activations_and_by_gates() {
         let mut finished = 0;
         let (model, found): (Decoder, Units) =
             units(model, shape, importance, &rows(&golden), &mut operate, &mut |_| {
-                finished += 1
+                finished += 1;
             })
             .unwrap();
         assert_eq!(finished, 2);

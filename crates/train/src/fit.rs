@@ -20,8 +20,21 @@ use crate::state::State;
 use crate::step::accumulate;
 use crate::{
     AdamW, AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, Sparse,
-    StateMemory, StepReport, TrainConfig, choose_plan, tensors,
+    StateMemory, States, StepReport, TrainConfig, choose_plan, tensors,
 };
+
+/// The caller's optimiser states, or those in f32 where `optim` has them.
+fn states(hooks: &mut Hooks, config: &TrainConfig) -> Result<Box<dyn States>> {
+    match hooks.states.take() {
+        Some(states) => Ok(states),
+        None if config.optim.is_8bit() => Err(Error::NoEffect {
+            option: "optim",
+            why: "states in 8 bits come from the caller, who gave none".into(),
+            hint: "give them with `Hooks::with_states`, or set it to \"adamw\"",
+        }),
+        None => Ok(Box::new(AdamW::new(StateMemory::of(config)?))),
+    }
+}
 
 /// Steps after which every trainable parameter must have met a gradient.
 const STEPS_TO_REACH_ALL: usize = 2;
@@ -85,17 +98,7 @@ impl<'c, 'h> Run<'c, 'h> {
         }
         let total = config.total_steps(num_steps_per_epoch);
         let schedule = config.schedule(total)?;
-        let states = match hooks.states.take() {
-            Some(states) => states,
-            None if config.optim.is_8bit() => {
-                return Err(Error::NoEffect {
-                    option: "optim",
-                    why: "states in 8 bits come from the caller, who gave none".into(),
-                    hint: "give them with `Hooks::with_states`, or set it to \"adamw\"",
-                });
-            }
-            None => Box::new(AdamW::new(StateMemory::of(config)?)),
-        };
+        let states = states(&mut hooks, config)?;
         let mut optimizer = match hooks.sparse {
             Some(_) => Optimizer::of_any(model, config, states)?,
             None => Optimizer::new(model, config, states)?,

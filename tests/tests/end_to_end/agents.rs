@@ -18,7 +18,7 @@ fn adapter(home: &Home, name: &str, seed: u64) -> String {
 fn config(home: &Home, head: &str, agents: &[(&str, String)]) -> String {
     let mut text = head.to_owned();
     for (name, body) in agents {
-        text += &format!("\n[agents.{name}]\n{body}\n");
+        text.extend(["\n[agents.", name, "]\n", body, "\n"]);
     }
     home.file("agents.toml", &text)
 }

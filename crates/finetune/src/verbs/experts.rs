@@ -203,6 +203,7 @@ fn checkpoint_of(source: &Source, model: &Decoder, folder: &std::path::Path) -> 
     Ok(model.save(folder, &options)?)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a surgeon's form")]
 fn as_they_are(
     _: &ModulePath,
     projection: Box<dyn tensor_core::Projection>,

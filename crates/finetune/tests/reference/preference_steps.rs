@@ -49,7 +49,7 @@ impl Recorded {
         ["dpo", "mixed", "kto"]
             .map(|name| {
                 let options = steps[name]["options"].as_object().expect("options").iter();
-                let options: String = options.map(|(key, value)| format!("{key} = {value}\n")).collect();
+                let options = options.fold(String::new(), |text, (key, value)| text + &format!("{key} = {value}\n"));
                 let kind = if name == "kto" { "kto" } else { "dpo" };
                 Self {
                     name,

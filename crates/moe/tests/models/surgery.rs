@@ -27,7 +27,7 @@ fn with_lora(at: &ModulePath, base: Box<dyn Projection>) -> Box<dyn Projection> 
     Box::new(Lora::new(base, low_rank, 0.0, 0))
 }
 
-fn packed(base: Box<dyn Projection>) -> Box<dyn Projection> {
+fn packed(base: &dyn Projection) -> Box<dyn Projection> {
     let weight = base.weight().to_kind(Kind::Float);
     let packed = QuantizedWeight::of(&weight, Scheme::Nf4, BlockSize::default(), false).expect("packed");
     Box::new(Quantized::new(packed))
@@ -60,7 +60,7 @@ fn packed_experts_with_updates_train_in_both_dtypes_even_those_without_tokens() 
     for name in MODELS {
         for kind in [Kind::Float, Kind::BFloat16] {
             let model = load_with(&folder(name), kind, Balance { aux: 0.01, z: 0.001 }, &mut |at, base| {
-                Ok(with_lora(at, packed(base)))
+                Ok(with_lora(at, packed(&*base)))
             });
             let plan = Plan::uniform(Treatment::Recompute, model.num_blocks());
             let policy = Policy::train(&model, &plan, DropoutKey(0));

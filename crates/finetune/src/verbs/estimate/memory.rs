@@ -102,8 +102,6 @@ impl Model {
                 }
                 Surgery::Lora(lora) => model.added += updates(lora, None, &config, &tensors)?,
                 Surgery::Dora(dora) => model.added += updates(&dora.lora, Some(dora), &config, &tensors)?,
-                // Its rows depend on the facts: they are added where these are counted.
-                Surgery::Memory(_) => {}
                 Surgery::Adapter(adapter) => {
                     model.added += adapter.num_parameters(config.hidden_size, model.layers) as f64;
                     let norms = tensors.iter().filter(|(name, _)| name.ends_with("norm.weight"));
@@ -111,9 +109,9 @@ impl Model {
                         model.unfrozen += norms.map(|(_, shape)| size(shape)).sum::<f64>();
                     }
                 }
-                Surgery::Upcycle(_) => {}
-                // A matrix at a time is masked, and nothing of it stays.
-                Surgery::KeepZeros(_) | Surgery::Prune(_) => {}
+                // A memory's rows depend on the facts, and are added where these are counted; experts are those of the model
+                // that upcycling writes; a matrix at a time is masked, and nothing of it stays.
+                Surgery::Memory(_) | Surgery::Upcycle(_) | Surgery::KeepZeros(_) | Surgery::Prune(_) => {}
                 Surgery::Full(full) => {
                     let chosen = RegexSet::new(&full.unfrozen_parameters)?;
                     let trains = |name: &str| {
