@@ -103,7 +103,10 @@ impl Recorder {
     /// A listener for the projection at `at`.
     pub(crate) fn listener(&self, at: &ModulePath) -> OnInput {
         let (recorder, at) = (self.clone(), at.clone());
-        Box::new(move |x| recorder.see(&at, x))
+        Box::new(move |x| {
+            recorder.see(&at, x);
+            x.shallow_clone()
+        })
     }
 
     fn see(&self, at: &ModulePath, x: &Tensor) {
@@ -161,9 +164,9 @@ mod tests {
             let shared = Tensor::full([row, 2], 1.0, (Kind::Float, Device::Cpu));
             let own = Tensor::full([row, 2], 2.0, (Kind::Float, Device::Cpu));
             for (listener, x) in listeners.iter().zip([&shared, &shared, &own]) {
-                listener(x);
+                drop(listener(x));
             }
-            listeners[0](&Tensor::zeros([0, 2], (Kind::Float, Device::Cpu)));
+            drop(listeners[0](&Tensor::zeros([0, 2], (Kind::Float, Device::Cpu))));
         }
         drop(listeners);
         let sites = recorder.finish();

@@ -9,13 +9,12 @@
 //! eq. 7 with a gate on each unit, and Ma et al. 2023, arXiv:2305.11627 (Taylor; there per weight).
 //! Shapes: t tokens, u units, w numbers of a unit.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, Found, LanguageModel, Loss, ModulePath, Observed, OnInput, Param, Parameters, Pass,
-    Plan, Policy, Projection, Treatment, autograd,
+    Documents, DropoutKey, Found, LanguageModel, Loss, ModulePath, Observed, OnInput, Plan, Policy, Projection,
+    Treatment, autograd,
 };
 
 use crate::cut::Shape;
@@ -62,16 +61,14 @@ pub fn units<M: LanguageModel>(
             return Ok(projection);
         }
         let (tally, at) = (tally.clone(), at.clone());
-        Ok(match importance {
-            Importance::Activation => {
-                let listen: OnInput = Box::new(move |x| lock(&tally).acts(&at, x, count));
-                Box::new(Observed::new(projection, listen))
-            }
-            Importance::Taylor => Box::new(Probed {
-                inner: projection,
-                on_gradient: Arc::new(move |x, dx| lock(&tally).costs(&at, x, dx, count)),
+        let on_input: OnInput = match importance {
+            Importance::Activation => Box::new(move |x| {
+                lock(&tally).acts(&at, x, count);
+                x.shallow_clone()
             }),
-        })
+            Importance::Taylor => probe(Arc::new(move |x, dx| lock(&tally).costs(&at, x, dx, count))),
+        };
+        Ok(Box::new(Observed::new(projection, on_input)))
     })?;
     for (idx, (tokens, documents)) in rows.iter().enumerate() {
         lock(&tally).documents = Some(documents.clone());
@@ -191,16 +188,11 @@ fn units_of(x: &Tensor, count: usize) -> Tensor {
 
 type OnGradient = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
 
-/// A projection that tells of its input and the input's gradient, once a backward pass; the weight stays frozen.
-struct Probed {
-    inner: Box<dyn Projection>,
-    on_gradient: OnGradient,
-}
-
-impl Projection for Probed {
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+/// Tells of an input and its gradient, once a backward pass; the weight stays frozen.
+fn probe(on_gradient: OnGradient) -> OnInput {
+    Box::new(move |x| {
         if !autograd::is_recording() {
-            return self.inner.forward(x, pass);
+            return x.shallow_clone();
         }
         // Nothing before the first block trains, but its gradient is asked for.
         let source = if x.requires_grad() {
@@ -209,41 +201,14 @@ impl Projection for Probed {
             x.detach().set_requires_grad(true)
         };
         let (seen, copy) = tch::no_grad(|| (x.detach(), x.copy()));
-        let on_gradient = self.on_gradient.clone();
-        let same = autograd::attach(&[&source], copy, move |dx| {
+        let on_gradient = on_gradient.clone();
+        autograd::attach(&[&source], copy, move |dx| {
             if let Some(dx) = &dx {
                 on_gradient(&seen, dx);
             }
             vec![dx]
-        });
-        self.inner.forward(&same, pass)
-    }
-
-    fn weight(&self) -> Tensor {
-        self.inner.weight()
-    }
-
-    fn merge(self: Box<Self>) -> Dense {
-        self.inner.merge()
-    }
-
-    fn into_dense(self: Box<Self>) -> Result<Dense, Found> {
-        self.inner.into_dense()
-    }
-}
-
-impl Parameters for Probed {
-    fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
-        self.inner.visit(at, visitor);
-    }
-}
-
-impl fmt::Debug for Probed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probed")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
-    }
+        })
+    })
 }
 
 impl Units {

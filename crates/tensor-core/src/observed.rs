@@ -1,4 +1,5 @@
-//! A projection that shows what goes into it: how calibration sees a layer's inputs without the layer knowing.
+//! A projection that shows what goes into it: how calibration sees a layer's inputs, and their gradients, without the
+//! layer knowing.
 
 use std::fmt;
 
@@ -6,8 +7,9 @@ use tch::Tensor;
 
 use crate::{Dense, Found, ModulePath, Param, Parameters, Pass, Projection};
 
-/// What is told of each input, `[t, in]`.
-pub type OnInput = Box<dyn Fn(&Tensor) + Send>;
+/// What is told of each input `[t, in]`; gives what goes on, which holds the same numbers: the input itself, or a node that
+/// hears of its gradient.
+pub type OnInput = Box<dyn Fn(&Tensor) -> Tensor + Send>;
 
 /// The same function as what it wraps, bit for bit, and a listener to its inputs.
 ///
@@ -26,8 +28,7 @@ impl Observed {
 
 impl Projection for Observed {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        (self.on_input)(x);
-        self.inner.forward(x, pass)
+        self.inner.forward(&(self.on_input)(x), pass)
     }
 
     fn weight(&self) -> Tensor {
@@ -75,7 +76,10 @@ mod tests {
         let seen: Arc<Mutex<Vec<Tensor>>> = Arc::default();
         let observed = |scale| {
             let seen = seen.clone();
-            let on_input = Box::new(move |x: &Tensor| seen.lock().unwrap().push(x.shallow_clone()));
+            let on_input = Box::new(move |x: &Tensor| {
+                seen.lock().unwrap().push(x.shallow_clone());
+                x.shallow_clone()
+            });
             Observed::new(Box::new(dense(scale)), on_input)
         };
         let documents = Documents::new(&[2]);
