@@ -14,8 +14,6 @@ mod surgery;
 
 use std::path::{Path, PathBuf};
 
-use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
-use align_dpo_ppo::{KtoConfig, RewardConfig};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use train::TrainConfig;
@@ -23,6 +21,7 @@ use train::TrainConfig;
 pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
 pub use memory::MemoryObjective;
+pub use objective::{ClassifyConfig, DistillConfig, ObjectiveConfig, SftConfig};
 pub use prune::PruneSurgery;
 pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
 
@@ -89,63 +88,6 @@ pub struct ClassificationHead {
     pub num_labels: Option<usize>,
 }
 
-/// `[objective]`: what is minimised.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum ObjectiveConfig {
-    /// The cross-entropy of the next token.
-    Sft(SftConfig),
-    /// The cross-entropy of a document's class.
-    Classify(ClassifyConfig),
-    /// What another model thinks of the next token.
-    Distill(DistillConfig),
-    /// A loss of the DPO family over pairs of replies.
-    Dpo(PreferenceConfig),
-    /// ORPO over pairs of replies, without a reference.
-    Orpo(OrpoConfig),
-    /// KTO over single replies that are good or bad.
-    Kto(KtoConfig),
-    /// A reward model from pairs of replies.
-    Reward(RewardConfig),
-    /// The cross-entropy of each fact's answer, until it is known.
-    Memory(MemoryObjective),
-}
-
-/// Options of `sft`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SftConfig {
-    /// Of conversations, learn the assistant's turns only.
-    pub assistant_only_loss: bool,
-    /// Of prompts with a reply, learn the reply only.
-    pub completion_only_loss: bool,
-}
-
-/// Options of `distill`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillConfig {
-    /// The model that is learnt from: of the same vocabulary, and kept as it is.
-    pub teacher: String,
-    /// What logits of both are divided by.
-    #[serde(default = "plain")]
-    pub temperature: f64,
-    /// The share of the text's own cross-entropy in the loss.
-    #[serde(default)]
-    pub alpha: f64,
-    /// Of conversations, learn the assistant's turns only.
-    #[serde(default = "yes")]
-    pub assistant_only_loss: bool,
-    /// Of prompts with a reply, learn the reply only.
-    #[serde(default = "yes")]
-    pub completion_only_loss: bool,
-}
-
-/// Options of `classify`: none yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClassifyConfig {}
-
 /// `[report]`: samples, and what was forgotten, before and after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -159,15 +101,6 @@ pub struct ReportConfig {
     /// A general text (`.txt`, or rows with `text`) whose perplexity is measured before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forgetting: Option<PathBuf>,
-}
-
-impl Default for SftConfig {
-    fn default() -> Self {
-        Self {
-            assistant_only_loss: true,
-            completion_only_loss: true,
-        }
-    }
 }
 
 impl Default for ReportConfig {
@@ -332,14 +265,6 @@ impl Recipe {
 fn found(document: &Document, places: &places::Places, at: &str, path: &Path) -> Result<PathBuf> {
     let found = places.data(&path.display().to_string());
     found.ok_or_else(|| document.error(at, &format!("no such file: `{}`", path.display()), None))
-}
-
-fn plain() -> f64 {
-    1.0
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn auto() -> String {

@@ -1,9 +1,85 @@
 //! `[objective]`: which kind, and its options.
 
-use align_dpo_ppo::RewardLoss;
+use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
+use align_dpo_ppo::{KtoConfig, RewardConfig, RewardLoss};
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
-use super::{DistillConfig, Document, ObjectiveConfig};
+use super::{Document, MemoryObjective};
+
+/// `[objective]`: what is minimised.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ObjectiveConfig {
+    /// The cross-entropy of the next token.
+    Sft(SftConfig),
+    /// The cross-entropy of a document's class.
+    Classify(ClassifyConfig),
+    /// What another model thinks of the next token.
+    Distill(DistillConfig),
+    /// A loss of the DPO family over pairs of replies.
+    Dpo(PreferenceConfig),
+    /// ORPO over pairs of replies, without a reference.
+    Orpo(OrpoConfig),
+    /// KTO over single replies that are good or bad.
+    Kto(KtoConfig),
+    /// A reward model from pairs of replies.
+    Reward(RewardConfig),
+    /// The cross-entropy of each fact's answer, until it is known.
+    Memory(MemoryObjective),
+}
+
+/// Options of `sft`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// Of conversations, learn the assistant's turns only.
+    pub assistant_only_loss: bool,
+    /// Of prompts with a reply, learn the reply only.
+    pub completion_only_loss: bool,
+}
+
+/// Options of `distill`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// The model that is learnt from: of the same vocabulary, and kept as it is.
+    pub teacher: String,
+    /// What logits of both are divided by.
+    #[serde(default = "plain")]
+    pub temperature: f64,
+    /// The share of the text's own cross-entropy in the loss.
+    #[serde(default)]
+    pub alpha: f64,
+    /// Of conversations, learn the assistant's turns only.
+    #[serde(default = "yes")]
+    pub assistant_only_loss: bool,
+    /// Of prompts with a reply, learn the reply only.
+    #[serde(default = "yes")]
+    pub completion_only_loss: bool,
+}
+
+/// Options of `classify`: none yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifyConfig {}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            assistant_only_loss: true,
+            completion_only_loss: true,
+        }
+    }
+}
+
+fn plain() -> f64 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
+}
 
 const KINDS: &[&str] = &["sft", "classify", "distill", "memory", "dpo", "orpo", "kto", "reward"];
 
@@ -19,17 +95,17 @@ pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
         "distill" => ObjectiveConfig::Distill(distillation(document)?),
         "memory" => ObjectiveConfig::Memory(document.section(at, skip)?.unwrap_or_default()),
         "dpo" => {
-            let config: align_dpo_ppo::preference::PreferenceConfig = document.section(at, skip)?.unwrap_or_default();
+            let config: PreferenceConfig = document.section(at, skip)?.unwrap_or_default();
             config.terms().map_err(refused)?;
             ObjectiveConfig::Dpo(config)
         }
         "orpo" => {
-            let config: align_dpo_ppo::preference::OrpoConfig = document.section(at, skip)?.unwrap_or_default();
+            let config: OrpoConfig = document.section(at, skip)?.unwrap_or_default();
             config.preference().0.terms().map_err(refused)?;
             ObjectiveConfig::Orpo(config)
         }
         "kto" => {
-            let config: align_dpo_ppo::KtoConfig = document.section(at, skip)?.unwrap_or_default();
+            let config: KtoConfig = document.section(at, skip)?.unwrap_or_default();
             config.check().map_err(refused)?;
             ObjectiveConfig::Kto(config)
         }
