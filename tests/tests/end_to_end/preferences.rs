@@ -193,3 +193,25 @@ fn rows_and_options_that_do_not_fit_are_refused() {
         finetune(&home, &["train", recipe.as_str()]).fails_with(1, &parts);
     }
 }
+
+#[test]
+fn an_estimate_counts_a_copy_of_the_base_only_where_one_is_kept() {
+    let home = Home::new();
+    let recipe = recipe(&home, &home.pairs(), DPO);
+    let second = |more: &[&str]| {
+        let mut args = vec!["estimate", recipe.as_str(), "--json"];
+        args.extend(more);
+        let answer = finetune(&home, &args).works().json_lines().remove(0);
+        answer["memory"]["weights_of_the_teacher_or_reference"].as_f64()
+    };
+    assert_eq!(second(&[]), None, "adapters off are the reference");
+    let full = ["--set", "surgery.0={kind=\"full\"}", "--dtype", "f32"];
+    let copy = second(&full);
+    let numbers = finetune(&home, &["inspect", &home.model(), "--json"])
+        .works()
+        .json_lines()
+        .remove(0);
+    assert_eq!(copy, numbers["parameters"].as_f64().map(|count| 4.0 * count));
+    let known = ["--set", "objective.precompute_ref_log_probs=true"];
+    assert_eq!(second(&[&full[..], &known].concat()), None);
+}

@@ -25,14 +25,19 @@ pub struct Known {
 
 /// The reference of what `recipe` trains: its own base where only adapters train, else the model as it was.
 pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, operated: &Operated) -> Result<Reference> {
-    let keeps_base = |surgery: &Surgery| surgery.is_adapter() || matches!(surgery, Surgery::Quantize(_));
-    if recipe.surgery.iter().all(keeps_base) {
+    if !is_copy(recipe) {
         return Ok(Reference::adapters_off(&operated.model)?);
     }
     output::note(
         "the base itself trains, so a copy of it is kept as the reference; with `precompute_ref_log_probs = true` it is let go before the first step",
     );
     Ok(Reference::copy(Box::new(source.decoder(machine)?)))
+}
+
+/// Whether the reference is a second model in memory, because the base itself trains.
+pub fn is_copy(recipe: &Recipe) -> bool {
+    let keeps_base = |surgery: &Surgery| surgery.is_adapter() || matches!(surgery, Surgery::Quantize(_));
+    !recipe.surgery.iter().all(keeps_base)
 }
 
 /// What the reference says of every reply: from the cache, or computed and kept there.

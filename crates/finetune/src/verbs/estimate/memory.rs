@@ -16,6 +16,7 @@ use crate::machine::Machine;
 use crate::model::Source;
 use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
 use crate::training::operate::hft::pieces_of_config;
+use crate::training::reference;
 
 /// What the estimates need of a model.
 pub(super) struct Model {
@@ -34,8 +35,8 @@ pub(super) struct Model {
     pub(super) unfrozen: f64,
     /// Numbers of the base that are packed, and the bytes that they take.
     packed: (f64, f64),
-    /// Numbers of a model that is learnt from.
-    teacher: f64,
+    /// Numbers of the model that is learnt from or compared with, where it is a second one.
+    beside: f64,
     /// Numbers of the largest packed matrix, which is dense for the length of a product.
     largest_packed: f64,
 }
@@ -83,9 +84,10 @@ impl Model {
             added: 0.0,
             unfrozen: 0.0,
             packed: (0.0, 0.0),
-            teacher: teacher(recipe)?,
+            beside: 0.0,
             largest_packed: 0.0,
         };
+        model.beside = second_model(recipe, model.base)?;
         if config.is_quantised() {
             // The files say more exactly how; in the usual form this is what they take.
             model.pack(&QuantizeConfig::default(), &config, &tensors)?;
@@ -151,11 +153,21 @@ impl Model {
     }
 }
 
-/// Numbers of the model that a distillation learns from.
-fn teacher(recipe: &Recipe) -> Result<f64> {
-    Ok(match &recipe.objective {
-        ObjectiveConfig::Distill(distill) => Source::open(&distill.teacher)?.dir().config().num_parameters() as f64,
-        _ => 0.0,
+/// Numbers of a second model that is kept beside the one that trains: a teacher, or a copy as the reference.
+fn second_model(recipe: &Recipe, base: f64) -> Result<f64> {
+    let has_copy = match &recipe.objective {
+        ObjectiveConfig::Distill(distill) => {
+            return Ok(Source::open(&distill.teacher)?.dir().config().num_parameters() as f64);
+        }
+        // Known numbers are computed before the first step, and the copy is let go.
+        ObjectiveConfig::Dpo(config) => config.needs_reference() && !config.precompute_ref_log_probs,
+        ObjectiveConfig::Kto(_) => true,
+        _ => false,
+    };
+    Ok(if has_copy && reference::is_copy(recipe) {
+        base
+    } else {
+        0.0
     })
 }
 
@@ -263,7 +275,7 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
     let logits = 256.0_f64.min(tokens) * model.head / model.hidden * 4.0 + 2.0 * tokens * model.hidden * bytes;
     let parts = vec![
         ("frozen weights", frozen * bytes),
-        ("teacher's weights", model.teacher * bytes),
+        ("weights of the teacher or reference", model.beside * bytes),
         ("packed weights", model.packed.1),
         ("one packed weight, dense", model.largest_packed * bytes),
         ("trained weights (f32)", trainable * 4.0),
