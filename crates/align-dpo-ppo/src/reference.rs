@@ -9,7 +9,7 @@
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
-use checkpoint::{Safetensors, TensorInfo, write_safetensors};
+use checkpoint::{Safetensors, write_tensors};
 use decoder::loss::token_log_probs;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -180,10 +180,5 @@ pub fn open_log_probs(path: &Path, count: usize) -> Result<Option<Vec<f32>>> {
 
 /// Keeps log-probabilities at `path`: aside first, then renamed.
 pub fn save_log_probs(path: &Path, log_probs: &[f32]) -> Result<()> {
-    let info = TensorInfo {
-        name: NAME.to_owned(),
-        shape: vec![log_probs.len() as i64],
-        kind: Kind::Float,
-    };
-    Ok(write_safetensors(path, &[info], |_| Ok(Tensor::from_slice(log_probs)))?)
+    Ok(write_tensors(path, [(NAME, &Tensor::from_slice(log_probs))])?)
 }

@@ -37,7 +37,9 @@ pub use error::{BoxError, Error, Result};
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
 pub use model_dir::{Existing, ModelDir, SaveOptions, save_model};
 pub use peft::{InitLoraWeights, NamesOrPattern, PeftAdapter, PeftConfig, PeftPart, PeftTensor};
-pub use safetensors::{PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors};
+pub use safetensors::{
+    PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors, write_tensors,
+};
 pub use staged::{StagedDir, write_file};
 pub use store::{cache_dir, resolve};
 pub use tokenizer_files::TokenizerFiles;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::{About, AdapterConfig, Placement, adapter_tensors, from_adapter_config, to_adapter_config};
 use anyhow::{Context as _, Result};
-use checkpoint::{Safetensors, TensorInfo, write_file, write_safetensors};
+use checkpoint::{Safetensors, write_file, write_tensors};
 use decoder::{Decoder, HeadKind};
 use serde_json::{Map, Value};
 use tch::Tensor;
@@ -110,22 +110,9 @@ impl Bottlenecks {
 
 /// Writes the adapters of `model`, which came of the model called `base`, into `folder`.
 pub fn save(folder: &Path, config: &AdapterConfig, model: &Decoder, base: &str) -> Result<()> {
-    let mut tensors = adapter_tensors(model);
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    let infos: Vec<TensorInfo> = tensors
-        .iter()
-        .map(|(name, tensor)| TensorInfo {
-            name: name.clone(),
-            shape: tensor.size(),
-            kind: tensor.kind(),
-        })
-        .collect();
-    write_safetensors(&folder.join(WEIGHTS), &infos, |info| {
-        let found = tensors.iter().find(|(name, _)| *name == info.name);
-        found
-            .map(|(_, tensor)| tensor.shallow_clone())
-            .ok_or_else(|| format!("no tensor `{}`", info.name).into())
-    })?;
+    let tensors = adapter_tensors(model);
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_tensors(&folder.join(WEIGHTS), named)?;
     let of = model.config();
     let about = About {
         model_name: base,

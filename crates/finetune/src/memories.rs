@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use checkpoint::{Safetensors, TensorInfo, write_file, write_safetensors};
+use checkpoint::{Safetensors, write_file};
 use decoder::Decoder;
 use memory_tuning::{MemoryBank, MemoryConfig, Placement, Tensors};
 use serde_json::{Map, Value, json};
@@ -93,17 +93,6 @@ pub(crate) fn read_tensors(path: &Path) -> Result<Tensors> {
 
 /// A file of these tensors.
 pub(crate) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
-    let infos: Vec<TensorInfo> = tensors
-        .iter()
-        .map(|(name, tensor)| TensorInfo {
-            name: name.clone(),
-            shape: tensor.size(),
-            kind: tensor.kind(),
-        })
-        .collect();
-    write_safetensors(path, &infos, |info| {
-        let found = tensors.get(&info.name).map(tch::Tensor::shallow_clone);
-        found.ok_or_else(|| format!("no tensor `{}`", info.name).into())
-    })?;
-    Ok(())
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    Ok(checkpoint::write_tensors(path, named)?)
 }

@@ -261,11 +261,7 @@ impl Source {
         let tensors = model.named_tensors()?;
         let infos: Vec<TensorInfo> = tensors
             .iter()
-            .map(|(name, tensor)| TensorInfo {
-                name: name.clone(),
-                shape: tensor.size(),
-                kind: tensor.kind(),
-            })
+            .map(|(name, tensor)| TensorInfo::of(name, tensor))
             .collect();
         let of = |info: &TensorInfo| {
             let found = tensors.iter().find(|(name, _)| *name == info.name);

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
 use crate::staged::{StagedDir, write_file};
-use crate::{Error, Result, Safetensors, TensorInfo, write_safetensors};
+use crate::{Error, Result, Safetensors, write_tensors};
 pub use config::{InitLoraWeights, NamesOrPattern, PeftConfig};
 pub use keys::PeftPart;
 
@@ -133,17 +133,8 @@ impl PeftAdapter {
                 found: format!("{} names for {} tensors", named.len(), tensors.len()),
             });
         }
-        let infos: Vec<TensorInfo> = named
-            .iter()
-            .map(|(name, value)| TensorInfo {
-                name: name.clone(),
-                shape: value.size(),
-                kind: value.kind(),
-            })
-            .collect();
-        write_safetensors(&staged.path().join(WEIGHTS), &infos, |info| {
-            Ok(named[&info.name].shallow_clone())
-        })?;
+        let named = named.iter().map(|(name, value)| (name.as_str(), *value));
+        write_tensors(&staged.path().join(WEIGHTS), named)?;
         write_file(&staged.path().join(CONFIG), config.to_json().as_bytes())?;
         if folder.is_dir() {
             staged.commit_into(CONFIG)

@@ -22,7 +22,7 @@ use header::{Entry, Header};
 pub use packed::{PackedCode, PackedScales, PackedTensor};
 pub(crate) use packed::{is_part, state_of};
 pub(crate) use writer::size_in_bytes;
-pub use writer::write_safetensors;
+pub use writer::{write_safetensors, write_tensors};
 
 /// A tensor's name, shape and dtype, without its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,17 @@ pub struct TensorInfo {
     pub shape: Vec<i64>,
     /// The dtype.
     pub kind: Kind,
+}
+
+impl TensorInfo {
+    /// Of `tensor` as it is.
+    pub fn of(name: &str, tensor: &Tensor) -> Self {
+        Self {
+            name: name.to_owned(),
+            shape: tensor.size(),
+            kind: tensor.kind(),
+        }
+    }
 }
 
 /// A safetensors file, mapped and its header checked.

@@ -2,6 +2,7 @@
 //!
 //! The header needs only shapes and dtypes, so each tensor is made when its turn comes and dropped after it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -43,6 +44,16 @@ pub fn write_safetensors(
         write_tensor(&mut file, &value.detach(), info.kind, &mut buffer)?;
     }
     file.commit()
+}
+
+/// As [`write_safetensors`], of tensors that are all there already, each in its own dtype.
+pub fn write_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+    let tensors: BTreeMap<&str, &Tensor> = tensors.into_iter().collect();
+    let infos: Vec<TensorInfo> = tensors
+        .iter()
+        .map(|(name, tensor)| TensorInfo::of(name, tensor))
+        .collect();
+    write_safetensors(path, &infos, |info| Ok(tensors[info.name.as_str()].shallow_clone()))
 }
 
 /// The length of the tensor's numbers, in bytes.

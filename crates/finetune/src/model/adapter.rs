@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use checkpoint::{PeftAdapter, PeftConfig, Safetensors, TensorInfo, write_file, write_safetensors};
+use checkpoint::{PeftAdapter, PeftConfig, Safetensors, write_file, write_tensors};
 use decoder::{Decoder, HeadKind};
 use dora::Placement;
 use lora::LoraConfig;
@@ -228,22 +228,8 @@ pub(crate) fn labels_of(folder: &Path, tensors: &[(String, Tensor)]) -> Result<O
 /// Writes an adapter as PEFT writes it.
 pub fn save_adapter(folder: &Path, config: Map<String, Value>, tensors: &[(String, Tensor)]) -> Result<()> {
     let config: PeftConfig = serde_json::from_value(Value::Object(config)).context("an adapter's configuration")?;
-    let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    let infos: Vec<TensorInfo> = sorted
-        .iter()
-        .map(|(name, tensor)| TensorInfo {
-            name: name.clone(),
-            shape: tensor.size(),
-            kind: tensor.kind(),
-        })
-        .collect();
-    write_safetensors(&folder.join("adapter_model.safetensors"), &infos, |info| {
-        let found = sorted.iter().find(|(name, _)| *name == info.name);
-        found
-            .map(|(_, tensor)| tensor.shallow_clone())
-            .ok_or_else(|| format!("no tensor `{}`", info.name).into())
-    })?;
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_tensors(&folder.join("adapter_model.safetensors"), named)?;
     write_file(&folder.join("adapter_config.json"), config.to_json().as_bytes())?;
     Ok(())
 }

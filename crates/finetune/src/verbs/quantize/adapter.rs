@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use checkpoint::{StagedDir, TensorInfo, write_safetensors};
+use checkpoint::{StagedDir, TensorInfo, write_tensors};
 use quant::QuantizedWeight;
 use quant::codec::{BlockSize, Scheme};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
         }
         .into());
     }
-    let (mut infos, mut tensors): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
+    let mut tensors: HashMap<String, Tensor> = HashMap::new();
     let mut read_back: HashMap<&str, Tensor> = HashMap::new();
     let (mut before, mut after) = (0, 0);
     let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
@@ -40,24 +40,18 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
             to_file(&packed)?.entries(name)
         } else {
             // Magnitudes and norms: few, and each matters.
-            let info = TensorInfo {
-                name: name.clone(),
-                shape: tensor.size(),
-                kind: tensor.kind(),
-            };
-            vec![(info, tensor.shallow_clone())]
+            vec![(TensorInfo::of(name, tensor), tensor.shallow_clone())]
         };
         for (info, tensor) in added {
             after += size(&tensor);
-            tensors.insert(info.name.clone(), tensor);
-            infos.push(info);
+            tensors.insert(info.name, tensor);
         }
     }
     if read_back.is_empty() {
         bail!("`{}`: the adapter holds no matrix to quantise", from.display());
     }
     let errors = errors(&adapter, &read_back)?;
-    write(from, folder, &infos, &tensors)?;
+    write(from, folder, &tensors)?;
     let whole = errors
         .iter()
         .fold(Lost::default(), |sum, (_, lost)| sum.and(*lost))
@@ -125,14 +119,10 @@ fn errors(adapter: &Adapter, read_back: &HashMap<&str, Tensor>) -> Result<Vec<(S
 }
 
 /// The tensors as the adapter's weights, everything else of its folder as it is.
-fn write(from: &Path, folder: &Path, infos: &[TensorInfo], tensors: &HashMap<String, Tensor>) -> Result<()> {
+fn write(from: &Path, folder: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
     let staged = StagedDir::create(folder)?;
-    write_safetensors(&staged.path().join(WEIGHTS), infos, |info| {
-        let tensor = tensors.get(&info.name);
-        Ok(tensor
-            .ok_or_else(|| format!("no tensor `{}`", info.name))?
-            .shallow_clone())
-    })?;
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_tensors(&staged.path().join(WEIGHTS), named)?;
     let read = || format!("`{}`", from.display());
     for entry in std::fs::read_dir(from).with_context(read)? {
         let path = entry.with_context(read)?.path();
