@@ -41,6 +41,12 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A reward model could not be opened.
+    #[error("`rewards`: {0}")]
+    RewardModel(Box<dyn std::error::Error + Send + Sync>),
+    /// The policy could not reply.
+    #[error("a rollout: {0}")]
+    Rollout(#[source] decoder::Error),
     /// Files refused.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),

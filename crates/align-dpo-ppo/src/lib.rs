@@ -25,7 +25,10 @@ mod error;
 
 pub mod preference;
 pub mod reinforce;
+pub mod reward;
+pub mod rollout;
 
+mod moving;
 mod pair_objective;
 mod reference;
 mod reward_objective;

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{LanguageModel, ModulePath, Pass, Plan, Policy, Role, Treatment, blob};
 
+use crate::moving::Moving;
 use crate::{Error, ReplyRow, Result};
 
 /// The reference of a policy.
@@ -23,6 +24,7 @@ pub struct Reference(Kept);
 enum Kept {
     AdaptersOff,
     Copy(Box<dyn LanguageModel>),
+    Moving(Moving),
     Rows,
 }
 
@@ -55,6 +57,29 @@ impl Reference {
     /// Another model, such as the policy before it trained.
     pub fn copy(model: Box<dyn LanguageModel>) -> Self {
         Self(Kept::Copy(model))
+    }
+
+    /// The policy as it was in the mean of its past: an average that [`Self::follow`] takes `share` of the way to it.
+    ///
+    /// Errors: what [`Self::adapters_off`] refuses.
+    pub fn moving(model: &dyn LanguageModel, share: f64) -> Result<Self> {
+        Self::adapters_off(model)?;
+        Ok(Self(Kept::Moving(Moving::new(model, share))))
+    }
+
+    /// Takes a moving reference towards the policy; any other stays.
+    pub fn follow(&self) {
+        if let Kept::Moving(moving) = &self.0 {
+            moving.follow();
+        }
+    }
+
+    /// What moves, by name and in place: nothing but a moving reference's averages.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        match &self.0 {
+            Kept::Moving(moving) => moving.tensors(),
+            _ => Vec::new(),
+        }
     }
 
     /// Numbers that every row brings with it.
@@ -96,6 +121,12 @@ impl Reference {
                 let hidden = policy.reference_hidden(tokens, documents);
                 token_log_probs(&hidden, policy.head(), &row.targets, &pass.without_adapters())
             })),
+            Kept::Moving(moving) => Ok(moving.within(|| {
+                tch::no_grad(|| {
+                    let hidden = policy.measured_hidden(tokens, documents);
+                    token_log_probs(&hidden, policy.head(), &row.targets, &pass)
+                })
+            })),
             Kept::Copy(model) => Ok(tch::no_grad(|| {
                 let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
                 let copy = Policy::evaluate(&**model, &plan);
@@ -120,6 +151,7 @@ impl fmt::Debug for Reference {
         f.write_str(match &self.0 {
             Kept::AdaptersOff => "Reference::adapters_off",
             Kept::Copy(_) => "Reference::copy",
+            Kept::Moving(_) => "Reference::moving",
             Kept::Rows => "Reference::of_rows",
         })
     }

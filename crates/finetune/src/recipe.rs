@@ -156,7 +156,7 @@ impl Recipe {
         train
             .validate()
             .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
-        let objective = objective::read(document)?;
+        let mut objective = objective::read(document)?;
         let head = if document.section::<toml::Table>("head", None)?.is_some() {
             document.kind("head", &["classification"])?;
             let head = document.section("head", Some("kind"))?.unwrap_or_default();
@@ -171,26 +171,13 @@ impl Recipe {
         let places = places::Places::of(document.path());
         let surgery = surgery::read(document, train.seed, &places)?;
         model.name_or_path = places.model(&model.name_or_path);
-        let objective = match objective {
-            ObjectiveConfig::Distill(distill) => ObjectiveConfig::Distill(DistillConfig {
-                teacher: places.model(&distill.teacher),
-                ..distill
-            }),
-            other => other,
-        };
         model.chat_template = model.chat_template.map(|template| places.template(template));
         data.resolve(document, &places)?;
+        objective.resolve(document, &places)?;
         train.output_dir = std::path::absolute(&train.output_dir).unwrap_or(train.output_dir);
         let mut report: ReportConfig = document.section("report", None)?.unwrap_or_default();
         if let Some(path) = &mut report.forgetting {
             *path = found(document, &places, "report.forgetting", path)?;
-        }
-        let mut objective = objective;
-        if let ObjectiveConfig::Memory(MemoryObjective {
-            background: Some(path), ..
-        }) = &mut objective
-        {
-            *path = found(document, &places, "objective.background", path)?;
         }
         let recipe = Self {
             model,
@@ -223,11 +210,38 @@ impl Recipe {
                 Err(document.error("head", &what, None))
             }
         }?;
+        self.check_rollouts(document)?;
         if matches!(self.objective, ObjectiveConfig::Kto(_)) && self.train.documents_per_step() < 2 {
             let what = "KTO's baseline pairs each prompt of a step with another one's reply: wanted a step of at least 2 documents, found 1";
             return Err(document.error("train.per_device_train_batch_size", what, None));
         }
         Ok(())
+    }
+
+    /// Refuses steps that hold no whole groups, and options of the data that rollouts have no use for.
+    fn check_rollouts(&self, document: &Document) -> Result<()> {
+        if !self.objective.has_rollouts() {
+            return Ok(());
+        }
+        if let ObjectiveConfig::Grpo(config) = &self.objective {
+            let replies = self.train.documents_per_step() * config.steps_per_generation;
+            if !replies.is_multiple_of(config.num_generations) {
+                let what = format!(
+                    "wanted a divisor of a rollout's {replies} replies (documents a step times `steps_per_generation`), found {}\n\
+                     hint: change it, or `train.per_device_train_batch_size`",
+                    config.num_generations
+                );
+                return Err(document.error("objective.num_generations", &what, None));
+            }
+        }
+        let without_effect = [("group_by_length", self.data.group_by_length), ("drop_last", self.data.drop_last)];
+        match without_effect.into_iter().find(|(_, set)| *set) {
+            Some((key, _)) => {
+                let what = "wanted nothing, found `true`, which has no effect where the model writes the replies itself\nhint: remove it";
+                Err(document.error(&format!("data.{key}"), what, None))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The names of the classes, if the recipe lists them.

@@ -5,6 +5,7 @@ pub mod forgetting;
 pub mod memory;
 pub mod operate;
 pub mod reference;
+mod rollouts;
 pub mod rows;
 pub mod samples;
 pub mod saving;
@@ -27,6 +28,7 @@ use self::forgetting::Forgetting;
 use self::operate::hft::Half;
 use self::operate::{Kept, Operated};
 use self::reference::Known;
+use self::rollouts::Method;
 use self::rows::ToRow;
 use self::sets::Sets;
 use self::steps::Steps;
@@ -119,6 +121,8 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
             run.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
         }
         ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
+        ObjectiveConfig::Ppo(config) => rollouts::fit(&run, Method::Critic(config, None), machine, &reference),
+        ObjectiveConfig::Grpo(config) => rollouts::fit(&run, Method::Groups(config), machine, &reference),
         ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
         ObjectiveConfig::Memory(options) => match &operated.kept {
             Kept::Memory(bank) => memory::fit(&run, bank, options),
@@ -166,21 +170,7 @@ impl Run<'_> {
     /// The model that is learnt from; its tokens must mean what the student's mean.
     fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
         let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
-        let theirs = source.tokenizer().context("`objective.teacher`")?;
-        let ours = self.tokenizer;
-        let token = |tokenizer: &data::Tokenizer, id: usize| tokenizer.token(id as u32);
-        let size = theirs.vocab_size().max(ours.vocab_size());
-        if let Some(id) = (0..size).find(|&id| token(&theirs, id) != token(ours, id)) {
-            let shown =
-                |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
-            bail!(
-                "`objective.teacher`: wanted a model of the same tokens as `{}`, found token {id} {} where that has {}\n\
-                 hint: a model can learn so only from one of its own family",
-                self.source.name(),
-                shown(&theirs),
-                shown(ours),
-            );
-        }
+        self.same_tokens(&source, "`objective.teacher`")?;
         let teacher = source.decoder(machine)?;
         let (wanted, found) = (self.operated.model.vocab_size(), teacher.vocab_size());
         if wanted != found || *teacher.head_kind() != HeadKind::LanguageModel {
@@ -190,6 +180,26 @@ impl Run<'_> {
             );
         }
         Ok(teacher)
+    }
+
+    /// Refuses a second model whose tokens mean something else than this one's.
+    fn same_tokens(&self, other: &Source, key: &str) -> Result<()> {
+        let theirs = other.tokenizer().context(key.to_owned())?;
+        let ours = self.tokenizer;
+        let token = |tokenizer: &data::Tokenizer, id: usize| tokenizer.token(id as u32);
+        let size = theirs.vocab_size().max(ours.vocab_size());
+        if let Some(id) = (0..size).find(|&id| token(&theirs, id) != token(ours, id)) {
+            let shown =
+                |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
+            bail!(
+                "{key}: wanted a model of the same tokens as `{}`, found token {id} {} where that has {}\n\
+                 hint: a model can learn so only from one of its own family",
+                self.source.name(),
+                shown(&theirs),
+                shown(ours),
+            );
+        }
+        Ok(())
     }
 
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {

@@ -7,7 +7,12 @@ use crate::tensorboard::Events;
 use crate::{Entry, Error, ReportTo, Result, RunDir, TrainConfig};
 
 /// Values that differ between two runs of the same recipe: everything else is the same bit for bit.
-pub const TIMING: [&str; 3] = ["tokens_per_second", "peak_memory_bytes", "seconds"];
+pub const TIMING: [&str; 4] = [
+    "tokens_per_second",
+    "rollout_tokens_per_second",
+    "peak_memory_bytes",
+    "seconds",
+];
 
 const FILE: &str = "metrics.jsonl";
 

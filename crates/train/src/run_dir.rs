@@ -46,7 +46,14 @@ const RECIPE: &str = "recipe.toml";
 const LOCK: &str = ".run.lock";
 
 /// What a run leaves at the top of its folder, besides the model.
-const TRACES: [&str; 5] = [RECIPE, "metrics.jsonl", "trainer_state.json", "report.md", "report"];
+const TRACES: [&str; 6] = [
+    RECIPE,
+    "metrics.jsonl",
+    "trainer_state.json",
+    "report.md",
+    "report",
+    "rollouts",
+];
 /// What a model leaves: never written over unless a run made it.
 const MODELS: [&str; 5] = [
     "config.json",

@@ -18,6 +18,7 @@ mod preferences;
 mod pruned;
 mod quantised;
 mod recipes;
+mod rollouts;
 mod runs;
 mod smollm2;
 mod verbs;

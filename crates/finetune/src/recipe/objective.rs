@@ -1,10 +1,13 @@
 //! `[objective]`: which kind, and its options.
 
 use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
+use align_dpo_ppo::reward::RewardFunction;
+use align_dpo_ppo::rollout::{GrpoConfig, PpoConfig};
 use align_dpo_ppo::{KtoConfig, RewardConfig, RewardLoss};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::places::Places;
 use super::{Document, MemoryObjective};
 
 /// `[objective]`: what is minimised.
@@ -25,6 +28,10 @@ pub enum ObjectiveConfig {
     Kto(KtoConfig),
     /// A reward model from pairs of replies.
     Reward(RewardConfig),
+    /// PPO: replies that the model writes, rewarded, against a critic.
+    Ppo(PpoConfig),
+    /// GRPO and its kin: replies that the model writes, rewarded, against each other.
+    Grpo(GrpoConfig),
     /// The cross-entropy of each fact's answer, until it is known.
     Memory(MemoryObjective),
 }
@@ -81,7 +88,9 @@ fn yes() -> bool {
     true
 }
 
-const KINDS: &[&str] = &["sft", "classify", "distill", "memory", "dpo", "orpo", "kto", "reward"];
+const KINDS: &[&str] = &[
+    "sft", "classify", "distill", "memory", "dpo", "orpo", "kto", "reward", "ppo", "grpo",
+];
 
 /// The objective of a recipe, checked in itself.
 pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
@@ -108,6 +117,16 @@ pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
             let config: KtoConfig = document.section(at, skip)?.unwrap_or_default();
             config.check().map_err(refused)?;
             ObjectiveConfig::Kto(config)
+        }
+        "ppo" => {
+            let config: PpoConfig = document.section(at, skip)?.unwrap_or_default();
+            config.check().map_err(refused)?;
+            ObjectiveConfig::Ppo(config)
+        }
+        "grpo" => {
+            let config: GrpoConfig = document.section(at, skip)?.unwrap_or_default();
+            config.check().map_err(refused)?;
+            ObjectiveConfig::Grpo(config)
         }
         _ => {
             let config = document.section(at, skip)?.unwrap_or_default();
@@ -146,6 +165,47 @@ impl ObjectiveConfig {
             Self::Orpo(_) => "orpo",
             Self::Kto(_) => "kto",
             Self::Reward(_) => "reward",
+            Self::Ppo(_) => "ppo",
+            Self::Grpo(_) => "grpo",
         }
+    }
+
+    /// Whether the model itself writes what it learns from.
+    pub fn has_rollouts(&self) -> bool {
+        matches!(self, Self::Ppo(_) | Self::Grpo(_))
+    }
+
+    /// Finds what the objective names: models, lexicons, adapters.
+    pub(super) fn resolve(&mut self, document: &Document, places: &Places) -> Result<()> {
+        match self {
+            Self::Distill(distill) => distill.teacher = places.model(&distill.teacher),
+            Self::Memory(memory) => {
+                if let Some(path) = &mut memory.background {
+                    *path = super::found(document, places, "objective.background", path)?;
+                }
+            }
+            Self::Ppo(PpoConfig { rewards, .. }) | Self::Grpo(GrpoConfig { rewards, .. }) => {
+                for (idx, reward) in rewards.iter_mut().enumerate() {
+                    let at = |key: &str| format!("objective.rewards.{idx}.{key}");
+                    match reward {
+                        RewardFunction::Lexicon { path, .. } => {
+                            *path = super::found(document, places, &at("path"), path)?;
+                        }
+                        RewardFunction::Model { model, adapter, .. } => {
+                            *model = places.model(model);
+                            if let Some(folder) = adapter {
+                                *folder = places.folder(folder).ok_or_else(|| {
+                                    let what = format!("no such folder: `{}`", folder.display());
+                                    document.error(&at("adapter"), &what, None)
+                                })?;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }

@@ -43,6 +43,11 @@ impl Places {
         }
     }
 
+    /// A folder, such as an adapter's: beside the recipe, then in the working directory.
+    pub(super) fn folder(&self, path: &Path) -> Option<PathBuf> {
+        self.find(&path.display().to_string()).filter(|path| path.is_dir())
+    }
+
     /// A chat template: `chatml`, or a file.
     pub(super) fn template(&self, name: String) -> String {
         if name == "chatml" {

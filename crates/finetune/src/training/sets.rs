@@ -22,8 +22,15 @@ pub struct Sets {
 }
 
 impl Sets {
-    /// Reads every file; an error names the file and the line.
+    /// Reads every file; an error names the file and the line. Prompts that the model itself will answer are no sets.
     pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Self> {
+        if recipe.objective.has_rollouts() {
+            return Ok(Self {
+                train: Vec::new(),
+                eval: Vec::new(),
+                labels: None,
+            });
+        }
         let labels = match (&recipe.objective, recipe.labels()) {
             (ObjectiveConfig::Classify(_), Some(labels)) => Some(labels),
             (ObjectiveConfig::Classify(_), None) => Some(labels_in_data(recipe)?),

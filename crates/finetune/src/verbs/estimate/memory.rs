@@ -161,7 +161,8 @@ fn second_model(recipe: &Recipe, base: f64) -> Result<f64> {
         }
         // Known numbers are computed before the first step, and the copy is let go.
         ObjectiveConfig::Dpo(config) => config.needs_reference() && !config.precompute_ref_log_probs,
-        ObjectiveConfig::Kto(_) => true,
+        ObjectiveConfig::Kto(_) | ObjectiveConfig::Ppo(_) => true,
+        ObjectiveConfig::Grpo(config) => config.beta > 0.0,
         _ => false,
     };
     Ok(if has_copy && reference::is_copy(recipe) {

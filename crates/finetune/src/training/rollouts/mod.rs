@@ -1,0 +1,196 @@
+//! `[objective] kind = "ppo"` and `"grpo"`: replies that the model writes itself, what they earn, and what it learns of it.
+//!
+//! A rollout is replies to some prompts, scored and taught; the steps that learn from it are its passes, cut into
+//! mini-batches. Each rollout is a file under `rollouts/`, written before its first step: a run that is killed goes on
+//! with the rollouts that its checkpoint has begun, and writes those behind it anew, with the same seeds.
+
+mod method;
+mod prompts;
+mod record;
+mod steps;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use align_dpo_ppo::reward::{ModelReward, Rewards};
+use align_dpo_ppo::rollout::WithValues;
+use align_dpo_ppo::Reference;
+use anyhow::{Context as _, Result, bail};
+use checkpoint::write_tensors;
+use decoder::HeadKind;
+use tensor_core::{Dense, LanguageModel, ModulePath, Param, Role, named_params};
+use train::{AfterStep, Entry, Hooks, Outcome, Report, Tallies};
+
+use self::prompts::PromptSet;
+use self::record::Records;
+use self::steps::Steps;
+use self::writer::Writer;
+use super::forgetting::Forgetting;
+use super::{Run, announce, samples, saving, states, stop_flag};
+use crate::experts::Balancing;
+use crate::machine::Machine;
+use crate::model::{Attached, Source};
+use crate::output;
+
+pub(super) use self::method::Method;
+
+/// Beside an adapter that PPO trained: its critic's head.
+const VALUE_HEAD: &str = "value_head.safetensors";
+
+/// Trains the model of `run` by `method`; `reference` is asked for where the method compares.
+pub(super) fn fit(
+    run: &Run,
+    mut method: Method,
+    machine: Machine,
+    reference: &dyn Fn() -> Result<Reference>,
+) -> Result<Report> {
+    let (recipe, model) = (run.recipe, &run.operated.model);
+    if *model.head_kind() != HeadKind::LanguageModel {
+        bail!("`objective.kind = \"{}\"` wants a language model", recipe.objective.kind());
+    }
+    let train = prompts::read(&recipe.data.train, recipe, run.tokenizer)?;
+    let eval = prompts::read(&recipe.data.eval, recipe, run.tokenizer)?;
+    let rewards = Rewards::open(method.rewards(), &mut |name, adapter| {
+        Ok(reward_model(run, name, adapter, machine)?)
+    })?;
+    method.begin_critic(&rewards, model)?;
+    let reference = match (method.needs_reference(), method.moving()) {
+        (false, _) => None,
+        (true, Some(moving)) => Some(Reference::moving(model, moving.ref_model_mixup_alpha)?),
+        (true, None) => Some(reference()?),
+    };
+    let records = Records::open(run.dir, method.steps_per_rollout())?;
+    let writer = Writer {
+        model,
+        tokenizer: run.tokenizer,
+        method: &method,
+        rewards: &rewards,
+        reference: reference.as_ref(),
+        max_tokens: recipe.data.max_tokens,
+        seed: recipe.train.seed,
+    };
+    let steps = Steps::new(&train, recipe, &writer, &records)?;
+    let asked = samples::asked(run.sets, recipe, run.tokenizer, model)?;
+    let before = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
+    let forgetting = Forgetting::of(recipe);
+    let perplexity = || forgetting.as_ref().map(|text| text.measure(model, run.tokenizer)).transpose();
+    let perplexity_before = perplexity()?;
+    let save = |folder: &Path| -> Result<()> {
+        saving::save(folder, run.operated, run.source, run.sets)?;
+        if let Some(head) = method.critic() {
+            let tensors = head.tensors();
+            write_tensors(&folder.join(VALUE_HEAD), tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
+        }
+        Ok(())
+    };
+    let save = |folder: &Path| save(folder).map_err(Into::into);
+    let mut evaluate = |_: usize| measure(&writer, &eval).map_err(Into::into);
+    let mut listen = |entry: &Entry| announce(entry);
+    let stop = stop_flag()?;
+    let after = After {
+        steps: &steps,
+        balancing: Balancing::of(model, &recipe.router_options()),
+    };
+    let mut hooks = Hooks::new(run.dir, &save)
+        .with_listener(&mut listen)
+        .with_stop(&stop)
+        .with_states(states::states(&recipe.train)?)
+        .with_after_step(&after);
+    if !eval.is_empty() {
+        hooks = hooks.with_evaluation(&mut evaluate);
+    }
+    let both;
+    let learner: &dyn LanguageModel = match method.critic() {
+        None => model,
+        Some(head) => {
+            both = WithValues { policy: model, head };
+            &both
+        }
+    };
+    let report = train::fit(learner, &method.objective(), &steps, &recipe.train, hooks)?;
+    if !matches!(report.outcome, Outcome::Interrupted { .. }) {
+        let after = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
+        let mut story = samples::story(recipe, run.operated, &report, samples::pair(asked, before, after));
+        story.results.extend(records.results(report.num_steps)?);
+        if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
+            story.results.extend(Forgetting::results(before, after));
+        }
+        report.write(run.dir, &story)?;
+    }
+    Ok(report)
+}
+
+/// A reward model, if it reads the policy's tokens. One over the policy's own base shares its frozen weights.
+fn reward_model(run: &Run, name: &str, adapter: Option<&Path>, machine: Machine) -> Result<ModelReward> {
+    let place = "`objective.rewards`";
+    let source = Source::open(name).context(place)?;
+    run.same_tokens(&source, place)?;
+    let is_own = name == run.source.name();
+    let own: BTreeMap<ModulePath, Param> = named_params(&run.operated.model)
+        .into_iter()
+        .filter(|(_, param)| is_own && param.role() == Role::Base && !param.is_trainable())
+        .collect();
+    let model = source.decoder_with(machine, &mut |at, read| {
+        Ok(match own.get(&at.join("weight")) {
+            Some(weight) => Box::new(Dense::new(weight.share())),
+            None => read,
+        })
+    })?;
+    let model = match adapter {
+        Some(folder) => Attached::open(folder).and_then(|adapter| adapter.place(model)).context(place)?,
+        None => model,
+    };
+    Ok(ModelReward::new(model)?)
+}
+
+/// What held-out prompts earn: replies drawn as rollouts are, always with the same numbers.
+fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
+    let mut measured = Vec::new();
+    let mut scores = Vec::new();
+    for set in sets {
+        let prompts: Vec<_> = set.prompts.iter().collect();
+        let rollout = writer.measure(&prompts)?;
+        scores.extend(rollout.replies.iter().filter_map(|reply| reply.episode.score));
+        let facts = rollout.facts.into_iter().filter(|(name, _)| !name.ends_with("tokens_per_second"));
+        measured.extend(facts.map(|(name, value)| (format!("{}_{name}", set.name), value)));
+    }
+    measured.push(("reward".to_owned(), scores.iter().sum::<f64>() / scores.len().max(1) as f64));
+    Ok(measured)
+}
+
+/// After each step: what its rollout is like is told, the reference moves, and experts are balanced.
+struct After<'a> {
+    steps: &'a Steps<'a>,
+    balancing: Option<Balancing>,
+}
+
+impl AfterStep for After<'_> {
+    fn after_step(&self, tallies: &Tallies) -> Vec<(String, f64)> {
+        let mut facts = self.steps.end();
+        facts.extend(self.balancing.iter().flat_map(|balancing| balancing.after_step(tallies)));
+        facts
+    }
+
+    fn tensors(&self) -> Vec<(String, tch::Tensor)> {
+        let mut tensors = self.steps.tensors();
+        tensors.extend(self.balancing.iter().flat_map(Balancing::tensors));
+        tensors
+    }
+}
+
+/// A rollout's failures, once.
+fn tell_failures(number: usize, failed: &[&str], of: usize) -> Result<()> {
+    match failed {
+        [] => Ok(()),
+        [first, ..] if failed.len() == of => bail!(
+            "rollout {number}: wanted a score for some of its {of} replies, found none: {first}\n\
+             hint: try the reward on a row of the data; nothing can be learnt without it"
+        ),
+        [first, ..] => {
+            let count = failed.len();
+            output::note(format!("rollout {number}: {count} of {of} replies could not be scored, first: {first}"));
+            Ok(())
+        }
+    }
+}
