@@ -73,6 +73,7 @@ fn low_rank(criterion: &mut Criterion) {
             inner: &inner,
             outer: &outer,
             scale: 2.0,
+            packed: None,
         });
         if let Some(matrix) = &PackedMatrix::of(&weight) {
             let term = Term {

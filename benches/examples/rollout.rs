@@ -13,6 +13,7 @@ use tch::{Device, Kind};
 const TURNS: usize = 3;
 
 fn main() -> anyhow::Result<()> {
+    tensor_core::device::keep_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, batch, prompt, reply] = arguments.as_slice() else {
         anyhow::bail!("wanted MODEL BATCH PROMPT REPLY, found {arguments:?}");

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, Mix, Pass, blob};
+use tensor_core::{Documents, Mix, Pass, Still, blob, parallel};
 
 use crate::cache::KvCache;
 use crate::decoder::Decoder;
@@ -113,6 +113,7 @@ impl Decoder {
         let mut done: Vec<Option<Generated>> = prompts.iter().map(|_| None).collect();
         let mut waiting: VecDeque<Live> = prompts.iter().enumerate().map(Live::new).collect();
         let (mut live, mut cache) = (Vec::<Live>::new(), KvCache::default());
+        let still = Still::default();
         if options.max_new_tokens == 0 {
             waiting
                 .drain(..)
@@ -121,22 +122,18 @@ impl Decoder {
         while !(live.is_empty() && waiting.is_empty()) {
             let admitted = admit(&mut waiting, live.len(), options);
             let (logits, first) = if admitted.is_empty() {
-                (self.next_logits(&live, mixes, &cache)?, 0)
+                (self.next_logits(&live, mixes, (&cache, &still))?, 0)
             } else {
-                let (logits, past) = self.prefill(&admitted, mixes)?;
+                let (logits, past) = self.prefill(&admitted, mixes, &still)?;
                 let first = live.len();
                 live.extend(admitted);
                 cache.append(past);
                 (logits, first)
             };
             let mut ended = vec![None; live.len()];
-            let v = logits.size()[1] as usize;
-            for ((sequence, ended), logits) in live[first..]
-                .iter_mut()
-                .zip(&mut ended[first..])
-                .zip(blob::slice::<f32>(&logits).chunks_exact(v))
-            {
-                let token = sequence.extend(logits, &options.sampler);
+            draw(&mut live[first..], &logits, &options.sampler);
+            for (sequence, ended) in live[first..].iter().zip(&mut ended[first..]) {
+                let token = sequence.newest();
                 on_token(sequence.idx, token);
                 *ended = self.ending(sequence, token, &stop_ids, options.max_new_tokens);
             }
@@ -164,7 +161,7 @@ impl Decoder {
     }
 
     /// The logits `[n, v]` after each prompt, f32 on the CPU, and the cache that the prompts leave.
-    fn prefill(&self, sequences: &[Live], mixes: &[Mix]) -> Result<(Tensor, KvCache)> {
+    fn prefill(&self, sequences: &[Live], mixes: &[Mix], still: &Still) -> Result<(Tensor, KvCache)> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let documents = mixed(Documents::new(&lengths), sequences, mixes);
         let cache = KvCache::new(sequences.len());
@@ -173,11 +170,11 @@ impl Decoder {
             .flat_map(|s| &s.tokens)
             .map(|&id| i64::from(id))
             .collect();
-        Ok((self.last_logits(&tokens, &documents, &cache)?, cache))
+        Ok((self.last_logits(&tokens, &documents, (&cache, still))?, cache))
     }
 
     /// The logits `[n, v]` after each sequence's newest token, f32 on the CPU; the cache takes the token in.
-    fn next_logits(&self, sequences: &[Live], mixes: &[Mix], cache: &KvCache) -> Result<Tensor> {
+    fn next_logits(&self, sequences: &[Live], mixes: &[Mix], past: (&KvCache, &Still)) -> Result<Tensor> {
         let starts: Vec<usize> = sequences.iter().map(|s| s.tokens.len() - 1).collect();
         let documents = Documents::continuing(&vec![1; sequences.len()], &starts);
         let documents = mixed(documents, sequences, mixes);
@@ -185,12 +182,17 @@ impl Decoder {
             .iter()
             .zip(&starts)
             .map(|(s, &start)| i64::from(s.tokens[start]));
-        self.last_logits(&newest.collect::<Vec<_>>(), &documents, cache)
+        self.last_logits(&newest.collect::<Vec<_>>(), &documents, past)
     }
 
-    fn last_logits(&self, tokens: &[i64], documents: &Documents, cache: &KvCache) -> Result<Tensor> {
+    fn last_logits(
+        &self,
+        tokens: &[i64],
+        documents: &Documents,
+        (cache, still): (&KvCache, &Still),
+    ) -> Result<Tensor> {
         let tokens = Tensor::from_slice(tokens).to_device(self.device);
-        let pass = Pass::evaluate(documents).with_past(cache);
+        let pass = Pass::evaluate(documents).with_past(cache).with_still(still);
         let mut hidden = self.hidden(&tokens, &pass);
         if documents.longest() > 1 {
             hidden = hidden.index_select(0, &documents.last_tokens(self.device));
@@ -220,6 +222,18 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Draws each sequence's next token from its row of `[n, v]` logits, side by side.
+fn draw(sequences: &mut [Live], logits: &Tensor, sampler: &Sampler) {
+    let v = logits.size()[1] as usize;
+    let rows = blob::slice::<f32>(logits);
+    let mut each: Vec<(&mut Live, &[f32])> = sequences.iter_mut().zip(rows.chunks_exact(v)).collect();
+    parallel::for_each_chunk(&mut each, 1, |each| {
+        for (sequence, logits) in each {
+            sequence.extend(logits, sampler);
+        }
+    });
 }
 
 /// The documents of these sequences, each with its prompt's mix.
@@ -257,14 +271,17 @@ impl Live {
         }
     }
 
+    fn newest(&self) -> u32 {
+        self.tokens[self.tokens.len() - 1]
+    }
+
     /// Draws the next token from `[v]` logits.
-    fn extend(&mut self, logits: &[f32], sampler: &Sampler) -> u32 {
+    fn extend(&mut self, logits: &[f32], sampler: &Sampler) {
         let token = sampler.choose(logits, &self.tokens, self.idx as u64, self.log_probs.len() as u64);
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|logit| f64::from((logit - max).exp())).sum();
         self.log_probs.push(logits[token as usize] - max - sum.ln() as f32);
         self.tokens.push(token);
-        token
     }
 
     fn end(mut self, stopped: Stop, done: &mut [Option<Generated>]) {

@@ -113,10 +113,10 @@ impl Dora {
     }
 
     /// Everything but dropout.
-    fn decomposed<'a>(&'a self, frozen: &'a dyn FrozenMap) -> Parts<'a> {
+    fn decomposed<'a>(&'a self, frozen: &'a dyn FrozenMap, pass: &Pass) -> Parts<'a> {
         Parts {
             frozen,
-            update: self.update.as_ref().map(LowRank::as_update),
+            update: self.update.as_ref().map(|update| update.as_update(pass)),
             finish: Some(Box::new(move |h| kernels::scale_columns(h, &self.gain(frozen)))),
         }
     }
@@ -134,7 +134,7 @@ impl Projection for Dora {
         let key = self.dropout_key(pass).expect("only dropout keeps it from being parts");
         let dropped = kernels::dropout::dropout(x, self.dropout, key);
         let one = |x: &Tensor, parts: Parts| over_frozen(x, &[parts]).pop().expect("one output");
-        one(&(x - &dropped), self.base_parts(pass)) + one(&dropped, self.decomposed(self.base_parts(pass).frozen))
+        one(&(x - &dropped), self.base_parts(pass)) + one(&dropped, self.decomposed(self.base_parts(pass).frozen, pass))
     }
 
     fn weight(&self) -> Tensor {
@@ -165,7 +165,7 @@ impl Projection for Dora {
         if !pass.adapters_on() {
             return Some(base);
         }
-        self.dropout_key(pass).is_none().then(|| self.decomposed(base.frozen))
+        self.dropout_key(pass).is_none().then(|| self.decomposed(base.frozen, pass))
     }
 }
 

@@ -4,7 +4,7 @@
 //! `dB = s · dyᵀ (x Aᵀ)`, `dA = vᵀ x`, `dx = v A`. Shapes: t tokens, r rank; A `[r, in]`, B `[out, r]`.
 
 use tch::{Kind, Tensor};
-use tensor_core::{ModulePath, Param, Role, Update, autograd, packed};
+use tensor_core::{ModulePath, Param, Pass, Role, Update, autograd, packed};
 
 /// Factors A and B in f32, with the scale of their product.
 #[derive(Debug)]
@@ -68,11 +68,12 @@ impl LowRank {
     }
 
     /// As the seam's fused function reads it.
-    pub fn as_update(&self) -> Update<'_> {
+    pub fn as_update(&self, pass: &Pass) -> Update<'_> {
         Update {
             a: &self.a,
             b: &self.b,
             scale: self.scale,
+            still: pass.still().cloned(),
         }
     }
 

@@ -74,7 +74,7 @@ impl Projection for Lora {
         if !pass.adapters_on() {
             return Some(base);
         }
-        let update = Some(self.low_rank.as_update());
+        let update = Some(self.low_rank.as_update(pass));
         self.dropout_key(pass).is_none().then_some(Parts { update, ..base })
     }
 }

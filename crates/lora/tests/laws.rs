@@ -4,7 +4,7 @@ use golden::laws::{projection_laws, wrapping_laws};
 use golden::{Vectors, assert_close};
 use lora::{FullUpdate, Init, Lora, LoraConfig, LowRank, Wrapping};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, autograd};
+use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, Still, autograd};
 
 const OUT: i64 = 11;
 const IN: i64 = 6;
@@ -194,4 +194,28 @@ fn subspace_iterations_find_the_principal_part() {
     let (exact_a, exact_b) = Init::Pissa.factors(&weight, 3, 1.0, 0);
     let (a, b) = Init::PissaIterations(4).factors(&weight, 3, 1.0, 0);
     assert_close("principal part", &b.matmul(&a), &exact_b.matmul(&exact_a), 1e-4, 1e-5);
+}
+
+#[test]
+fn what_is_kept_while_parameters_are_still_is_what_would_be_made_anew() {
+    let (out, width) = (64, 96);
+    let base = Param::frozen(random(1, [out, width]).to_kind(Kind::BFloat16), Role::Base);
+    let low_rank = LowRank::new(&random(2, [5, width]), &random(3, [out, 5]), 0.7);
+    let factor = low_rank.b().share();
+    let lora = Lora::new(Box::new(Dense::new(base)), low_rank, 0.0, 0);
+    let documents = Documents::new(&[19]);
+    let pass = Pass::evaluate(&documents);
+    let still = Still::default();
+    for seed in [4, 5] {
+        let x = random(seed, [19, width]).to_kind(Kind::BFloat16);
+        let kept = lora.forward(&x, &pass.with_still(&still));
+        assert!(kept.equal(&lora.forward(&x, &pass)), "{still:?}");
+    }
+    // The promise is what keeps them: a factor that changes is seen by a pass without it, and not by one with it.
+    let still = Still::default();
+    let x = random(6, [19, width]).to_kind(Kind::BFloat16);
+    let before = lora.forward(&x, &pass.with_still(&still));
+    tch::no_grad(|| factor.value().detach().copy_(&random(7, [out, 5])));
+    assert!(lora.forward(&x, &pass.with_still(&still)).equal(&before));
+    assert!(!lora.forward(&x, &pass).equal(&before));
 }

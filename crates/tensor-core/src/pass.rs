@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
-use crate::{Documents, ModulePath};
+use crate::{Documents, ModulePath, Still};
 
 /// Where attention keeps its past during generation: one store for all layers.
 pub trait PastKeyValues {
@@ -83,6 +83,7 @@ pub struct Pass<'a> {
     adapters: bool,
     past: Option<&'a dyn PastKeyValues>,
     side_losses: Option<&'a SideLosses>,
+    still: Option<&'a Still>,
 }
 
 impl<'a> Pass<'a> {
@@ -95,6 +96,7 @@ impl<'a> Pass<'a> {
             adapters: true,
             past: None,
             side_losses: None,
+            still: None,
         }
     }
 
@@ -140,6 +142,15 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The same pass, one of many that no parameter changes between.
+    #[must_use]
+    pub fn with_still(self, still: &'a Still) -> Self {
+        Self {
+            still: Some(still),
+            ..self
+        }
+    }
+
     /// The documents of the row.
     pub fn documents(&self) -> &'a Documents {
         self.documents
@@ -163,6 +174,11 @@ impl<'a> Pass<'a> {
     /// The past, when generating.
     pub fn past(&self) -> Option<&'a dyn PastKeyValues> {
         self.past
+    }
+
+    /// What is kept between passes that no parameter changes between; none if one may.
+    pub fn still(&self) -> Option<&'a Still> {
+        self.still
     }
 
     /// Where side losses go; none when nobody listens.

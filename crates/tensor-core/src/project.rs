@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor};
 
 use crate::packed::{self, LowRankTerm, PackedMatrix, Term};
-use crate::{FrozenMap, Linear, Param, Pass, autograd};
+use crate::{FrozenMap, Linear, Param, Pass, Still, autograd};
 
 /// A projection as this module computes it: a frozen map, and at most one trained update beside it.
 pub struct Parts<'a> {
@@ -40,7 +40,7 @@ impl<'a> Parts<'a> {
 }
 
 /// A low-rank update `s · B A`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Update<'a> {
     /// A `[r, in]`.
     pub a: &'a Param,
@@ -48,6 +48,8 @@ pub struct Update<'a> {
     pub b: &'a Param,
     /// s.
     pub scale: f64,
+    /// What is kept of the factors between passes, if the pass says that they stay ([`Pass::still`]).
+    pub still: Option<Still>,
 }
 
 /// Which way a map is applied.
@@ -90,7 +92,7 @@ pub fn over_frozen(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
 fn linear(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
     let factors: Vec<Option<Factors>> = parts
         .iter()
-        .map(|part| part.update.map(|update| Factors::of(&update, x.kind())))
+        .map(|part| part.update.as_ref().map(|update| Factors::of(update, x.kind())))
         .collect();
     let (ys, inners): (Vec<Tensor>, Vec<Option<Tensor>>) = tch::no_grad(|| {
         parts
@@ -103,7 +105,7 @@ fn linear(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
     inputs.extend(
         parts
             .iter()
-            .filter_map(|part| part.update)
+            .filter_map(|part| part.update.as_ref())
             .flat_map(|update| [update.a.value(), update.b.value()]),
     );
     if !autograd::wants(&inputs) {
@@ -143,20 +145,27 @@ fn linear(x: &Tensor, parts: &[Parts]) -> Vec<Tensor> {
     })
 }
 
-/// Both factors in the compute dtype.
+/// Both factors in the compute dtype, packed too where they are kept.
 struct Factors {
     a: Tensor,
     b: Tensor,
     scale: f64,
+    packed: Option<[PackedMatrix; 2]>,
 }
 
 impl Factors {
     fn of(update: &Update, kind: Kind) -> Self {
-        tch::no_grad(|| Self {
-            a: update.a.cast(kind).detach(),
-            b: update.b.cast(kind).detach(),
+        let cast = || tch::no_grad(|| [update.a, update.b].map(|factor| factor.cast(kind).detach()));
+        let ([a, b], packed) = match &update.still {
+            Some(still) => still.factors(update.a.value(), kind, cast),
+            None => (cast(), None),
+        };
+        Self {
+            a,
+            b,
             scale: update.scale,
-        })
+            packed,
+        }
     }
 }
 
@@ -167,6 +176,7 @@ fn apply(frozen: &dyn FrozenMap, factors: Option<&Factors>, x: &Tensor) -> (Tens
             inner: &f.a,
             outer: &f.b,
             scale: f.scale,
+            packed: f.packed.as_ref(),
         });
         let term = Term {
             x,
@@ -226,6 +236,7 @@ fn input_gradient(terms: &[Back], wants_dx: bool) -> (Option<Tensor>, Vec<Option
                         inner,
                         outer,
                         scale: f.scale,
+                        packed: None,
                     });
                 Term {
                     x: term.dy,

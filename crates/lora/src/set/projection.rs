@@ -67,6 +67,7 @@ impl Projection for SwitchedLora {
                     a: update.a(),
                     b: update.b(),
                     scale: update.scale() * weight,
+                    still: pass.still().cloned(),
                 }),
                 ..base
             },

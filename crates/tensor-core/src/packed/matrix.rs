@@ -64,7 +64,7 @@ impl PackedMatrix {
     /// From a bf16 CPU matrix `[n, k]`; both sides are filled up with zeros to multiples of 16 and 32.
     ///
     /// The transpose of a contiguous matrix is read where it lies.
-    pub(super) fn pack(matrix: &Tensor) -> Self {
+    pub(crate) fn pack(matrix: &Tensor) -> Self {
         let (n, k) = matrix.size2().expect("a matrix has two dimensions");
         let is_turned = matrix.tr().is_contiguous();
         let source = if is_turned { matrix.tr() } else { matrix.contiguous() };

@@ -16,6 +16,8 @@ pub struct LowRankTerm<'a> {
     pub outer: &'a Tensor,
     /// s.
     pub scale: f64,
+    /// P and Q packed, if they are already.
+    pub packed: Option<&'a [PackedMatrix; 2]>,
 }
 
 /// One term of the sum: `x Wᵀ`, with its low-rank part.
@@ -110,10 +112,14 @@ impl<'a> Part<'a> {
                 "the low-rank factors fit"
             );
             let result = Tensor::empty([m as i64, rank as i64], (Kind::BFloat16, Device::Cpu));
+            let [inner, outer] = match low_rank.packed {
+                Some(packed) => packed.clone(),
+                None => [low_rank.inner, low_rank.outer].map(PackedMatrix::pack),
+            };
             PackedLowRank {
                 rank,
-                inner: PackedMatrix::pack(low_rank.inner),
-                outer: PackedMatrix::pack(low_rank.outer),
+                inner,
+                outer,
                 scale: low_rank.scale as f32,
                 target: SendPtr(blob::slice_mut::<bf16>(&result).as_mut_ptr()),
                 result,

@@ -32,7 +32,7 @@ fn packed_products_equal_plain_ones() {
     for (out, input) in [(32, 64), (96, 32), (576, 192), (64, 1536), (2048, 576)] {
         let weight = random(1, [out, input]);
         let (forward, transposed) = (PackedMatrix::pack(&weight), PackedMatrix::pack(&weight.tr()));
-        for rows in [1, 7, 31, 32, 33, 130, 517] {
+        for rows in [1, 7, 16, 27, 31, 32, 33, 130, 517] {
             let (x, y) = (random(2, [rows, input]), random(3, [rows, out]));
             let (plain, plain_back) = (x.matmul(&weight.tr()), y.matmul(&weight) + &x);
             on_each(|unit| {
@@ -49,7 +49,7 @@ fn packed_products_equal_plain_ones() {
 fn terms_and_low_rank_parts_are_summed() {
     let (w1, w2) = (random(1, [64, 96]), random(2, [64, 32]));
     let (p1, p2) = (PackedMatrix::pack(&w1), PackedMatrix::pack(&w2));
-    for (rows, rank) in [(1, 1), (45, 8), (64, 16), (70, 17), (300, 40)] {
+    for (rows, rank) in [(1, 1), (16, 16), (29, 5), (45, 8), (64, 16), (70, 17), (300, 40)] {
         let (x1, x2) = (random(3, [rows, 96]), random(4, [rows, 32]));
         // Both factors as a backward pass has them: one as it is, one turned.
         let (p, q) = (random(5, [rank, 96]), random(6, [rank, 64]).tr());
@@ -57,6 +57,7 @@ fn terms_and_low_rank_parts_are_summed() {
             inner: &p,
             outer: &q,
             scale: 0.5,
+            packed: None,
         };
         let first = Term {
             low_rank: Some(low_rank),
@@ -68,6 +69,17 @@ fn terms_and_low_rank_parts_are_summed() {
             let (y, inner) = product(&[first, term(&x2, &p2)], Some(&onto));
             check(&y, &plain, &format!("{unit:?}: {rows} rows, rank {rank}"));
             assert!(inner[1].is_none());
+            let packed = [&p, &q].map(PackedMatrix::pack);
+            let kept = LowRankTerm {
+                packed: Some(&packed),
+                ..low_rank
+            };
+            let again = Term {
+                low_rank: Some(kept),
+                ..first
+            };
+            let (y_again, _) = product(&[again, term(&x2, &p2)], Some(&onto));
+            assert!(y_again.equal(&y), "{unit:?}: factors that were packed before");
             check(
                 inner[0].as_ref().unwrap(),
                 plain_inner[0].as_ref().unwrap(),

@@ -9,7 +9,7 @@ use crate::packed::matrix::PackedMatrix;
 use crate::packed::product::{PackedLowRank, Part, Sides};
 use crate::parallel::{self, balance};
 use crate::tile::scratch::{self, Need};
-use crate::tile::{BLOCK, LANES, TileKernel, TileLanes, Tiles, add_rows, dispatch};
+use crate::tile::{BLOCK, LANES, Number as _, TileKernel, TileLanes, Tiles, add_rows, dispatch, prefetch};
 
 /// Bytes of rows that a task reads again and again: a part of a second-level cache.
 const ROW_BYTES: usize = 320 << 10;
@@ -41,7 +41,10 @@ impl Cut {
         if sides.m < 32 * threads {
             let columns = blocks.div_ceil(threads).max(1);
             return Self {
-                rows: parallel::pieces(sides.m, most, most, 8),
+                rows: match sides.m <= most {
+                    true => std::iter::once(0..sides.m).collect(),
+                    false => parallel::pieces(sides.m, most, most, 8),
+                },
                 columns,
                 column_tasks: blocks.div_ceil(columns),
             };
@@ -123,8 +126,15 @@ impl Sides<'_> {
                 at += rows.len() * width;
             }
         }
+        let streams = rows.len() < 32 && L::REGISTERS >= 32;
         for column in columns {
             let mut row = rows.start;
+            // Few rows: the weight comes from memory, once and in its own order.
+            while streams && rows.end - row >= 16 {
+                self.block::<L, 16, 1>(row, rows.clone(), 2 * column, inner);
+                self.block::<L, 16, 1>(row, rows.clone(), 2 * column + 1, inner);
+                row += 16;
+            }
             while row < rows.end {
                 let left = rows.end - row;
                 row += if left >= 8 && L::REGISTERS >= 32 {
@@ -160,13 +170,12 @@ impl Sides<'_> {
             // SAFETY: `M` rows of `k` numbers, and panels as deep.
             unsafe {
                 let x = part.x.get().add(row * part.stride);
-                add_rows(
-                    &mut sums,
-                    x,
-                    part.stride,
-                    panels::<N>(part.matrix, panel),
-                    part.matrix.k(),
-                );
+                let panels = panels::<N>(part.matrix, panel);
+                if N == 1 {
+                    add_streamed(&mut sums, x, part.stride, panels[0], part.matrix.k());
+                } else {
+                    add_rows(&mut sums, x, part.stride, panels, part.matrix.k());
+                }
             }
             if let Some(low_rank) = &part.low_rank {
                 let width = part.inner_width();
@@ -190,6 +199,34 @@ impl Sides<'_> {
                     sum = sum + L::load_bf16(onto);
                 }
                 sum.store_bf16(to);
+            }
+        }
+    }
+}
+
+/// How far ahead of its use a panel is asked for.
+const AHEAD: usize = 2048;
+
+/// As [`add_rows`] over one panel that no cache holds: it is asked for ahead, beyond its end too, where the next one
+/// lies.
+///
+/// # Safety
+/// The operands are as long as that takes.
+#[inline(always)]
+unsafe fn add_streamed<L: TileLanes, const M: usize, const N: usize>(
+    sums: &mut [[L; N]; M],
+    x: *const bf16,
+    row: usize,
+    panel: *const bf16,
+    k: usize,
+) {
+    for at in (0..k).step_by(bf16::DEPTH) {
+        // SAFETY: the caller's; what is asked for ahead is not read.
+        unsafe {
+            let line = panel.add(at * LANES);
+            prefetch(line.wrapping_byte_add(AHEAD));
+            for (i, sums) in sums.iter_mut().enumerate() {
+                sums[0] = bf16::add(sums[0], x.add(i * row + at), line);
             }
         }
     }
