@@ -29,7 +29,11 @@ fn main() -> anyhow::Result<()> {
     let wrapping = Wrapping::choose(config, &base.projection_paths(), &[])?;
     let policy = base.map_projections(&mut |at, projection| wrapping.projection(at, projection))?;
     let prompts: Vec<Vec<u32>> = (0..batch)
-        .map(|row| (0..prompt).map(|at| 1000 + (row * 7919 + at * 104_729) % 40_000).collect())
+        .map(|row| {
+            (0..prompt)
+                .map(|at| 1000 + (row * 7919 + at * 104_729) % 40_000)
+                .collect()
+        })
         .collect();
     for turn in 0..TURNS {
         let options = GenerateOptions {

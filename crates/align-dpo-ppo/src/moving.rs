@@ -15,7 +15,9 @@ pub(crate) struct Moving {
 impl Moving {
     /// Of what trains in `model`, as it is now; `share` is α.
     pub(crate) fn new(model: &dyn LanguageModel, share: f64) -> Self {
-        let trained = named_params(model).into_iter().filter(|(_, param)| param.is_trainable());
+        let trained = named_params(model)
+            .into_iter()
+            .filter(|(_, param)| param.is_trainable());
         Self {
             each: trained
                 .map(|(at, param)| {
@@ -40,7 +42,11 @@ impl Moving {
 
     /// What `run` finds with the averages in the policy's place.
     pub(crate) fn within<T>(&self, run: impl FnOnce() -> T) -> T {
-        let own: Vec<Tensor> = self.each.iter().map(|(_, param, _)| param.value().detach().copy()).collect();
+        let own: Vec<Tensor> = self
+            .each
+            .iter()
+            .map(|(_, param, _)| param.value().detach().copy())
+            .collect();
         let put = |values: &mut dyn Iterator<Item = &Tensor>| {
             no_grad(|| {
                 for ((_, param, _), value) in self.each.iter().zip(values) {
@@ -57,6 +63,7 @@ impl Moving {
     /// The averages by name, in place.
     pub(crate) fn tensors(&self) -> Vec<(String, Tensor)> {
         let each = self.each.iter();
-        each.map(|(at, _, average)| (at.clone(), average.shallow_clone())).collect()
+        each.map(|(at, _, average)| (at.clone(), average.shallow_clone()))
+            .collect()
     }
 }

@@ -24,7 +24,9 @@ fn adapted() -> Decoder {
         ..LoraConfig::default()
     };
     let wrapping = Wrapping::choose(config, &model.projection_paths(), &[]).expect("targets");
-    model.map_projections(&mut |at, projection| wrapping.projection(at, projection)).expect("adapters")
+    model
+        .map_projections(&mut |at, projection| wrapping.projection(at, projection))
+        .expect("adapters")
 }
 
 fn plan(model: &dyn LanguageModel) -> Plan {
@@ -66,7 +68,14 @@ fn what_was_drawn_has_the_log_probabilities_of_a_packed_pass_and_the_same_seed_d
     let critic = ValueHead::zeros(model.config().hidden_size, Device::Cpu);
     let plan = plan(&model);
     let policy = Policy::evaluate(&model, &plan);
-    look_up(&policy, &mut episodes, Some(&reference), Some(&critic), (40, Device::Cpu)).unwrap();
+    look_up(
+        &policy,
+        &mut episodes,
+        Some(&reference),
+        Some(&critic),
+        (40, Device::Cpu),
+    )
+    .unwrap();
     for episode in &episodes {
         assert_eq!(episode.reference.len(), episode.reply.len());
         assert!(episode.values.iter().all(|value| *value == 0.0));
@@ -105,7 +114,11 @@ fn before_the_first_update_the_loss_is_minus_the_mean_advantage_under_every_weig
         let plan = plan(&model);
         let policy = Policy::train(&model, &plan, DropoutKey(1));
         let loss = objective.loss(&policy, &row).unwrap();
-        assert!((loss.sum.double_value(&[]) - wanted).abs() < 2e-3, "{scale:?}: {} {wanted}", loss.sum.double_value(&[]));
+        assert!(
+            (loss.sum.double_value(&[]) - wanted).abs() < 2e-3,
+            "{scale:?}: {} {wanted}",
+            loss.sum.double_value(&[])
+        );
         let ratio = |name: &str| {
             let (_, sum, count) = loss.ratios.iter().find(|(found, ..)| *found == name).unwrap();
             sum / count
@@ -122,7 +135,14 @@ fn packing_episodes_changes_no_gradient() {
     let reference = Reference::adapters_off(&model).unwrap();
     let head = ValueHead::zeros(model.config().hidden_size, Device::Cpu);
     let plan = plan(&model);
-    look_up(&Policy::evaluate(&model, &plan), &mut episodes, Some(&reference), Some(&head), (64, Device::Cpu)).unwrap();
+    look_up(
+        &Policy::evaluate(&model, &plan),
+        &mut episodes,
+        Some(&reference),
+        Some(&head),
+        (64, Device::Cpu),
+    )
+    .unwrap();
     teach_by_critic(&mut episodes, 0.1, &PpoConfig::default());
     let objective = PolicyGradient {
         clip: Clip::even(0.2),
@@ -139,8 +159,14 @@ fn packing_episodes_changes_no_gradient() {
     };
     let gradients = |rows: Vec<PolicyRow>| -> Vec<Tensor> {
         let params = named_params(&whole);
-        let trained: Vec<&Tensor> = params.iter().filter(|(_, param)| param.is_trainable()).map(|(_, param)| param.value()).collect();
-        trained.iter().for_each(|value| tensor_core::autograd::drop_gradient(value));
+        let trained: Vec<&Tensor> = params
+            .iter()
+            .filter(|(_, param)| param.is_trainable())
+            .map(|(_, param)| param.value())
+            .collect();
+        trained
+            .iter()
+            .for_each(|value| tensor_core::autograd::drop_gradient(value));
         let total: f64 = rows.iter().map(|row| objective.weight(row)).sum();
         for row in rows {
             let policy = Policy::train(&whole, &plan, DropoutKey(1));
@@ -152,7 +178,10 @@ fn packing_episodes_changes_no_gradient() {
     let row = |part: &[Episode]| PolicyRow::new(&part.iter().collect::<Vec<_>>(), TokenScale::Token, Device::Cpu);
     let together = gradients(vec![row(&episodes)]);
     let apart = gradients(episodes.chunks(5).map(row).collect());
-    assert!(together.last().unwrap().abs().max().double_value(&[]) > 0.0, "the critic learns");
+    assert!(
+        together.last().unwrap().abs().max().double_value(&[]) > 0.0,
+        "the critic learns"
+    );
     for (idx, (a, b)) in together.iter().zip(&apart).enumerate() {
         assert_close(&format!("gradient {idx}"), a, b, 1e-3, 1e-5);
     }

@@ -185,12 +185,7 @@ impl Decoder {
         self.last_logits(&newest.collect::<Vec<_>>(), &documents, past)
     }
 
-    fn last_logits(
-        &self,
-        tokens: &[i64],
-        documents: &Documents,
-        (cache, still): (&KvCache, &Still),
-    ) -> Result<Tensor> {
+    fn last_logits(&self, tokens: &[i64], documents: &Documents, (cache, still): (&KvCache, &Still)) -> Result<Tensor> {
         let tokens = Tensor::from_slice(tokens).to_device(self.device);
         let pass = Pass::evaluate(documents).with_past(cache).with_still(still);
         let mut hidden = self.hidden(&tokens, &pass);

@@ -17,6 +17,16 @@ impl Decoder {
     /// # Panics
     /// If `documents` are not over `tokens.len()` tokens.
     pub fn token_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Vec<f32>> {
+        self.log_probs_of(tokens, &Pass::evaluate(documents))
+    }
+
+    /// As [`Self::token_log_probs`], of the base beneath the adapters.
+    pub fn base_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Vec<f32>> {
+        self.log_probs_of(tokens, &Pass::evaluate(documents).without_adapters())
+    }
+
+    fn log_probs_of(&self, tokens: &[u32], pass: &Pass) -> Result<Vec<f32>> {
+        let documents = pass.documents();
         self.needs_language_head("scoring")?;
         self.check_ids(tokens, || "the row".to_owned())?;
         assert_eq!(tokens.len(), documents.num_tokens(), "one token a position");
@@ -26,9 +36,8 @@ impl Decoder {
             targets[range.start..range.end - 1].copy_from_slice(&ids[range.start + 1..range.end]);
         }
         let on_device = |ids: &[i64]| Tensor::from_slice(ids).to_device(self.device);
-        let pass = Pass::evaluate(documents);
-        let hidden = self.hidden(&on_device(&ids), &pass);
-        let each = tch::no_grad(|| loss::token_log_probs(&hidden, &self.head, &on_device(&targets), &pass));
+        let hidden = self.hidden(&on_device(&ids), pass);
+        let each = tch::no_grad(|| loss::token_log_probs(&hidden, &self.head, &on_device(&targets), pass));
         let each = each.to_device(tch::Device::Cpu).contiguous();
         // The position before a token predicts it.
         let each = blob::slice::<f32>(&each);

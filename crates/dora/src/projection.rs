@@ -165,7 +165,9 @@ impl Projection for Dora {
         if !pass.adapters_on() {
             return Some(base);
         }
-        self.dropout_key(pass).is_none().then(|| self.decomposed(base.frozen, pass))
+        self.dropout_key(pass)
+            .is_none()
+            .then(|| self.decomposed(base.frozen, pass))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use data::{Prompt, Tokenizer};
 
-use crate::{Error, Result, Scorer, Task, TaskReport, rows};
+use crate::{Drawing, Error, Result, Scorer, Task, TaskReport, rows};
 
 /// Prompts that are answered at a time.
 const BATCH: usize = 32;
@@ -41,13 +41,15 @@ pub(crate) fn exact_match(
             })
             .collect::<Result<Vec<_>>>()?;
         let mixes = mixes.get(first..first + rows.len()).unwrap_or_default();
-        for (at, (tokens, question)) in scorer
-            .answer(&prompts, mixes, task.max_new_tokens)?
-            .iter()
-            .zip(rows)
-            .enumerate()
-        {
-            let answer = tokenizer.decode(tokens).map_err(|source| failed(first + at, source))?;
+        let greedy = Drawing {
+            max_new_tokens: task.max_new_tokens,
+            temperature: 0.0,
+            seed: 0,
+        };
+        for (at, (said, question)) in scorer.answer(&prompts, mixes, &greedy)?.iter().zip(rows).enumerate() {
+            let answer = tokenizer
+                .decode(&said.tokens)
+                .map_err(|source| failed(first + at, source))?;
             exact += usize::from(question.gold.iter().any(|gold| spaced(gold) == spaced(&answer)));
             f1 += question
                 .gold

@@ -1,4 +1,5 @@
-//! How good a model is: perplexity, choices, classes, exact answers, and what it forgot.
+//! How good a model is: perplexity, choices, classes, exact answers, preferences, rewards of what it says, and what it
+//! forgot.
 //!
 //! A [`Suite`] is a TOML file of tasks; [`evaluate`] runs it over a [`Scorer`] (any [`decoder::Decoder`]) and gives a
 //! [`Report`], which [`compare`] holds against an earlier one, and [`continual`] against those of a whole sequence. Rows are packed as documents; logits are never kept.
@@ -19,7 +20,9 @@ mod continual;
 mod error;
 mod exact;
 mod packing;
+mod pairs;
 mod perplexity;
+mod replies;
 mod report;
 mod rows;
 mod run;
@@ -33,6 +36,6 @@ pub use continual::{Continual, Drift, Drifted, Stage, continual};
 pub use error::{Error, Result};
 pub use report::{Metric, Report, TaskReport};
 pub use run::evaluate;
-pub use scorer::Scorer;
+pub use scorer::{Answer, Drawing, Judge, Said, Scorer, Verdict};
 pub use sequence::Sequence;
 pub use suite::{Kind, Normalise, Suite, Task};

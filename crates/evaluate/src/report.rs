@@ -62,6 +62,33 @@ pub struct TaskReport {
     /// Bytes of their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
+    /// How much likelier the better reply is than the worse one, in nats, as `normalise` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// How likely the better replies are, in nats, as `normalise` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_log_prob: Option<f64>,
+    /// How likely the worse replies are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_log_prob: Option<f64>,
+    /// Tokens of a reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_length: Option<f64>,
+    /// Share of replies that ended by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<f64>,
+    /// Nats a reply between the model and the base beneath its adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// The mean of each reward.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rewards: BTreeMap<String, f64>,
+    /// The mean of the rewards' weighted sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
+    /// How often a reply earns more than its row's own answer; an equal one counts half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub win_rate: Option<f64>,
 }
 
 impl Report {
@@ -87,6 +114,8 @@ pub enum Metric {
     ExactMatch,
     /// Perplexity of texts.
     Perplexity,
+    /// The rewards' weighted sum.
+    Reward,
 }
 
 impl Metric {
@@ -94,8 +123,9 @@ impl Metric {
     pub fn of(kind: Kind) -> Self {
         match kind {
             Kind::Perplexity => Self::Perplexity,
-            Kind::Classification | Kind::MultipleChoice => Self::Accuracy,
+            Kind::Classification | Kind::MultipleChoice | Kind::Pairs => Self::Accuracy,
             Kind::ExactMatch => Self::ExactMatch,
+            Kind::Replies => Self::Reward,
         }
     }
 
@@ -110,12 +140,14 @@ impl Metric {
             Self::Accuracy => "accuracy",
             Self::ExactMatch => "exact_match",
             Self::Perplexity => "perplexity",
+            Self::Reward => "reward",
         }
     }
 }
 
 impl TaskReport {
-    pub(crate) fn of(kind: Kind) -> Self {
+    /// Of a kind of task, with nothing measured yet.
+    pub fn of(kind: Kind) -> Self {
         Self {
             kind,
             rows: 0,
@@ -132,6 +164,15 @@ impl TaskReport {
             bits_per_byte: None,
             tokens: None,
             bytes: None,
+            margin: None,
+            chosen_log_prob: None,
+            rejected_log_prob: None,
+            mean_length: None,
+            ended: None,
+            kl: None,
+            rewards: BTreeMap::new(),
+            reward: None,
+            win_rate: None,
         }
     }
 
@@ -152,6 +193,7 @@ impl TaskReport {
             Metric::Accuracy => self.accuracy,
             Metric::ExactMatch => self.exact_match,
             Metric::Perplexity => self.perplexity,
+            Metric::Reward => self.reward,
         }
     }
 
@@ -174,6 +216,11 @@ impl TaskReport {
         );
         numbers.extend(self.perplexity.map(|value| ("perplexity", format!("{value:.3}"))));
         numbers.extend(self.bits_per_byte.map(|value| ("bits/byte", format!("{value:.4}"))));
+        numbers.extend(self.margin.map(|value| ("margin", format!("{value:.3} nats"))));
+        numbers.extend(self.reward.map(|value| ("reward", format!("{value:.4}"))));
+        numbers.extend(self.win_rate.map(|value| ("wins", percent(value))));
+        numbers.extend(self.kl.map(|value| ("KL", format!("{value:.3} nats"))));
+        numbers.extend(self.mean_length.map(|value| ("length", format!("{value:.1}"))));
         numbers
     }
 }

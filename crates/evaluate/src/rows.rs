@@ -22,7 +22,7 @@ pub(crate) struct Question {
 }
 
 /// The column that chooses a row's adapters.
-const ADAPTER: &str = "adapter";
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// The mix of each row, as its `adapter` says; nothing where the scorer gives rows no choice.
 pub(crate) fn mixes<'r>(
@@ -40,7 +40,7 @@ pub(crate) fn mixes<'r>(
 /// A plain text with its row's `adapter`.
 pub(crate) type Chosen = (String, Option<Value>);
 
-fn read(task: &Task) -> Result<Dataset> {
+pub(crate) fn read(task: &Task) -> Result<Dataset> {
     let config = ReadConfig {
         keep: vec![ADAPTER.to_owned()],
         ..ReadConfig::default()
@@ -127,7 +127,7 @@ fn is_raw(row: &Value) -> bool {
     row.get("ideal").is_some() || (row.get("question").is_some() && row.get("answer").is_some())
 }
 
-fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question> {
+pub(crate) fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question> {
     // What follows a plain prompt follows it exactly, spaces included; a turn is trimmed as templates trim it.
     let (prompt, gold) = match row {
         Row::Chat(chat) => {
@@ -290,7 +290,7 @@ fn text_of(task: &Task, idx: usize, row: &Value, field: &str) -> Result<String> 
         .ok_or_else(|| refused(task, idx, &format!("a text `{field}`"), &row.to_string()))
 }
 
-fn refused(task: &Task, idx: usize, wanted: &str, found: &str) -> Error {
+pub(crate) fn refused(task: &Task, idx: usize, wanted: &str, found: &str) -> Error {
     let found = found.chars().take(120).collect();
     Error::Row {
         path: task.data.clone(),

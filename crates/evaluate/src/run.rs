@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use data::Tokenizer;
 
-use crate::{Kind, Report, Result, Scorer, Suite, choice, classify, exact, perplexity};
+use crate::{Kind, Report, Result, Scorer, Suite, choice, classify, exact, pairs, perplexity, replies};
 
 /// Runs every task. `progress` hears of a task's name, the documents done, and all of them.
 pub fn evaluate(
@@ -26,6 +26,8 @@ pub fn evaluate(
             Kind::Classification => classify::classify,
             Kind::MultipleChoice => choice::multiple_choice,
             Kind::ExactMatch => exact::exact_match,
+            Kind::Pairs => pairs::pairs,
+            Kind::Replies => replies::replies,
         };
         let mut found = run(task, scorer, tokenizer, &mut told)?;
         found.seconds = begun.elapsed().as_secs_f64();

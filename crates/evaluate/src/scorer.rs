@@ -2,12 +2,14 @@
 //!
 //! Shapes: t tokens of a packed row, n documents.
 
-use decoder::{Decoder, GenerateOptions};
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use decoder::{Decoder, GenerateOptions, Sampler};
+use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 use tensor_core::{Documents, LanguageModel, Mix, Pass, blob};
 
-use crate::Result;
+use crate::{Result, Task};
 
 /// A model that scores packed rows and answers prompts.
 pub trait Scorer {
@@ -17,8 +19,8 @@ pub trait Scorer {
     /// `[n][candidates]` the log-probability in nats of each candidate as the token after each document.
     fn next_log_probs(&self, tokens: &[u32], documents: &Documents, candidates: &[u32]) -> Result<Vec<Vec<f32>>>;
 
-    /// The greedy continuation of each prompt, without the token that ends it; with each prompt's mix, if there are any.
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], max_new_tokens: usize) -> Result<Vec<Vec<u32>>>;
+    /// The continuation of each prompt; with each prompt's mix, if there are any.
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>>;
 
     /// The adapters that a row's own `adapter` names (none: the row names none); none where rows have no choice.
     ///
@@ -27,6 +29,66 @@ pub trait Scorer {
         let _ = chosen;
         Ok(None)
     }
+
+    /// Who judges replies; nobody by default.
+    fn judge(&self) -> Option<&dyn Judge> {
+        None
+    }
+}
+
+/// What is asked about replies besides how likely they are.
+pub trait Judge {
+    /// As [`Scorer::log_probs`] of the base beneath the model's adapters; none without adapters.
+    fn base_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Option<Vec<f32>>>;
+
+    /// What the task's rewards make of each reply.
+    ///
+    /// Errors: rewards that are none.
+    fn verdicts(&self, task: &Task, replies: &[Said]) -> Result<Vec<Verdict>>;
+}
+
+/// How answers are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawing {
+    /// The most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Which numbers it is drawn with.
+    pub seed: u64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its tokens, without the one that ends it.
+    pub tokens: Vec<u32>,
+    /// Whether it ended by itself.
+    pub ended: bool,
+}
+
+/// A reply with what it answers.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// The prompt, as text.
+    pub prompt: String,
+    /// The reply, as text.
+    pub reply: String,
+    /// Prompt and reply as the model reads them.
+    pub tokens: Vec<u32>,
+    /// How many of the tokens are the reply's.
+    pub num_tokens: usize,
+    /// The row's other columns.
+    pub extra: Map<String, Value>,
+}
+
+/// What rewards make of a reply.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// By name; those that could not be told are left out.
+    pub parts: BTreeMap<String, f64>,
+    /// Their weighted sum; none if a part of it could not be told.
+    pub score: Option<f64>,
 }
 
 impl Scorer for Decoder {
@@ -58,17 +120,26 @@ impl Scorer for Decoder {
             .collect())
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>> {
         let options = GenerateOptions {
-            max_new_tokens,
+            max_new_tokens: drawing.max_new_tokens,
             mixes: mixes.to_vec(),
+            sampler: Sampler {
+                temperature: drawing.temperature,
+                seed: drawing.seed,
+                ..Sampler::default()
+            },
             ..GenerateOptions::default()
         };
         let answers = self.generate(prompts, &options, &mut |_, _| ())?;
-        let ended = |answer: &decoder::Generated| usize::from(answer.stopped == decoder::Stop::Eos);
-        Ok(answers
-            .into_iter()
-            .map(|answer| answer.tokens[..answer.tokens.len() - ended(&answer)].to_vec())
-            .collect())
+        let answer = |mut answer: decoder::Generated| {
+            let ended = answer.stopped == decoder::Stop::Eos;
+            answer.tokens.truncate(answer.tokens.len() - usize::from(ended));
+            Answer {
+                tokens: answer.tokens,
+                ended,
+            }
+        };
+        Ok(answers.into_iter().map(answer).collect())
     }
 }

@@ -44,6 +44,15 @@ pub struct Task {
     /// Tokens that an answer may have.
     #[serde(default = "default_new_tokens")]
     pub max_new_tokens: usize,
+    /// What the tokens of `replies` are drawn with; 0 takes the likeliest.
+    #[serde(default)]
+    pub temperature: f64,
+    /// Which numbers they are drawn with.
+    #[serde(default)]
+    pub seed: u64,
+    /// What `replies` earn, as in a recipe of PPO: tables with a `kind`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<toml::Table>,
     /// How much worse a later report may be: a difference of accuracies, a relative difference of perplexities.
     #[serde(default = "default_tolerance")]
     pub tolerance: f64,
@@ -73,6 +82,10 @@ pub enum Kind {
     MultipleChoice,
     /// Whether the greedy answer is the right one.
     ExactMatch,
+    /// Whether the better of two replies is the likelier one, and by how much.
+    Pairs,
+    /// What the model says: its length, its rewards, its distance from the base beneath the adapters.
+    Replies,
 }
 
 /// What an answer's log-probability is divided by.
@@ -113,6 +126,9 @@ impl Task {
             labels: Vec::new(),
             normalise: Normalise::default(),
             max_new_tokens: default_new_tokens(),
+            temperature: 0.0,
+            seed: 0,
+            rewards: Vec::new(),
             tolerance: default_tolerance(),
             text_field: None,
             question_field: None,
@@ -167,6 +183,18 @@ impl Suite {
                 return refuse(
                     found,
                     "a window has at least 2 tokens, and a stride is at most a window",
+                );
+            }
+            if !(task.rewards.is_empty() || task.kind == Kind::Replies) {
+                return refuse(
+                    "`rewards`, of another kind than `replies`".into(),
+                    "remove them, or set `kind = \"replies\"`",
+                );
+            }
+            if !(task.temperature >= 0.0 && task.temperature.is_finite()) {
+                return refuse(
+                    format!("`temperature` {}", task.temperature),
+                    "0 takes the likeliest token, 1 is the model's own",
                 );
             }
             if task.labels.len() == 1 {

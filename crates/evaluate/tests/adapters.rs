@@ -3,7 +3,7 @@
 use std::fs;
 
 use data::{SpecialTokens, Tokenizer};
-use evaluate::{Report, Result, Scorer, Suite, evaluate};
+use evaluate::{Answer, Drawing, Report, Result, Scorer, Suite, evaluate};
 use serde_json::Value;
 use tensor_core::{Documents, Mix};
 
@@ -34,9 +34,13 @@ impl Scorer for Switched {
         Ok(documents.mixed_ranges().map(|(_, mix)| each(mix)).collect())
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], _: usize) -> Result<Vec<Vec<u32>>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], _: &Drawing) -> Result<Vec<Answer>> {
         assert_eq!(prompts.len(), mixes.len());
-        Ok(mixes.iter().map(|mix| vec![chosen(mix)]).collect())
+        let answer = |mix| Answer {
+            tokens: vec![chosen(mix)],
+            ended: true,
+        };
+        Ok(mixes.iter().map(answer).collect())
     }
 
     fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {

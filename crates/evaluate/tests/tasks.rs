@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use data::{SpecialTokens, Tokenizer};
-use evaluate::{Result, Scorer, Suite, evaluate};
+use evaluate::{Answer, Drawing, Judge, Result, Said, Scorer, Suite, Task, Verdict, evaluate};
 use tensor_core::{Documents, Mix};
 
 /// Finds every token as likely as 1 in `id + 2`, and always answers with token 3.
@@ -24,8 +24,38 @@ impl Scorer for Known {
         Ok(vec![row; documents.len()])
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], _: &[Mix], _: usize) -> Result<Vec<Vec<u32>>> {
-        Ok(vec![vec![3]; prompts.len()])
+    fn answer(&self, prompts: &[Vec<u32>], _: &[Mix], _: &Drawing) -> Result<Vec<Answer>> {
+        let answer = Answer {
+            tokens: vec![3],
+            ended: true,
+        };
+        Ok(vec![answer; prompts.len()])
+    }
+
+    fn judge(&self) -> Option<&dyn Judge> {
+        Some(self)
+    }
+}
+
+impl Judge for Known {
+    /// The base finds every token twice as likely.
+    fn base_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Option<Vec<f32>>> {
+        let mut scores = self.log_probs(tokens, documents)?;
+        scores.iter_mut().for_each(|score| *score += 2f32.ln());
+        Ok(Some(scores))
+    }
+
+    /// One reward: how many letters a reply has.
+    fn verdicts(&self, _: &Task, replies: &[Said]) -> Result<Vec<Verdict>> {
+        let verdict = |said: &Said| {
+            let letters = said.reply.chars().filter(|c| c.is_alphabetic()).count() as f64;
+            assert_eq!(said.tokens.len() - said.num_tokens, said.prompt.split(' ').count());
+            Verdict {
+                parts: [("letters".to_owned(), letters)].into(),
+                score: Some(letters),
+            }
+        };
+        Ok(replies.iter().map(verdict).collect())
     }
 }
 
@@ -122,4 +152,56 @@ fn choices_without_a_chat_template_say_so() {
     )
     .unwrap_err();
     assert!(error.to_string().contains("row 1"), "{error}");
+}
+
+#[test]
+fn of_two_replies_the_likelier_one_wins_and_the_margin_is_in_nats() {
+    let dir = tempfile::tempdir().unwrap();
+    // Replies `a` and `d`: ln 1/2 and ln 1/5; then `e f` and `b`: ln 1/6 + ln 1/7 and ln 1/3.
+    let rows = "{\"prompt\": \"c \", \"chosen\": \"a\", \"rejected\": \"d\"}\n{\"prompt\": \"c \", \"chosen\": \"e f\", \"rejected\": \"b\"}\n";
+    fs::write(dir.path().join("t.jsonl"), rows).unwrap();
+    let report = |more: &str| {
+        let suite = format!("[[task]]\nname = \"p\"\nkind = \"pairs\"\ndata = \"t.jsonl\"\n{more}");
+        run(dir.path(), &suite).unwrap().tasks["p"].clone()
+    };
+    let task = report("");
+    assert_eq!((task.rows, task.accuracy), (2, Some(0.5)));
+    let near = |found: Option<f64>, wanted: f64| assert!((found.unwrap() - wanted).abs() < 1e-6, "{found:?} {wanted}");
+    near(task.margin, ((5f64 / 2.0).ln() + (3f64 / 42.0).ln()) / 2.0);
+    near(task.chosen_log_prob, -(2f64.ln() + 42f64.ln()) / 2.0);
+    near(
+        report("normalise = \"per_token\"\n").chosen_log_prob,
+        -(2f64.ln() + 42f64.ln() / 2.0) / 2.0,
+    );
+    fs::write(
+        dir.path().join("t.jsonl"),
+        "{\"prompt\": \"c\", \"completion\": \"a\"}\n",
+    )
+    .unwrap();
+    let error = run(
+        dir.path(),
+        "[[task]]\nname = \"p\"\nkind = \"pairs\"\ndata = \"t.jsonl\"\n",
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("row 1") && error.contains("two replies"), "{error}");
+}
+
+#[test]
+fn replies_are_rewarded_held_against_the_rows_own_and_against_the_base() {
+    let dir = tempfile::tempdir().unwrap();
+    // The model always says `d`: one letter, where the rows say one, two and none.
+    let rows = "{\"prompt\": \"a b\", \"completion\": \"c\"}\n{\"prompt\": \"a\", \"completion\": \"b c\"}\n";
+    fs::write(dir.path().join("t.jsonl"), rows).unwrap();
+    let suite = "[[task]]\nname = \"r\"\nkind = \"replies\"\ndata = \"t.jsonl\"\nrewards = [{ kind = \"letters\" }]\n";
+    let task = &run(dir.path(), suite).unwrap().tasks["r"];
+    assert_eq!(
+        (task.mean_length, task.ended, task.reward),
+        (Some(1.0), Some(1.0), Some(1.0))
+    );
+    assert_eq!((task.win_rate, task.rewards["letters"]), (Some(0.25), 1.0));
+    assert!((task.kl.unwrap() + 2f64.ln()).abs() < 1e-6, "{:?}", task.kl);
+    let wrong = suite.replace("replies", "pairs");
+    let error = run(dir.path(), &wrong).unwrap_err().to_string();
+    assert!(error.contains("`rewards`, of another kind"), "{error}");
 }

@@ -17,6 +17,7 @@ pub mod prompts;
 pub mod pruning;
 pub mod quantised;
 pub mod recipe;
+pub mod rewards;
 pub mod training;
 pub mod verbs;
 pub mod zeros;

@@ -10,6 +10,7 @@ mod memory;
 mod objective;
 mod places;
 mod prune;
+mod rewards;
 mod surgery;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use document::{Document, listing, nearest};
 pub use memory::MemoryObjective;
 pub use objective::{ClassifyConfig, DistillConfig, ObjectiveConfig, SftConfig};
 pub use prune::PruneSurgery;
+pub use rewards::find_beside;
 pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
 
 use crate::experts::RouterOptions;
@@ -234,7 +236,10 @@ impl Recipe {
                 return Err(document.error("objective.num_generations", &what, None));
             }
         }
-        let without_effect = [("group_by_length", self.data.group_by_length), ("drop_last", self.data.drop_last)];
+        let without_effect = [
+            ("group_by_length", self.data.group_by_length),
+            ("drop_last", self.data.drop_last),
+        ];
         match without_effect.into_iter().find(|(_, set)| *set) {
             Some((key, _)) => {
                 let what = "wanted nothing, found `true`, which has no effect where the model writes the replies itself\nhint: remove it";

@@ -38,6 +38,7 @@ use crate::model::Source;
 use crate::output;
 use crate::quantised::num_params;
 use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe};
+use crate::rewards::Speaker;
 
 /// How to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +122,8 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
             run.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
         }
         ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
-        ObjectiveConfig::Ppo(config) => rollouts::fit(&run, Method::Critic(config, None), machine, &reference),
-        ObjectiveConfig::Grpo(config) => rollouts::fit(&run, Method::Groups(config), machine, &reference),
+        ObjectiveConfig::Ppo(config) => rollouts::fit(&run, Method::Critic(config, None), &reference),
+        ObjectiveConfig::Grpo(config) => rollouts::fit(&run, Method::Groups(config), &reference),
         ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
         ObjectiveConfig::Memory(options) => match &operated.kept {
             Kept::Memory(bank) => memory::fit(&run, bank, options),
@@ -170,7 +171,7 @@ impl Run<'_> {
     /// The model that is learnt from; its tokens must mean what the student's mean.
     fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
         let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
-        self.same_tokens(&source, "`objective.teacher`")?;
+        self.speaker().same_tokens(&source).context("`objective.teacher`")?;
         let teacher = source.decoder(machine)?;
         let (wanted, found) = (self.operated.model.vocab_size(), teacher.vocab_size());
         if wanted != found || *teacher.head_kind() != HeadKind::LanguageModel {
@@ -182,24 +183,13 @@ impl Run<'_> {
         Ok(teacher)
     }
 
-    /// Refuses a second model whose tokens mean something else than this one's.
-    fn same_tokens(&self, other: &Source, key: &str) -> Result<()> {
-        let theirs = other.tokenizer().context(key.to_owned())?;
-        let ours = self.tokenizer;
-        let token = |tokenizer: &data::Tokenizer, id: usize| tokenizer.token(id as u32);
-        let size = theirs.vocab_size().max(ours.vocab_size());
-        if let Some(id) = (0..size).find(|&id| token(&theirs, id) != token(ours, id)) {
-            let shown =
-                |tokenizer| token(tokenizer, id).map_or_else(|| "nothing".to_owned(), |token| format!("`{token}`"));
-            bail!(
-                "{key}: wanted a model of the same tokens as `{}`, found token {id} {} where that has {}\n\
-                 hint: a model can learn so only from one of its own family",
-                self.source.name(),
-                shown(&theirs),
-                shown(ours),
-            );
+    /// The model as rewards and teachers see it.
+    fn speaker(&self) -> Speaker<'_> {
+        Speaker {
+            model: &self.operated.model,
+            source: self.source,
+            tokenizer: self.tokenizer,
         }
-        Ok(())
     }
 
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {

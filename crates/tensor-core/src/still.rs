@@ -41,7 +41,10 @@ impl Still {
                 factors,
             }
         });
-        (ready.factors.each_ref().map(Tensor::shallow_clone), ready.packed.clone())
+        (
+            ready.factors.each_ref().map(Tensor::shallow_clone),
+            ready.packed.clone(),
+        )
     }
 }
 

@@ -257,7 +257,12 @@ pub(crate) fn metrics(run: &Path) -> Vec<serde_json::Value> {
         .map(|line| {
             let mut entry: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
             let object = entry.as_object_mut().expect("an object");
-            for timing in ["seconds", "tokens_per_second", "rollout_tokens_per_second", "peak_memory_bytes"] {
+            for timing in [
+                "seconds",
+                "tokens_per_second",
+                "rollout_tokens_per_second",
+                "peak_memory_bytes",
+            ] {
                 object.remove(timing);
             }
             entry

@@ -38,7 +38,9 @@ fn a_run_that_is_killed_within_a_rollout_goes_on_as_if_it_had_not_been() {
         finetune(&home, &[&["train", recipe.as_str()], &more[..]].concat()).works();
         let run = home.path().join("run");
         let whole = metrics(&run);
-        let begun: Vec<Vec<Value>> = (0..6usize.div_ceil(per_rollout)).map(|number| rollout(&run, number)).collect();
+        let begun: Vec<Vec<Value>> = (0..6usize.div_ceil(per_rollout))
+            .map(|number| rollout(&run, number))
+            .collect();
         // At step 3 both are within a rollout; what lies behind it was written by a process that no longer counts.
         for step in 4..=6 {
             fs::remove_dir_all(run.join(format!("checkpoint-{step}"))).unwrap();
@@ -75,7 +77,10 @@ fn rollouts_can_be_read_and_their_numbers_are_the_metrics() {
         assert!(reply["asked"].as_str().unwrap().starts_with("say it"));
     }
     let entry = &metrics(&run)[0];
-    assert_eq!(number(&entry["completions/mean_length"]), lengths.iter().sum::<f64>() / 8.0);
+    assert_eq!(
+        number(&entry["completions/mean_length"]),
+        lengths.iter().sum::<f64>() / 8.0
+    );
     assert_eq!(entry["reward"], first[0]["facts"]["reward"]);
     // The adapter is new, so nothing is away from the reference; then the price follows the distance.
     assert!(number(&entry["objective/kl"]).abs() < 1e-3, "{entry}");
@@ -92,12 +97,31 @@ fn rewards_rise_and_held_out_prompts_are_measured() {
     for objective in [free.as_str(), GRPO] {
         let home = Home::new();
         let recipe = recipe(&home, objective);
-        let eval = format!("data.eval=[{{ path = {:?}, name = \"held\", max_samples = 24 }}]", home.at("prompts.jsonl"));
+        let eval = format!(
+            "data.eval=[{{ path = {:?}, name = \"held\", max_samples = 24 }}]",
+            home.at("prompts.jsonl")
+        );
         let settings = [
-            "--set", "train.max_steps=120", "--set", "train.save_steps=200", "--set", "train.per_device_train_batch_size=12",
-            "--set", "train.learning_rate=2e-2", "--set", "train.eval_strategy=steps", "--set", "train.eval_steps=120", "--set", "train.lr_scheduler_type=constant",
-            "--set", "train.eval_on_start=true", "--set", &eval,
-            "--set", "objective.rewards=[{ kind = \"regex\", pattern = \"[0-9]\" }]",
+            "--set",
+            "train.max_steps=120",
+            "--set",
+            "train.save_steps=200",
+            "--set",
+            "train.per_device_train_batch_size=12",
+            "--set",
+            "train.learning_rate=2e-2",
+            "--set",
+            "train.eval_strategy=steps",
+            "--set",
+            "train.eval_steps=120",
+            "--set",
+            "train.lr_scheduler_type=constant",
+            "--set",
+            "train.eval_on_start=true",
+            "--set",
+            &eval,
+            "--set",
+            "objective.rewards=[{ kind = \"regex\", pattern = \"[0-9]\" }]",
         ];
         finetune(&home, &[&["train", recipe.as_str()], &settings[..]].concat()).works();
         let metrics = metrics(&home.path().join("run"));
@@ -118,10 +142,16 @@ fn a_reward_model_over_the_policys_base_and_a_program_outside_score() {
     let home = Home::new();
     let pairs = home.pairs();
     let text = fs::read_to_string(home.recipe("")).unwrap();
-    let text = text.replace(&home.at("chats.jsonl"), &pairs).replace("kind = \"sft\"\n", "kind = \"reward\"\n");
+    let text = text
+        .replace(&home.at("chats.jsonl"), &pairs)
+        .replace("kind = \"sft\"\n", "kind = \"reward\"\n");
     let reward = home.file("reward.toml", &text);
     let (place, tiny) = (home.at("reward"), super::command::tiny().display().to_string());
-    finetune(&home, &["train", &reward, "--set", &format!("train.output_dir={place}")]).works();
+    finetune(
+        &home,
+        &["train", &reward, "--set", &format!("train.output_dir={place}")],
+    )
+    .works();
     let objective = format!(
         "kind = \"ppo\"\nmax_completion_length = 6\nvalue_init = \"reward_model\"\nsync_ref_model = {{ ref_model_sync_steps = 2 }}\n\
          rewards = [{{ kind = \"model\", model = {tiny:?}, adapter = {place:?} }},\n\
@@ -129,7 +159,10 @@ fn a_reward_model_over_the_policys_base_and_a_program_outside_score() {
     );
     let recipe = recipe(&home, &objective);
     let said = finetune(&home, &["train", recipe.as_str()]).works().stderr;
-    assert!(said.contains("3 of 4 replies could not be scored, first: command:"), "{said}");
+    assert!(
+        said.contains("3 of 4 replies could not be scored, first: command:"),
+        "{said}"
+    );
     let run = home.path().join("run");
     for reply in &rollout(&run, 0)[1..] {
         assert!(reply["rewards"]["model"].as_f64().unwrap().abs() > 1e-6, "{reply}");
@@ -185,8 +218,10 @@ fn what_rollouts_cannot_do_is_refused() {
         finetune(&home, &[&["train", recipe.as_str()], settings].concat()).refuses(&says);
     };
     let home = Home::new();
-    finetune(&home, &["train", &recipe(&home, "kind = \"ppo\"\n")])
-        .fails_with(1, &["`objective`", "`rewards`: wanted at least one, such as", "found none"]);
+    finetune(&home, &["train", &recipe(&home, "kind = \"ppo\"\n")]).fails_with(
+        1,
+        &["`objective`", "`rewards`: wanted at least one, such as", "found none"],
+    );
     refused(
         GRPO,
         &["--set", "data.drop_last=true"],

@@ -211,13 +211,12 @@ fn of_training(name: &str, metrics: &str) -> Result<Measures> {
     let violations = all("max_violation");
     let last = &violations[violations.len() - violations.len().div_ceil(10)..];
     measures.extend(mean(last).map(|violation| (format!("{name}.max_violation"), violation)));
-    let mut speeds = all("tokens_per_second");
-    speeds.sort_by(f64::total_cmp);
-    measures.extend(
-        speeds
-            .get(speeds.len() / 2)
-            .map(|&speed| (format!("{name}.tokens_per_second"), speed)),
-    );
+    for key in ["tokens_per_second", "rollout_tokens_per_second"] {
+        let mut speeds = all(key);
+        speeds.sort_by(f64::total_cmp);
+        let middle = speeds.get(speeds.len() / 2);
+        measures.extend(middle.map(|&speed| (format!("{name}.{key}"), speed)));
+    }
     // Of the steps: an evaluation packs other rows, and has its own peak.
     let steps = lines.iter().filter(|line| line.get("loss").is_some());
     let peak = steps

@@ -1,6 +1,6 @@
 //! The rows of the studies: tasks of short questions, each split by its question's hash, and general text.
 
-use super::factbook;
+use super::{alignment, factbook};
 use crate::place::{Cache, write_if_changed};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -11,13 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What `cargo xtask fetch` brings for the studies.
-pub(crate) const NEEDED: [&str; 6] = [
+pub(crate) const NEEDED: [&str; 7] = [
     "smollm2-135m-instruct",
     "sarcasm",
     "quartz",
     "socialiqa",
     "factbook",
     "perplexity-text",
+    "vader",
 ];
 
 /// Tasks that a small model learns within a minute: which chapter of the World Factbook a text is from, which part of the
@@ -46,7 +47,7 @@ const ASKED: usize = 200;
 const BACKGROUND: (usize, usize) = (600, 100);
 
 /// The suite's entry for general text.
-const GENERAL: &str = "[[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = \"general.jsonl\"\n";
+pub(super) const GENERAL: &str = "[[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = \"general.jsonl\"\n";
 
 #[derive(Deserialize)]
 pub(super) struct Row {
@@ -95,6 +96,8 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
     facts(cache, &folder)?;
     write_if_changed(&folder.join("all.toml"), &(all + GENERAL))?;
     prepare_pruning(cache, &folder, scale)?;
+    alignment::preferences(&folder)?;
+    alignment::openings(cache, &folder)?;
     Ok(folder)
 }
 
@@ -214,12 +217,12 @@ fn facts(cache: &Cache, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn general_text(cache: &Cache) -> PathBuf {
+pub(super) fn general_text(cache: &Cache) -> PathBuf {
     cache.data().join("perplexity-text/openwebtext.jsonl")
 }
 
 /// `count` paragraphs of the file, from number `first`, as rows of text.
-fn paragraphs(path: &Path, first: usize, count: usize) -> Result<String> {
+pub(super) fn paragraphs(path: &Path, first: usize, count: usize) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut rows = String::new();
     for (idx, line) in text.lines().enumerate().skip(first).take(count) {

@@ -3,6 +3,7 @@
 //! A study is data: arms, each a list of `finetune` commands, run once a seed. A finished cell (arm and seed) is kept under
 //! `runs/reproduce` and not run again, so that a study goes on where it was stopped; a cell whose commands have changed is.
 
+mod alignment;
 mod cell;
 mod data;
 mod document;

@@ -36,7 +36,7 @@ pub(crate) struct Arm {
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// `finetune train` on this recipe, into the folder `{out}/NAME`. Measures: `NAME.tokens_per_second`,
-    /// `NAME.peak_memory`, `NAME.minutes`, `NAME.loss` (the mean of the last tenth of the steps).
+    /// `NAME.rollout_tokens_per_second`, `NAME.peak_memory`, `NAME.minutes`, `NAME.loss` (the mean of the last tenth of the steps).
     Train { name: &'static str, recipe: String },
     /// Any other verb.
     Run { arguments: Vec<String> },

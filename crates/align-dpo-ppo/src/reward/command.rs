@@ -45,7 +45,10 @@ impl Command {
             child.wait_with_output()
         });
         let output = output.map_err(|error| format!("`{}`: {error}", self.0[0]))?;
-        let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        let lines = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect();
         let failed = (!output.status.success()).then(|| format!("`{}` ended with {}", self.0[0], output.status));
         Ok((lines, failed))
     }
@@ -64,7 +67,9 @@ impl Reward for Command {
         };
         let score = |idx: usize| {
             let Some(line) = lines.get(idx) else {
-                let why = failed.clone().unwrap_or_else(|| format!("`{}` wrote too few lines", self.0[0]));
+                let why = failed
+                    .clone()
+                    .unwrap_or_else(|| format!("`{}` wrote too few lines", self.0[0]));
                 return Err(why);
             };
             serde_json::from_str::<Value>(line)
@@ -112,7 +117,11 @@ mod tests {
         let found = scores("echo '{\"score\": 0.5}'; echo nonsense; exit 3");
         assert_eq!(found[0], Ok(0.5));
         assert!(found[1].as_ref().unwrap_err().contains("found `nonsense`"));
-        assert!(found[2].as_ref().unwrap_err().contains("exit status: 3"), "{:?}", found[2]);
+        assert!(
+            found[2].as_ref().unwrap_err().contains("exit status: 3"),
+            "{:?}",
+            found[2]
+        );
         let missing = Command::new(&["/no/such/program".to_owned()]).unwrap();
         let extra = Map::new();
         let said = Said {
@@ -122,7 +131,12 @@ mod tests {
             num_tokens: 0,
             extra: &extra,
         };
-        assert!(missing.scores(&[said])[0].as_ref().unwrap_err().contains("cannot be started"));
+        assert!(
+            missing.scores(&[said])[0]
+                .as_ref()
+                .unwrap_err()
+                .contains("cannot be started")
+        );
         assert!(Command::new(&[]).is_err());
     }
 }

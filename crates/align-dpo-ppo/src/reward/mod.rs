@@ -124,7 +124,8 @@ fn one() -> f64 {
 }
 
 /// Opens a reward model by the model's name and its adapter.
-pub type OpenModel<'a> = dyn FnMut(&str, Option<&Path>) -> Result<ModelReward, Box<dyn std::error::Error + Send + Sync>> + 'a;
+pub type OpenModel<'a> =
+    dyn FnMut(&str, Option<&Path>) -> Result<ModelReward, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 impl RewardFunction {
     /// The reward, ready to score.

@@ -2,8 +2,8 @@
 //!
 //! Shapes: n replies of a pass.
 
-use decoder::loss::label_logits;
 use decoder::Decoder;
+use decoder::loss::label_logits;
 use tch::{Device, Tensor};
 use tensor_core::{Documents, LanguageModel as _, Plan, Policy, Treatment, blob};
 
@@ -36,14 +36,21 @@ impl ModelReward {
     }
 
     fn of_row(&self, replies: &[&Said]) -> Result<Vec<f64>, String> {
-        let tokens: Vec<i64> = replies.iter().flat_map(|said| said.tokens).map(|&id| i64::from(id)).collect();
+        let tokens: Vec<i64> = replies
+            .iter()
+            .flat_map(|said| said.tokens)
+            .map(|&id| i64::from(id))
+            .collect();
         let documents = Documents::new(&replies.iter().map(|said| said.tokens.len()).collect::<Vec<_>>());
         let plan = Plan::uniform(Treatment::Keep, self.0.num_blocks());
         let policy = Policy::evaluate(&self.0, &plan);
         let tokens = Tensor::from_slice(&tokens).to_device(self.0.device());
         let scores = tch::no_grad(|| label_logits(&policy, &tokens, &documents)).map_err(|error| error.to_string())?;
         let scores = scores.view([-1]).to_device(Device::Cpu).contiguous();
-        Ok(blob::slice::<f32>(&scores).iter().map(|&score| f64::from(score)).collect())
+        Ok(blob::slice::<f32>(&scores)
+            .iter()
+            .map(|&score| f64::from(score))
+            .collect())
     }
 }
 

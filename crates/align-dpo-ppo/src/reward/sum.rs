@@ -39,7 +39,11 @@ impl Rewards {
             })?;
             let kind = reward.name().to_owned();
             let same = each.iter().filter(|(_, _, other)| other.name() == kind).count();
-            let name = if same == 0 { kind } else { format!("{kind}_{}", same + 1) };
+            let name = if same == 0 {
+                kind
+            } else {
+                format!("{kind}_{}", same + 1)
+            };
             each.push((name, function.weight(), reward));
         }
         Ok(Self { each, direction })
@@ -66,7 +70,13 @@ impl Rewards {
         ];
         for (name, weight, reward) in &self.each {
             for (verdict, score) in verdicts.iter_mut().zip(reward.scores(replies)) {
-                let finite = |score: f64| if score.is_finite() { Ok(score) } else { Err(format!("a score of {score}")) };
+                let finite = |score: f64| {
+                    if score.is_finite() {
+                        Ok(score)
+                    } else {
+                        Err(format!("a score of {score}"))
+                    }
+                };
                 match score.and_then(finite) {
                     Ok(score) => {
                         verdict.parts.insert(name.clone(), score);
@@ -87,7 +97,9 @@ impl Rewards {
 
 impl std::fmt::Debug for Rewards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.each.iter().map(|(name, weight, _)| (name, weight))).finish()
+        f.debug_list()
+            .entries(self.each.iter().map(|(name, weight, _)| (name, weight)))
+            .finish()
     }
 }
 
@@ -107,7 +119,10 @@ mod tests {
         ]))
         .unwrap();
         let mut rewards = Rewards::open(&functions, &mut |_, _| Err("no model here".into())).unwrap();
-        assert_eq!(rewards.names().collect::<Vec<_>>(), ["length", "regex", "regex_2", "exact"]);
+        assert_eq!(
+            rewards.names().collect::<Vec<_>>(),
+            ["length", "regex", "regex_2", "exact"]
+        );
         let extra = Map::new();
         let said = Said {
             prompt: "",
@@ -128,7 +143,9 @@ mod tests {
     #[test]
     fn a_reward_model_that_cannot_be_opened_is_told() {
         let model: Vec<RewardFunction> = serde_json::from_value(json!([{ "kind": "model", "model": "m" }])).unwrap();
-        let error = Rewards::open(&model, &mut |_, _| Err("no model here".into())).unwrap_err().to_string();
+        let error = Rewards::open(&model, &mut |_, _| Err("no model here".into()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no model here"), "{error}");
     }
 }

@@ -196,7 +196,10 @@ fn check(rewards: &[RewardFunction], counts: &[(&'static str, usize)], numbers: 
             found: "0".into(),
         });
     }
-    match numbers.iter().find(|(_, number, low, high, _)| !(low..=high).contains(&number)) {
+    match numbers
+        .iter()
+        .find(|(_, number, low, high, _)| !(low..=high).contains(&number))
+    {
         None => Ok(()),
         Some(&(option, number, _, _, wanted)) => Err(Error::Option {
             option,
@@ -238,17 +241,50 @@ impl PpoConfig {
             &counts,
             &[
                 ("kl_coef", self.kl_coef, 0.0, f64::MAX, some),
-                ("adaptive_kl.target", adaptive.target, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
-                ("adaptive_kl.horizon", adaptive.horizon, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
-                ("cliprange", self.cliprange, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
-                ("cliprange_value", self.cliprange_value, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
+                (
+                    "adaptive_kl.target",
+                    adaptive.target,
+                    f64::MIN_POSITIVE,
+                    f64::MAX,
+                    "a number above 0",
+                ),
+                (
+                    "adaptive_kl.horizon",
+                    adaptive.horizon,
+                    f64::MIN_POSITIVE,
+                    f64::MAX,
+                    "a number above 0",
+                ),
+                (
+                    "cliprange",
+                    self.cliprange,
+                    f64::MIN_POSITIVE,
+                    f64::MAX,
+                    "a number above 0",
+                ),
+                (
+                    "cliprange_value",
+                    self.cliprange_value,
+                    f64::MIN_POSITIVE,
+                    f64::MAX,
+                    "a number above 0",
+                ),
                 ("vf_coef", self.vf_coef, 0.0, f64::MAX, some),
                 ("gamma", self.gamma, 0.0, 1.0, share),
                 ("lam", self.lam, 0.0, 1.0, share),
-                ("missing_eos_penalty", self.missing_eos_penalty.unwrap_or(0.0), 0.0, f64::MAX, some),
+                (
+                    "missing_eos_penalty",
+                    self.missing_eos_penalty.unwrap_or(0.0),
+                    0.0,
+                    f64::MAX,
+                    some,
+                ),
             ],
         )?;
-        let has_model = self.rewards.iter().any(|reward| matches!(reward, RewardFunction::Model { .. }));
+        let has_model = self
+            .rewards
+            .iter()
+            .any(|reward| matches!(reward, RewardFunction::Model { .. }));
         if self.value_init == ValueInit::RewardModel && !has_model {
             return Err(Error::Option {
                 option: "value_init",
@@ -277,7 +313,13 @@ impl GrpoConfig {
                 ("beta", self.beta, 0.0, f64::MAX, some),
                 ("epsilon", self.epsilon, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
                 ("epsilon_high", high, f64::MIN_POSITIVE, f64::MAX, "a number above 0"),
-                ("num_generations", self.num_generations as f64, 2.0, f64::MAX, "at least 2"),
+                (
+                    "num_generations",
+                    self.num_generations as f64,
+                    2.0,
+                    f64::MAX,
+                    "at least 2",
+                ),
             ],
         )?;
         if self.estimator == Estimator::LeaveOneOut && self.scale_rewards == GroupScale::Batch {

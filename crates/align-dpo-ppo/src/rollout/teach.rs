@@ -131,7 +131,11 @@ mod tests {
             scale_rewards: GroupScale::None,
             ..GrpoConfig::default()
         };
-        let mut episodes = [episode(Some(1.0), &[0.0; 2]), episode(None, &[0.0]), episode(Some(0.0), &[0.0])];
+        let mut episodes = [
+            episode(Some(1.0), &[0.0; 2]),
+            episode(None, &[0.0]),
+            episode(Some(0.0), &[0.0]),
+        ];
         teach_by_group(&mut episodes, &config);
         let found: Vec<Vec<f64>> = episodes.iter().map(|episode| episode.advantages.clone()).collect();
         assert_eq!(found, [vec![0.5, 0.5], vec![0.0], vec![-0.5]]);

@@ -1,7 +1,6 @@
 //! `[objective]`: which kind, and its options.
 
 use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
-use align_dpo_ppo::reward::RewardFunction;
 use align_dpo_ppo::rollout::{GrpoConfig, PpoConfig};
 use align_dpo_ppo::{KtoConfig, RewardConfig, RewardLoss};
 use anyhow::Result;
@@ -186,22 +185,9 @@ impl ObjectiveConfig {
             }
             Self::Ppo(PpoConfig { rewards, .. }) | Self::Grpo(GrpoConfig { rewards, .. }) => {
                 for (idx, reward) in rewards.iter_mut().enumerate() {
-                    let at = |key: &str| format!("objective.rewards.{idx}.{key}");
-                    match reward {
-                        RewardFunction::Lexicon { path, .. } => {
-                            *path = super::found(document, places, &at("path"), path)?;
-                        }
-                        RewardFunction::Model { model, adapter, .. } => {
-                            *model = places.model(model);
-                            if let Some(folder) = adapter {
-                                *folder = places.folder(folder).ok_or_else(|| {
-                                    let what = format!("no such folder: `{}`", folder.display());
-                                    document.error(&at("adapter"), &what, None)
-                                })?;
-                            }
-                        }
-                        _ => {}
-                    }
+                    super::rewards::find(reward, places).map_err(|(key, what)| {
+                        document.error(&format!("objective.rewards.{idx}.{key}"), &what, None)
+                    })?;
                 }
             }
             _ => {}

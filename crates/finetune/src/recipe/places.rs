@@ -10,8 +10,13 @@ pub(super) struct Places {
 impl Places {
     /// For the recipe at `path`.
     pub(super) fn of(path: &Path) -> Self {
+        Self::beside(path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// For what lies in `folder`.
+    pub(super) fn beside(folder: &Path) -> Self {
         Self {
-            recipe: path.parent().unwrap_or(Path::new("")).to_owned(),
+            recipe: folder.to_owned(),
         }
     }
 

@@ -26,7 +26,11 @@ pub fn asked(sets: &Sets, recipe: &Recipe, tokenizer: &Tokenizer, model: &Decode
     if wanted.samples > 0 {
         let source = recipe.data.eval.first().unwrap_or(&recipe.data.train[0]);
         let rows = Dataset::read(&source.path, &source.reading())?;
-        let form = if recipe.objective.has_rollouts() { Form::Plain } else { Form::Chat };
+        let form = if recipe.objective.has_rollouts() {
+            Form::Plain
+        } else {
+            Form::Chat
+        };
         for row in rows.rows().take(wanted.samples) {
             asked.push(match row {
                 data::Row::Text(text) => opening(text, tokenizer)?,

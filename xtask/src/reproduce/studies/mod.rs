@@ -3,10 +3,12 @@
 mod adapters;
 mod combine;
 mod dora;
+mod dpo;
 mod hft;
 mod memory;
 mod moa;
 mod moe;
+mod ppo;
 mod prune;
 mod qlora;
 mod routing;
@@ -32,6 +34,8 @@ pub(crate) fn all(scale: usize) -> Vec<Study> {
         moa::study(scale),
         prune::study(scale),
         memory::study(scale),
+        dpo::study(scale),
+        ppo::study(scale),
     ]
 }
 

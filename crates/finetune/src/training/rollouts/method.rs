@@ -3,8 +3,8 @@
 use align_dpo_ppo::reinforce::Clip;
 use align_dpo_ppo::reward::{RewardFunction, Rewards};
 use align_dpo_ppo::rollout::{
-    Episode, GroupLoss, GrpoConfig, MovingReference, PolicyGradient, PpoConfig, TokenScale, ValueHead, ValueInit, ValueTerm,
-    teach_by_critic, teach_by_group,
+    Episode, GroupLoss, GrpoConfig, MovingReference, PolicyGradient, PpoConfig, TokenScale, ValueHead, ValueInit,
+    ValueTerm, teach_by_critic, teach_by_group,
 };
 use anyhow::Result;
 use decoder::Decoder;
@@ -27,7 +27,9 @@ impl<'a> Method<'a> {
 
     /// Makes the critic's head, if there is a critic.
     pub(super) fn begin_critic(&mut self, rewards: &Rewards, model: &Decoder) -> Result<()> {
-        let Self::Critic(config, head) = self else { return Ok(()) };
+        let Self::Critic(config, head) = self else {
+            return Ok(());
+        };
         let width = model.config().hidden_size;
         *head = Some(match (config.value_init, rewards.direction()) {
             (ValueInit::RewardModel, Some(direction)) if direction.numel() as i64 == width => {
@@ -141,7 +143,9 @@ impl<'a> Method<'a> {
     /// What a nat costs after a rollout of `num_replies` replies that lay `kl` nats away in the mean.
     pub(super) fn next_price(&self, price: f64, kl: f64, num_replies: usize) -> f64 {
         match self {
-            Self::Critic(config, _) => config.adaptive_kl.map_or(price, |adaptive| adaptive.next(price, kl, num_replies)),
+            Self::Critic(config, _) => config
+                .adaptive_kl
+                .map_or(price, |adaptive| adaptive.next(price, kl, num_replies)),
             Self::Groups(_) => price,
         }
     }

@@ -10,16 +10,14 @@ mod record;
 mod steps;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use align_dpo_ppo::reward::{ModelReward, Rewards};
-use align_dpo_ppo::rollout::WithValues;
 use align_dpo_ppo::Reference;
-use anyhow::{Context as _, Result, bail};
+use align_dpo_ppo::rollout::WithValues;
+use anyhow::{Result, bail};
 use checkpoint::write_tensors;
 use decoder::HeadKind;
-use tensor_core::{Dense, LanguageModel, ModulePath, Param, Role, named_params};
+use tensor_core::LanguageModel;
 use train::{AfterStep, Entry, Hooks, Outcome, Report, Tallies};
 
 use self::prompts::PromptSet;
@@ -29,8 +27,6 @@ use self::writer::Writer;
 use super::forgetting::Forgetting;
 use super::{Run, announce, samples, saving, states, stop_flag};
 use crate::experts::Balancing;
-use crate::machine::Machine;
-use crate::model::{Attached, Source};
 use crate::output;
 
 pub(super) use self::method::Method;
@@ -39,21 +35,17 @@ pub(super) use self::method::Method;
 const VALUE_HEAD: &str = "value_head.safetensors";
 
 /// Trains the model of `run` by `method`; `reference` is asked for where the method compares.
-pub(super) fn fit(
-    run: &Run,
-    mut method: Method,
-    machine: Machine,
-    reference: &dyn Fn() -> Result<Reference>,
-) -> Result<Report> {
+pub(super) fn fit(run: &Run, mut method: Method, reference: &dyn Fn() -> Result<Reference>) -> Result<Report> {
     let (recipe, model) = (run.recipe, &run.operated.model);
     if *model.head_kind() != HeadKind::LanguageModel {
-        bail!("`objective.kind = \"{}\"` wants a language model", recipe.objective.kind());
+        bail!(
+            "`objective.kind = \"{}\"` wants a language model",
+            recipe.objective.kind()
+        );
     }
     let train = prompts::read(&recipe.data.train, recipe, run.tokenizer)?;
     let eval = prompts::read(&recipe.data.eval, recipe, run.tokenizer)?;
-    let rewards = Rewards::open(method.rewards(), &mut |name, adapter| {
-        Ok(reward_model(run, name, adapter, machine)?)
-    })?;
+    let rewards = run.speaker().rewards(method.rewards(), "`objective`")?;
     method.begin_critic(&rewards, model)?;
     let reference = match (method.needs_reference(), method.moving()) {
         (false, _) => None,
@@ -74,13 +66,21 @@ pub(super) fn fit(
     let asked = samples::asked(run.sets, recipe, run.tokenizer, model)?;
     let before = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
     let forgetting = Forgetting::of(recipe);
-    let perplexity = || forgetting.as_ref().map(|text| text.measure(model, run.tokenizer)).transpose();
+    let perplexity = || {
+        forgetting
+            .as_ref()
+            .map(|text| text.measure(model, run.tokenizer))
+            .transpose()
+    };
     let perplexity_before = perplexity()?;
     let save = |folder: &Path| -> Result<()> {
         saving::save(folder, run.operated, run.source, run.sets)?;
         if let Some(head) = method.critic() {
             let tensors = head.tensors();
-            write_tensors(&folder.join(VALUE_HEAD), tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
+            write_tensors(
+                &folder.join(VALUE_HEAD),
+                tensors.iter().map(|(name, tensor)| (*name, tensor)),
+            )?;
         }
         Ok(())
     };
@@ -121,29 +121,6 @@ pub(super) fn fit(
     Ok(report)
 }
 
-/// A reward model, if it reads the policy's tokens. One over the policy's own base shares its frozen weights.
-fn reward_model(run: &Run, name: &str, adapter: Option<&Path>, machine: Machine) -> Result<ModelReward> {
-    let place = "`objective.rewards`";
-    let source = Source::open(name).context(place)?;
-    run.same_tokens(&source, place)?;
-    let is_own = name == run.source.name();
-    let own: BTreeMap<ModulePath, Param> = named_params(&run.operated.model)
-        .into_iter()
-        .filter(|(_, param)| is_own && param.role() == Role::Base && !param.is_trainable())
-        .collect();
-    let model = source.decoder_with(machine, &mut |at, read| {
-        Ok(match own.get(&at.join("weight")) {
-            Some(weight) => Box::new(Dense::new(weight.share())),
-            None => read,
-        })
-    })?;
-    let model = match adapter {
-        Some(folder) => Attached::open(folder).and_then(|adapter| adapter.place(model)).context(place)?,
-        None => model,
-    };
-    Ok(ModelReward::new(model)?)
-}
-
 /// What held-out prompts earn: replies drawn as rollouts are, always with the same numbers.
 fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
     let mut measured = Vec::new();
@@ -152,10 +129,16 @@ fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
         let prompts: Vec<_> = set.prompts.iter().collect();
         let rollout = writer.measure(&prompts)?;
         scores.extend(rollout.replies.iter().filter_map(|reply| reply.episode.score));
-        let facts = rollout.facts.into_iter().filter(|(name, _)| !name.ends_with("tokens_per_second"));
+        let facts = rollout
+            .facts
+            .into_iter()
+            .filter(|(name, _)| !name.ends_with("tokens_per_second"));
         measured.extend(facts.map(|(name, value)| (format!("{}_{name}", set.name), value)));
     }
-    measured.push(("reward".to_owned(), scores.iter().sum::<f64>() / scores.len().max(1) as f64));
+    measured.push((
+        "reward".to_owned(),
+        scores.iter().sum::<f64>() / scores.len().max(1) as f64,
+    ));
     Ok(measured)
 }
 
@@ -168,7 +151,11 @@ struct After<'a> {
 impl AfterStep for After<'_> {
     fn after_step(&self, tallies: &Tallies) -> Vec<(String, f64)> {
         let mut facts = self.steps.end();
-        facts.extend(self.balancing.iter().flat_map(|balancing| balancing.after_step(tallies)));
+        facts.extend(
+            self.balancing
+                .iter()
+                .flat_map(|balancing| balancing.after_step(tallies)),
+        );
         facts
     }
 
@@ -189,7 +176,9 @@ fn tell_failures(number: usize, failed: &[&str], of: usize) -> Result<()> {
         ),
         [first, ..] => {
             let count = failed.len();
-            output::note(format!("rollout {number}: {count} of {of} replies could not be scored, first: {first}"));
+            output::note(format!(
+                "rollout {number}: {count} of {of} replies could not be scored, first: {first}"
+            ));
             Ok(())
         }
     }

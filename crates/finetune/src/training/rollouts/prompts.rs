@@ -28,7 +28,10 @@ pub(super) struct PromptSet {
 
 /// The prompts of these files.
 pub(super) fn read(sources: &[Source], recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<PromptSet>> {
-    sources.iter().map(|source| of_source(source, recipe, tokenizer)).collect()
+    sources
+        .iter()
+        .map(|source| of_source(source, recipe, tokenizer))
+        .collect()
 }
 
 fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<PromptSet> {
@@ -57,7 +60,11 @@ fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<
     if prompts.is_empty() {
         bail!("`{}`: no prompt is left of {} rows", source.path.display(), rows.len());
     }
-    let dropped = if too_long > 0 { format!("; {too_long} dropped as too long") } else { String::new() };
+    let dropped = if too_long > 0 {
+        format!("; {too_long} dropped as too long")
+    } else {
+        String::new()
+    };
     output::note(format!("{}: {} prompts{dropped}", source.name, prompts.len()));
     Ok(PromptSet {
         name: source.name.clone(),

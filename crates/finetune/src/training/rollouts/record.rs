@@ -99,8 +99,15 @@ impl Records {
     pub(super) fn results(&self, num_steps: usize) -> Result<Vec<(String, String, String)>> {
         let last = num_steps.div_ceil(self.steps_per_rollout).saturating_sub(1);
         let (first, last) = (self.read(0)?.facts, self.read(last)?.facts);
-        let shown = |facts: &BTreeMap<String, f64>, name: &str| facts.get(name).map_or("-".into(), |x| format!("{x:.4}"));
-        let line = |name: &String| (format!("{name}, first and last rollout"), shown(&first, name), shown(&last, name));
+        let shown =
+            |facts: &BTreeMap<String, f64>, name: &str| facts.get(name).map_or("-".into(), |x| format!("{x:.4}"));
+        let line = |name: &String| {
+            (
+                format!("{name}, first and last rollout"),
+                shown(&first, name),
+                shown(&last, name),
+            )
+        };
         Ok(first.keys().map(line).collect())
     }
 
@@ -126,7 +133,8 @@ impl Rollout {
     fn parse(text: &str) -> Result<Self> {
         let mut lines = text.lines();
         let head: Head = serde_json::from_str(lines.next().context("an empty file")?).context("line 1")?;
-        let reply = |(idx, line): (usize, &str)| serde_json::from_str(line).with_context(|| format!("line {}", idx + 2));
+        let reply =
+            |(idx, line): (usize, &str)| serde_json::from_str(line).with_context(|| format!("line {}", idx + 2));
         Ok(Self {
             about: head.about,
             facts: head.facts,
@@ -178,13 +186,21 @@ mod tests {
         assert!(!records.has(0));
         // Written again, what was read is the same to the bit.
         assert_eq!(records.write(&written[1]).unwrap(), written[1]);
-        dir.save(5, |folder| Ok(std::fs::write(folder.join("state.json"), "{}")?)).unwrap();
+        dir.save(5, |folder| Ok(std::fs::write(folder.join("state.json"), "{}")?))
+            .unwrap();
         drop(dir);
         let dir = open(Start::Resume);
         let records = Records::open(&dir, 4).unwrap();
         assert!(records.has(1) && !records.has(2));
         assert_eq!(records.read(1).unwrap(), written[1]);
         let results = records.results(8).unwrap();
-        assert_eq!(results, [("reward, first and last rollout".into(), "0.1429".into(), "0.1429".into())]);
+        assert_eq!(
+            results,
+            [(
+                "reward, first and last rollout".into(),
+                "0.1429".into(),
+                "0.1429".into()
+            )]
+        );
     }
 }

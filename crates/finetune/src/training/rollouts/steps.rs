@@ -78,7 +78,10 @@ impl<'a> Steps<'a> {
                 if epoch.as_ref().is_none_or(|(known, _)| *known != wanted) {
                     epoch = Some((wanted, self.mixture.order(wanted)));
                 }
-                let pick = epoch.as_ref().map(|(_, order)| order[at % length]).expect("an epoch was drawn");
+                let pick = epoch
+                    .as_ref()
+                    .map(|(_, order)| order[at % length])
+                    .expect("an epoch was drawn");
                 &self.sets[pick.set as usize].prompts[pick.sample as usize]
             })
             .collect()
@@ -116,14 +119,21 @@ impl<'a> Steps<'a> {
             max_samples: None,
         };
         let order = Mixture::new(&[all], MixStrategy::Concat, Arrange::Shuffled, self.writer.seed)?.order(pass);
-        let part = order.iter().skip(batch * self.replies_per_step).take(self.replies_per_step);
+        let part = order
+            .iter()
+            .skip(batch * self.replies_per_step)
+            .take(self.replies_per_step);
         Ok(part.map(|pick| pick.sample as usize).collect())
     }
 
     fn step(&self, step: usize) -> Result<Vec<Row<PolicyRow>>> {
         let rollout = self.rollout(step / self.steps_per_rollout())?;
         self.done.set(step + 1);
-        let episodes: Vec<&Episode> = self.part(step)?.into_iter().map(|idx| &rollout.replies[idx].episode).collect();
+        let episodes: Vec<&Episode> = self
+            .part(step)?
+            .into_iter()
+            .map(|idx| &rollout.replies[idx].episode)
+            .collect();
         let lengths: Vec<usize> = episodes.iter().map(|episode| episode.len()).collect();
         let (scale, device) = (self.writer.method.scale(), self.writer.model.device());
         let row = |items: Vec<usize>| {
@@ -151,7 +161,10 @@ impl<'a> Steps<'a> {
 
     /// What moves besides the model.
     pub(super) fn tensors(&self) -> Vec<(String, Tensor)> {
-        self.writer.reference.map(align_dpo_ppo::Reference::tensors).unwrap_or_default()
+        self.writer
+            .reference
+            .map(align_dpo_ppo::Reference::tensors)
+            .unwrap_or_default()
     }
 }
 
@@ -166,7 +179,8 @@ impl Batches<PolicyRow> for Steps<'_> {
 
     fn longest_row(&self) -> usize {
         let prompts = self.sets.iter().flat_map(|set| &set.prompts);
-        let longest = prompts.map(|prompt| prompt.tokens.len()).max().unwrap_or(0) + self.writer.method.max_completion_length();
+        let longest =
+            prompts.map(|prompt| prompt.tokens.len()).max().unwrap_or(0) + self.writer.method.max_completion_length();
         longest.max(self.max_tokens.min(longest * self.replies_per_step))
     }
 

@@ -37,7 +37,11 @@ impl Writer<'_> {
             .flat_map(|prompt| std::iter::repeat_n(*prompt, self.method.group()))
             .collect();
         let mut rollout = self.reply(number as u64, &each)?;
-        let failed: Vec<&str> = rollout.replies.iter().filter_map(|reply| reply.failed.as_deref()).collect();
+        let failed: Vec<&str> = rollout
+            .replies
+            .iter()
+            .filter_map(|reply| reply.failed.as_deref())
+            .collect();
         if rollout.replies.iter().any(|reply| reply.episode.score.is_none()) || !failed.is_empty() {
             tell_failures(number, &failed, rollout.replies.len())?;
         }
@@ -132,7 +136,12 @@ impl Writer<'_> {
         let num_tokens: usize = episodes.iter().map(|episode| episode.reply.len()).sum();
         let score = mean(&mut episodes.iter().filter_map(|episode| episode.score));
         let spread = score.and_then(|centre| {
-            mean(&mut episodes.iter().filter_map(|episode| Some((episode.score? - centre).powi(2)))).map(f64::sqrt)
+            mean(
+                &mut episodes
+                    .iter()
+                    .filter_map(|episode| Some((episode.score? - centre).powi(2))),
+            )
+            .map(f64::sqrt)
         });
         let surprise = |episode: &Episode| -f64::from(episode.log_probs.iter().sum::<f32>());
         let mut facts: Vec<(String, Option<f64>)> = vec![
@@ -147,7 +156,10 @@ impl Writer<'_> {
                 "completions/clipped_ratio".into(),
                 mean(&mut episodes.iter().map(|episode| f64::from(u8::from(!episode.ended)))),
             ),
-            ("rollout_tokens_per_second".into(), Some(num_tokens as f64 / seconds.max(1e-9))),
+            (
+                "rollout_tokens_per_second".into(),
+                Some(num_tokens as f64 / seconds.max(1e-9)),
+            ),
         ];
         if self.reference.is_some() {
             facts.push(("objective/kl".into(), mean(&mut episodes.iter().map(Episode::drift))));
@@ -156,6 +168,9 @@ impl Writer<'_> {
             let of = mean(&mut verdicts.iter().filter_map(|verdict| verdict.parts.get(name).copied()));
             facts.push((format!("rewards/{name}/mean"), of));
         }
-        facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        facts
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
     }
 }

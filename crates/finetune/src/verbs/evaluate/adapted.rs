@@ -1,11 +1,16 @@
 //! A loaded model as evaluation asks it: its decoder, with rows that choose their adapters by name.
 
-use evaluate::{Result, Scorer};
+use std::path::Path;
+
+use align_dpo_ppo::reward::{self, RewardFunction};
+use evaluate::{Answer, Drawing, Error, Judge, Result, Said, Scorer, Task, Verdict};
 use serde_json::Value;
-use tensor_core::{Documents, Mix};
+use tensor_core::{Documents, Mix, ModulePath, Parameters as _, Role};
 
 use crate::adapters;
 use crate::model::Loaded;
+use crate::recipe;
+use crate::rewards::Speaker;
 
 impl Scorer for Loaded {
     fn log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Vec<f32>> {
@@ -16,8 +21,12 @@ impl Scorer for Loaded {
         self.model.next_log_probs(tokens, documents, candidates)
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
-        self.model.answer(prompts, mixes, max_new_tokens)
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>> {
+        self.model.answer(prompts, mixes, drawing)
+    }
+
+    fn judge(&self) -> Option<&dyn Judge> {
+        Some(self)
     }
 
     fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
@@ -25,5 +34,53 @@ impl Scorer for Loaded {
         adapters::mix(names, chosen)
             .map(Some)
             .map_err(|error| format!("{error:#}"))
+    }
+}
+
+impl Judge for Loaded {
+    fn base_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Option<Vec<f32>>> {
+        let mut has_adapter = false;
+        self.model.visit(&ModulePath::root(), &mut |_, param| {
+            has_adapter |= matches!(param.role(), Role::Adapter | Role::AdapterOut);
+        });
+        match has_adapter {
+            true => Ok(Some(self.model.base_log_probs(tokens, documents)?)),
+            false => Ok(None),
+        }
+    }
+
+    fn verdicts(&self, task: &Task, replies: &[Said]) -> Result<Vec<Verdict>> {
+        let refused = |found: String| Error::Task {
+            task: task.name.clone(),
+            found: format!("`rewards`: {found}"),
+            hint: "rewards are written as in a recipe of `objective.kind = \"ppo\"`".into(),
+        };
+        let mut functions: Vec<RewardFunction> = toml::Value::from(task.rewards.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| refused(error.message().to_owned()))?;
+        recipe::find_beside(&mut functions, task.data.parent().unwrap_or(Path::new(""))).map_err(refused)?;
+        let speaker = Speaker {
+            model: &self.model,
+            source: &self.source,
+            tokenizer: &self.tokenizer,
+        };
+        let rewards = speaker
+            .rewards(&functions, "opened")
+            .map_err(|error| refused(format!("{error:#}")))?;
+        let said: Vec<reward::Said> = replies
+            .iter()
+            .map(|said| reward::Said {
+                prompt: &said.prompt,
+                reply: &said.reply,
+                tokens: &said.tokens,
+                num_tokens: said.num_tokens,
+                extra: &said.extra,
+            })
+            .collect();
+        let verdict = |verdict: reward::Verdict| Verdict {
+            parts: verdict.parts,
+            score: verdict.score,
+        };
+        Ok(rewards.judge(&said).into_iter().map(verdict).collect())
     }
 }

@@ -88,20 +88,14 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
     let right: usize = (0..labels.len()).map(|label| confusion[label][label]).sum();
     let share = right as f64 / documents.len() as f64;
     Ok(TaskReport {
-        kind: task.kind,
         rows: documents.len(),
         seconds: begun.elapsed().as_secs_f64(),
         accuracy: Some(share),
         accuracy_stderr: Some((share * (1.0 - share) / documents.len() as f64).sqrt()),
-        accuracy_norm: None,
         macro_f1: Some(macro_f1(&confusion)),
         confusion: Some(confusion),
         labels: Some(labels.to_vec()),
-        exact_match: None,
-        word_f1: None,
-        perplexity: None,
-        bits_per_byte: None,
         tokens: Some(lengths.iter().sum()),
-        bytes: None,
+        ..TaskReport::of(task.kind)
     })
 }

@@ -1,0 +1,205 @@
+//! What the model says: how long it is, what rewards make of it, and how far it lies from the base beneath its adapters.
+
+use std::collections::BTreeMap;
+
+use data::{Exchange, Prompt, Row, Tokenizer};
+use serde_json::{Map, Value};
+use tensor_core::Mix;
+
+use crate::{Drawing, Error, Result, Said, Scorer, Task, TaskReport, packing, rows};
+
+/// Prompts that are answered at a time.
+const BATCH: usize = 32;
+
+/// A row: what is asked, how the row itself answers, and its other columns.
+struct Asked {
+    text: String,
+    tokens: Vec<u32>,
+    own: Option<String>,
+    extra: Map<String, Value>,
+}
+
+pub(crate) fn replies(
+    task: &Task,
+    scorer: &dyn Scorer,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<TaskReport> {
+    let dataset = rows::read(task)?;
+    let count = dataset.len().min(task.max_rows.unwrap_or(usize::MAX));
+    let asked: Vec<Asked> = (0..count)
+        .map(|idx| asked(task, idx, dataset.row(idx), tokenizer))
+        .collect::<Result<_>>()?;
+    let mixes = rows::mixes(task, scorer, (0..count).map(|idx| dataset.kept(idx, rows::ADAPTER)))?;
+    let drawing = Drawing {
+        max_new_tokens: task.max_new_tokens,
+        temperature: task.temperature,
+        seed: task.seed,
+    };
+    let mut answers = Vec::with_capacity(count);
+    for first in (0..count).step_by(BATCH) {
+        let part = &asked[first..count.min(first + BATCH)];
+        let prompts: Vec<Vec<u32>> = part.iter().map(|asked| asked.tokens.clone()).collect();
+        let mixes = mixes.get(first..first + part.len()).unwrap_or_default();
+        answers.extend(scorer.answer(&prompts, mixes, &drawing)?);
+        progress(answers.len(), count);
+    }
+    let said: Vec<String> = answers
+        .iter()
+        .enumerate()
+        .map(|(idx, answer)| {
+            tokenizer
+                .decode(&answer.tokens)
+                .map_err(|source| failed(task, idx, source))
+        })
+        .collect::<Result<_>>()?;
+    let documents: Vec<Vec<u32>> = asked
+        .iter()
+        .zip(&answers)
+        .map(|(asked, answer)| [asked.tokens.as_slice(), &answer.tokens].concat())
+        .collect();
+    let mean = |sum: f64| Some(sum / count.max(1) as f64);
+    let (rewards, reward, win_rate) = judged(task, scorer, (&asked, &said, &documents), tokenizer)?;
+    let lengths = answers.iter().map(|answer| answer.tokens.len());
+    Ok(TaskReport {
+        rows: count,
+        mean_length: mean(lengths.sum::<usize>() as f64),
+        ended: mean(answers.iter().filter(|answer| answer.ended).count() as f64),
+        kl: kl(scorer, &asked, &documents, &mixes)?,
+        rewards,
+        reward,
+        win_rate,
+        ..TaskReport::of(task.kind)
+    })
+}
+
+fn failed(task: &Task, idx: usize, source: data::Problem) -> Error {
+    Error::Text {
+        path: task.data.clone(),
+        row: idx + 1,
+        source,
+    }
+}
+
+fn asked(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<Asked> {
+    let (prompt, own, extra) = match row {
+        Row::PromptOnly { prompt, extra } => (prompt.clone(), None, extra.clone()),
+        Row::Prompted(exchange) | Row::Preference { chosen: exchange, .. } | Row::Unpaired { exchange, .. } => {
+            let prompt = match exchange {
+                Exchange::Text { prompt, .. } => Prompt::Text(prompt.clone()),
+                Exchange::Turns { prompt, .. } => Prompt::Turns(prompt.clone()),
+            };
+            (prompt, Some(exchange.reply_text()), Map::new())
+        }
+        row => {
+            let question = rows::question_of(task, idx, row)?;
+            (question.prompt, question.gold.into_iter().next(), Map::new())
+        }
+    };
+    let (text, rendered) = match &prompt {
+        Prompt::Text(text) => (text.clone(), text.clone()),
+        Prompt::Turns(chat) => (
+            chat.messages.last().map(data::Message::text).unwrap_or_default(),
+            tokenizer
+                .render_prompt(chat)
+                .map_err(|source| failed(task, idx, source))?,
+        ),
+    };
+    let tokens = tokenizer
+        .encode_prompt(&rendered)
+        .map_err(|source| failed(task, idx, source))?;
+    Ok(Asked {
+        text,
+        tokens,
+        own,
+        extra,
+    })
+}
+
+/// What rewards say: the mean of each, of their sum, and how often a reply's sum is above its row's own answer's.
+type Judged = (BTreeMap<String, f64>, Option<f64>, Option<f64>);
+
+fn judged(
+    task: &Task,
+    scorer: &dyn Scorer,
+    (asked, said, documents): (&[Asked], &[String], &[Vec<u32>]),
+    tokenizer: &Tokenizer,
+) -> Result<Judged> {
+    if task.rewards.is_empty() {
+        return Ok((BTreeMap::new(), None, None));
+    }
+    let Some(judge) = scorer.judge() else {
+        return Err(Error::Task {
+            task: task.name.clone(),
+            found: "`rewards`, of which this scorer knows none".into(),
+            hint: "remove them, or evaluate with the `finetune` command".into(),
+        });
+    };
+    let to_said = |(asked, reply): (&Asked, &String), tokens: &[u32]| Said {
+        prompt: asked.text.clone(),
+        reply: reply.clone(),
+        tokens: tokens.to_vec(),
+        num_tokens: tokens.len() - asked.tokens.len(),
+        extra: asked.extra.clone(),
+    };
+    let theirs: Vec<Said> = asked
+        .iter()
+        .zip(said)
+        .zip(documents)
+        .map(|(pair, tokens)| to_said(pair, tokens))
+        .collect();
+    let verdicts = judge.verdicts(task, &theirs)?;
+    let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+    for (name, value) in verdicts.iter().flat_map(|verdict| &verdict.parts) {
+        let sum = sums.entry(name.clone()).or_default();
+        *sum = (sum.0 + value, sum.1 + 1);
+    }
+    let known: Vec<f64> = verdicts.iter().filter_map(|verdict| verdict.score).collect();
+    let reward = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+    let mut owned = Vec::new();
+    for (idx, asked) in asked.iter().enumerate() {
+        if let Some(own) = &asked.own {
+            let reply = tokenizer.encode(own).map_err(|source| failed(task, idx, source))?;
+            let tokens = [asked.tokens.as_slice(), &reply].concat();
+            owned.push((idx, to_said((asked, own), &tokens)));
+        }
+    }
+    let (rows, answers): (Vec<usize>, Vec<Said>) = owned.into_iter().unzip();
+    let against = judge.verdicts(task, &answers)?;
+    let won: Vec<f64> = rows
+        .iter()
+        .zip(&against)
+        .filter_map(|(&idx, own)| {
+            let (reply, own) = (verdicts[idx].score?, own.score?);
+            Some(if reply > own {
+                1.0
+            } else if reply < own {
+                0.0
+            } else {
+                0.5
+            })
+        })
+        .collect();
+    let win_rate = (!won.is_empty()).then(|| won.iter().sum::<f64>() / won.len() as f64);
+    let means = sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64));
+    Ok((means.collect(), reward, win_rate))
+}
+
+/// Nats a reply between the model and its base, over the replies that were drawn; none without adapters.
+fn kl(scorer: &dyn Scorer, asked: &[Asked], documents: &[Vec<u32>], mixes: &[Mix]) -> Result<Option<f64>> {
+    let Some(judge) = scorer.judge() else { return Ok(None) };
+    let (mut sum, mut known) = (0.0, true);
+    packing::rows(documents, mixes, |first, tokens, row| {
+        let Some(base) = judge.base_log_probs(tokens, row)? else {
+            known = false;
+            return Ok(());
+        };
+        let policy = scorer.log_probs(tokens, row)?;
+        for (at, range) in row.ranges().enumerate() {
+            let reply = range.start + asked[first + at].tokens.len()..range.end;
+            sum += reply.map(|at| f64::from(policy[at] - base[at])).sum::<f64>();
+        }
+        Ok::<(), Error>(())
+    })?;
+    Ok(known.then_some(sum / documents.len().max(1) as f64))
+}
