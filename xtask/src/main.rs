@@ -11,6 +11,7 @@ mod facts;
 mod fetch;
 mod libtorch;
 mod manifest;
+mod pipeline;
 mod place;
 mod progress;
 mod python;
@@ -75,6 +76,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// A paper's claim in miniature: `cargo xtask reproduce dora`.
     Reproduce(reproduce::Arguments),
+    /// Stages of training, merging, pruning and measuring, one on the other: `cargo xtask pipeline chapter-6`.
+    Pipeline(pipeline::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -106,5 +109,6 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Golden { generators, .. } => python::golden(&Cache::from_env()?, &tools, &generators),
         Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
         Verb::Reproduce(arguments) => reproduce::run(&Cache::from_env()?, &tools, &arguments),
+        Verb::Pipeline(arguments) => pipeline::run(&Cache::from_env()?, &tools, &arguments),
     }
 }

@@ -164,9 +164,9 @@ fn packing_episodes_changes_no_gradient() {
             .filter(|(_, param)| param.is_trainable())
             .map(|(_, param)| param.value())
             .collect();
-        trained
-            .iter()
-            .for_each(|value| tensor_core::autograd::drop_gradient(value));
+        for value in &trained {
+            tensor_core::autograd::drop_gradient(value);
+        }
         let total: f64 = rows.iter().map(|row| objective.weight(row)).sum();
         for row in rows {
             let policy = Policy::train(&whole, &plan, DropoutKey(1));

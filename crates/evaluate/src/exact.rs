@@ -74,7 +74,7 @@ fn spaced(text: &str) -> String {
 }
 
 /// The harmonic mean of precision and recall over words, without case.
-fn word_f1(gold: &str, answer: &str) -> f64 {
+pub fn word_f1(gold: &str, answer: &str) -> f64 {
     let words = |text: &str| {
         text.to_lowercase()
             .split_whitespace()

@@ -21,8 +21,23 @@ pub struct RouterOptions {
     /// Noise on the router's input; the model's own by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router_jitter_noise: Option<f64>,
+    /// Which experts a token is given to, while this run lasts; what is written goes by the model's own number.
+    pub gating: GatingOption,
+    /// While this run lasts: experts whose weight is less than this share of the token's largest are left out; 0 for none.
+    pub skip_below: f64,
     /// How far a bias for choosing moves after each step, towards even load; 0 for no bias.
     pub router_bias_update_rate: f64,
+}
+
+/// How many experts a token is given to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatingOption {
+    /// As many as the model says.
+    #[default]
+    Sparse,
+    /// All, each with its probability.
+    Dense,
 }
 
 impl RouterOptions {
@@ -37,7 +52,12 @@ impl RouterOptions {
             ("router_z_loss_coef", self.router_z_loss_coef, f64::INFINITY),
             ("router_jitter_noise", self.router_jitter_noise.unwrap_or(0.0), 1.0),
             ("router_bias_update_rate", self.router_bias_update_rate, 1.0),
+            ("skip_below", self.skip_below, 1.0),
         ];
+        if self.gating == GatingOption::Dense && self.skip_below > 0.0 {
+            let wanted = "wanted 0 with `gating = \"dense\"`, which leaves no expert out";
+            return Err(("skip_below", format!("{wanted}, found {}", self.skip_below)));
+        }
         for (key, value, most) in numbers {
             if !(value.is_finite() && (0.0..=most).contains(&value)) {
                 let wanted = if most == 1.0 {
@@ -49,6 +69,11 @@ impl RouterOptions {
             }
         }
         Ok(())
+    }
+
+    /// Whether experts are chosen otherwise than the model says.
+    pub fn chooses(&self) -> bool {
+        self.gating != GatingOption::Sparse || self.skip_below > 0.0
     }
 
     /// What each of the layers adds to the loss.
@@ -80,10 +105,13 @@ impl RouterOptions {
             ExpertNames::Qwen => Names::Qwen,
         };
         let router = RouterConfig {
-            gating: Gating::TopK(config.num_experts_per_tok as usize),
+            gating: match self.gating {
+                GatingOption::Sparse => Gating::TopK(config.num_experts_per_tok as usize),
+                GatingOption::Dense => Gating::Dense,
+            },
             normalise: config.norm_topk_prob,
             jitter: self.router_jitter_noise.unwrap_or(config.router_jitter_noise),
-            skip_below: 0.0,
+            skip_below: self.skip_below,
         };
         let device = slots.router.value().device();
         let router = Router::new(slots.router, router)?;

@@ -91,6 +91,21 @@ pub fn of_row(row: &Row, form: Form, tokenizer: &Tokenizer) -> Result<Asked> {
     }
 }
 
+/// The answer that a row itself gives.
+pub fn answer(row: &Row) -> Option<String> {
+    match row {
+        Row::Chat(chat) => chat
+            .messages
+            .last()
+            .filter(|last| last.role() == "assistant")
+            .map(Message::text),
+        Row::Prompted(exchange) | Row::Unpaired { exchange, .. } | Row::Preference { chosen: exchange, .. } => {
+            Some(exchange.reply_text())
+        }
+        Row::Text(_) | Row::Labelled { .. } | Row::PromptOnly { .. } => None,
+    }
+}
+
 /// The whole text of a row, as it is scored.
 pub fn whole_text(row: &Row, tokenizer: &Tokenizer) -> Result<String> {
     match row {

@@ -21,6 +21,15 @@ pub fn projection(dir: &ModelDir, at: &ModulePath, machine: Machine) -> decoder:
     Ok(Some(Box::new(Quantized::new(weight))))
 }
 
+/// What the codes of a file are.
+pub fn scheme(code: PackedCode) -> Scheme {
+    match code {
+        PackedCode::Nf4 => Scheme::Nf4,
+        PackedCode::Fp4 => Scheme::Fp4,
+        PackedCode::Int8 => Scheme::Int8,
+    }
+}
+
 /// A weight as a file holds it, as a weight to compute with.
 fn from_file(packed: &PackedTensor, machine: Machine) -> quant::Result<QuantizedWeight> {
     let wrong = |what, wanted: &str, found: String| Error::Parts {
@@ -28,10 +37,11 @@ fn from_file(packed: &PackedTensor, machine: Machine) -> quant::Result<Quantized
         wanted: wanted.into(),
         found,
     };
-    let (scheme, levels) = match packed.code {
-        PackedCode::Nf4 => (Scheme::Nf4, Some(&NF4)),
-        PackedCode::Fp4 => (Scheme::Fp4, Some(&FP4)),
-        PackedCode::Int8 => (Scheme::Int8, None),
+    let scheme = scheme(packed.code);
+    let levels = match packed.code {
+        PackedCode::Nf4 => Some(&NF4),
+        PackedCode::Fp4 => Some(&FP4),
+        PackedCode::Int8 => None,
     };
     if let (Some(theirs), Some(ours)) = (&packed.levels, levels)
         && !theirs.equal(&Tensor::from_slice(ours))

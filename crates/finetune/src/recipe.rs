@@ -171,7 +171,13 @@ impl Recipe {
             return Err(document.error(&format!("router.{key}"), &what, None));
         }
         let places = places::Places::of(document.path());
+        let is_own = router.as_ref().is_some_and(RouterOptions::chooses);
         let surgery = surgery::read(document, train.seed, &places)?;
+        if is_own && surgery.iter().any(|surgery| matches!(surgery, Surgery::Upcycle(_))) {
+            let what = "`gating` and `skip_below` wanted a model with experts, found one that `kind = \"upcycle\"` gives them\n\
+                        hint: write the mixture with `finetune upcycle`, and train that";
+            return Err(document.error("router", what, None));
+        }
         model.name_or_path = places.model(&model.name_or_path);
         model.chat_template = model.chat_template.map(|template| places.template(template));
         data.resolve(document, &places)?;

@@ -5,7 +5,7 @@ import warnings
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from command import distance, reference_logits
 
@@ -81,6 +81,65 @@ def adapters(report, finetune, base, chats):
         tokenizer = AutoTokenizer.from_pretrained(merged)
         report.close(f"{name}: merged, it says so in Transformers", reference_logits(model, tokenizer, finetune.texts), theirs)
         report.close(f"{name}: merged, it says so here", finetune.logits(merged), theirs)
+
+
+def combined(report, finetune, base, chats):
+    """Two adapters in one: ours as PEFT reads it, and PEFT's as we do."""
+    one = finetune.train("first", base, "kind = 'lora'\nr = 4\nlora_alpha = 10", chats)
+    two = finetune.train("second", base, "kind = 'lora'\nr = 4\nlora_alpha = 10", chats, more="seed = 9")
+    tokenizer = AutoTokenizer.from_pretrained(one)
+    for name, options in (
+        ("sum", ["--type", "sum"]),
+        ("svd", ["--type", "svd", "--rank", "4"]),
+        ("linear", ["--type", "linear"]),
+        ("ties", ["--type", "ties", "--density", "0.5"]),
+    ):
+        folder = finetune.work / "combined" / name
+        finetune("combine", "--adapter", f"{one}=0.7", "--adapter", f"{two}=0.4", *options, "--output", folder)
+        ours = finetune.logits(base, folder)
+        theirs = reference_logits(load_peft(report, f"combined by {name}", base_model(base), folder), tokenizer, finetune.texts)
+        report.close(f"combined by {name}: it says in PEFT what it says here", ours, theirs)
+        if name == "sum":
+            continue
+        peft = PeftModel.from_pretrained(base_model(base), one, adapter_name="one").eval()
+        peft.load_adapter(two, adapter_name="two")
+        more = {"svd": {"svd_rank": 4}, "ties": {"density": 0.5}}.get(name, {})
+        peft.add_weighted_adapter(["one", "two"], [0.7, 0.4], "both", combination_type=name, **more)
+        peft.set_adapter("both")
+        wanted = reference_logits(peft, tokenizer, finetune.texts)
+        report.close(f"combined by {name}: PEFT's own combination says the same", ours, wanted)
+        peft.save_pretrained(finetune.work / "combined-by-peft" / name, selected_adapters=["both"])
+        back = finetune.logits(base, finetune.work / "combined-by-peft" / name / "both")
+        report.close(f"combined by {name}: PEFT's file says here what it says there", back, wanted)
+
+
+def quantised(report, finetune, base):
+    """4-bit checkpoints: ours as Transformers reads them with bitsandbytes, and theirs as we do."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    before = finetune.logits(base)
+    for scheme in ("nf4", "fp4"):
+        for double in (False, True):
+            name = f"{scheme}{', scales in 8 bits' if double else ''}"
+            place = f"{scheme}-{'double' if double else 'plain'}"
+            folder = finetune.work / "quantised" / place
+            finetune("quantize", "--model", base, "--scheme", scheme, *(["--double-quant"] if double else []), "--output", folder)
+            ours = finetune.logits(folder)
+            report.moved(f"{name}: quantising moved it", ours, before)
+            theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+            wanted = reference_logits(theirs, tokenizer, finetune.texts)
+            report.close(f"{name}: our 4-bit model says in Transformers what it says here", ours, wanted)
+            config = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type=scheme, bnb_4bit_use_double_quant=double,
+                bnb_4bit_compute_dtype=torch.float32,
+            )
+            made = AutoModelForCausalLM.from_pretrained(
+                base, attn_implementation="eager", dtype=torch.float32, quantization_config=config
+            ).eval()
+            wanted = reference_logits(made, tokenizer, finetune.texts)
+            back = finetune.work / "quantised-by-them" / place
+            made.save_pretrained(back)
+            tokenizer.save_pretrained(back)
+            report.close(f"{name}: their 4-bit model says here what it says there", finetune.logits(back), wanted)
 
 
 def classifier(report, finetune, base):

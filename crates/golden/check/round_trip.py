@@ -36,6 +36,8 @@ def main():
     rows = [dict(messages=runs.messages([("user", f"{ask} {n}"), ("assistant", answer)])) for n in range(6) for ask, answer in SAYINGS]
     chats = finetune.rows("chats.jsonl", rows)
     adapters.adapters(report, finetune, base, chats)
+    adapters.combined(report, finetune, base, chats)
+    adapters.quantised(report, finetune, base)
     adapters.classifier(report, finetune, base)
     adapters.whole_models(report, finetune, base, gguf, chats)
     adapters.pruned(report, finetune, base, chats)

@@ -39,6 +39,7 @@ mod error;
 mod measure;
 mod mixture;
 mod prompt;
+mod roles;
 mod transcript;
 
 pub use agent::{Backend, Message, Reply, Request};
@@ -48,4 +49,5 @@ pub use error::{Error, Failure, Result};
 pub use measure::{copied, distinct};
 pub use mixture::{Listener, Mixture};
 pub use prompt::{CUT, RANKING, SYNTHESIS, cut, with_references};
+pub use roles::{Roles, Worth, roles};
 pub use transcript::{Call, Outcome};

@@ -27,6 +27,7 @@ mod schedule;
 
 mod batches;
 mod fit;
+mod heat;
 mod hooks;
 mod step;
 

@@ -9,7 +9,7 @@ use tch::Device;
 use tensor_core::device;
 
 use crate::state::State;
-use crate::{Best, Entry, ReportTo, Result, RunDir, TrainConfig, chart};
+use crate::{Best, Entry, ReportTo, Result, RunDir, TrainConfig, chart, heat};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +132,12 @@ impl Report {
             std::fs::write(&path, svg).map_err(crate::Error::file(&path, "write"))?;
             pictures.push((title, name));
         }
+        for (title, cells) in heat::maps(&self.history) {
+            let name = format!("report/{}.svg", title.replace(['/', ' '], "-"));
+            let path = dir.path().join(&name);
+            std::fs::write(&path, heat::draw(&title, &cells)?).map_err(crate::Error::file(&path, "write"))?;
+            pictures.push((title, name));
+        }
         dir.write_file("report.md", self.markdown(story, &pictures).as_bytes())?;
         Ok(Some(dir.path().join("report.md")))
     }
@@ -142,7 +148,9 @@ impl Report {
         let mut charts: BTreeMap<String, Vec<chart::Series>> = BTreeMap::new();
         for entry in &self.history {
             for (name, value) in &entry.values {
-                let (Some(value), false) = (value.as_f64(), NO_CURVES.contains(&name.as_str())) else {
+                // Numbers of many layers and units share a map.
+                let has_none = NO_CURVES.contains(&name.as_str()) || heat::cell(name).is_some();
+                let (Some(value), false) = (value.as_f64(), has_none) else {
                     continue;
                 };
                 let (title, line) = match name.strip_prefix("eval/") {

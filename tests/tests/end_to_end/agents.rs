@@ -129,6 +129,37 @@ fn an_endpoint_that_is_not_there_is_left_out_and_rows_are_answered_one_by_one() 
 }
 
 #[test]
+fn each_agents_worth_is_measured_in_each_role() {
+    let home = Home::new();
+    let agents = [
+        ("one", local(&format!("adapter = {:?}", adapter(&home, "a", 1)))),
+        ("last", local("")),
+    ];
+    let file = config(&home, &HEAD.replace(", \"two\", \"three\"", ""), &agents);
+    let rows = home.file(
+        "asked.jsonl",
+        "{\"prompt\": \"Who?\", \"completion\": \"a crow\"}\n{\"prompt\": \"What?\", \"completion\": \"a bird\"}\n",
+    );
+    let args = ["moa", "--config", &file, "--data", &rows, "--roles", "--dtype", "f32"];
+    let told = finetune(&home, &[&args[..], &["--json"]].concat())
+        .works()
+        .json_lines()
+        .remove(0);
+    for name in ["one", "last"] {
+        for role in ["alone", "proposer", "aggregator"] {
+            let worth = told["agents"][name][role].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&worth), "{told}");
+        }
+    }
+    assert!(told["distinct_2"].as_f64().unwrap() > 0.0, "{told}");
+    let table = finetune(&home, &args).works().stdout;
+    assert!(table.lines().count() == 4 && table.contains("aggregator"), "{table}");
+    let rows = home.file("asked.jsonl", "{\"prompt\": \"Who?\"}\n");
+    let args = ["moa", "--config", &file, "--data", &rows, "--roles", "--dtype", "f32"];
+    finetune(&home, &args).fails_with(1, &["asked.jsonl", "rows with an answer", "hint: give rows"]);
+}
+
+#[test]
 fn configurations_that_cannot_be_are_refused_before_a_model_is_loaded() {
     let home = Home::new();
     for (head, agents, parts) in [

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::command::{Home, finetune, losses, metrics, tiny};
 
 fn upcycled(home: &Home, more: &[&str]) -> String {
@@ -72,6 +74,104 @@ fn an_upcycled_model_scores_as_its_parent_and_answers() {
     assert_eq!(answer(&model), answer(&tiny));
     let again = finetune(&home, &["upcycle", "--model", &tiny, "--output", &model]);
     again.fails_with(1, &["a model is there already", "hint: "]);
+}
+
+#[test]
+fn only_the_experts_that_a_task_goes_to_are_trained() {
+    let home = Home::new();
+    let model = upcycled(&home, &[]);
+    let chats = home.chats();
+    let args = [
+        "experts",
+        "--model",
+        &model,
+        "--relevant",
+        "0.5",
+        "--data",
+        &chats,
+        "--dtype",
+        "f32",
+    ];
+    let told = finetune(&home, &[&args[..], &["--json"]].concat())
+        .works()
+        .json_lines()
+        .remove(0);
+    let layers = told["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), told["unfrozen_parameters"].as_array().unwrap().len());
+    for layer in layers {
+        assert!(layer["share"].as_f64().unwrap() >= 0.5, "{layer}");
+        assert!((1..4).contains(&layer["experts"].as_array().unwrap().len()), "{layer}");
+    }
+    let shown = finetune(&home, &args).works().stdout;
+    assert!(
+        shown.starts_with("[[surgery]]") && shown.parse::<toml::Table>().is_ok(),
+        "{shown}"
+    );
+    let patterns: Vec<String> = told["unfrozen_parameters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pattern| format!("'{}'", pattern.as_str().unwrap()))
+        .collect();
+    let surgery = format!(
+        "surgery.0={{kind=\"full\", unfrozen_parameters=[{}]}}",
+        patterns.join(", ")
+    );
+    let from = format!("model.name_or_path={model:?}");
+    let run = train(&home, "esft", &[&from, &surgery]);
+    let read = |folder: &str| golden::Vectors::open_file(&Path::new(folder).join("model.safetensors"));
+    let (before, after) = (read(&model), read(&run));
+    for layer in layers {
+        let at = layer["layer"].as_str().unwrap();
+        let chosen: Vec<u64> = layer["experts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_u64)
+            .collect();
+        for expert in 0..4 {
+            let name = format!("{at}.experts.{expert}.w1.weight");
+            let is_same = before.get(&name) == after.get(&name);
+            assert_eq!(is_same, !chosen.contains(&expert), "{name}");
+        }
+        let gate = format!("{at}.gate.weight");
+        assert_eq!(before.get(&gate), after.get(&gate), "{gate}");
+    }
+}
+
+#[test]
+fn a_run_may_give_tokens_to_all_experts_or_skip_the_lesser_ones() {
+    let home = Home::new();
+    let model = upcycled(&home, &[]);
+    let from = format!("model.name_or_path={model:?}");
+    let first = |name: &str, router: &str| {
+        let run = train(&home, name, &[&from, router, "train.max_steps=2"]);
+        losses(Path::new(&run))[0]
+    };
+    // Copies answer alike, so the loss is the parent's however many of them are asked.
+    let (sparse, dense) = (
+        first("a", "router={}"),
+        first("b", "router={gating=\"dense\", router_aux_loss_coef=0.0}"),
+    );
+    let skipping = first("c", "router={skip_below=0.9, router_aux_loss_coef=0.0}");
+    assert!(
+        (sparse - dense).abs() < 1e-4 && (sparse - skipping).abs() < 1e-4,
+        "{sparse} {dense} {skipping}"
+    );
+    let refused = |settings: &[&str], wanted: &str| {
+        let recipe = home.recipe("");
+        let mut args = vec!["train", recipe.as_str()];
+        args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        finetune(&home, &args).fails_with(1, &[wanted]);
+    };
+    refused(
+        &[&from, "router={gating=\"dense\", skip_below=0.5}"],
+        "`router.skip_below`",
+    );
+    refused(
+        &["surgery.0={kind=\"upcycle\"}", "router={gating=\"dense\"}"],
+        "write the mixture with `finetune upcycle`",
+    );
 }
 
 #[test]

@@ -117,6 +117,31 @@ fn a_reward_model_is_merged_into_a_classifier_of_one_label() {
 }
 
 #[test]
+fn a_margin_in_the_rows_is_asked_for_between_the_scores() {
+    let home = Home::new();
+    let losses = |margin: &str| {
+        let pairs = fs::read_to_string(home.pairs()).unwrap();
+        let rows = home.file("margins.jsonl", &pairs.replace("}\n", &format!("{margin}}}\n")));
+        let recipe = recipe(&home, &rows, "kind = \"reward\"\n");
+        let place = format!("train.output_dir={}", home.at(&format!("run{}", margin.len())));
+        finetune(&home, &["train", &recipe, "--set", &place]).works();
+        losses(&home.path().join(format!("run{}", margin.len())))[0]
+    };
+    let (none, zero, one) = (losses(""), losses(", \"margin\": 0"), losses(", \"margin\": 1.0"));
+    assert!((none - zero).abs() < 1e-6, "{none} {zero}");
+    // Scores begin near each other: ln(1 + e^0) grows to ln(1 + e^1).
+    assert!((one - none - 0.62).abs() < 0.05, "{none} {one}");
+    let pairs = fs::read_to_string(home.pairs()).unwrap();
+    let rows = home.file("wrong.jsonl", &pairs.replace("}\n", ", \"margin\": -1}\n"));
+    finetune(&home, &["train", &recipe(&home, &rows, "kind = \"reward\"\n")]).refuses(&Refusal {
+        place: "wrong.jsonl",
+        wanted: "a number of 0 or more",
+        found: "found -1",
+        hint: "a margin says",
+    });
+}
+
+#[test]
 fn rows_and_options_that_do_not_fit_are_refused() {
     let home = Home::new();
     let (pairs, judged, chats) = (home.pairs(), home.judged(), home.chats());

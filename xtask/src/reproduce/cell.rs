@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// Where a study's cells find what they need.
 pub(crate) struct Place {
@@ -33,8 +34,15 @@ struct Finished {
 impl Place {
     /// The measures of a cell, run now if it is not finished.
     pub(crate) fn cell(&self, arm: &Arm, seed: u64) -> Result<Measures> {
-        let folder = self.study.join(format!("{}-{seed}", folder_name(&arm.name)));
-        let fingerprint = fingerprint(arm, seed);
+        self.steps(&format!("{}-{seed}", folder_name(&arm.name)), &arm.steps, (seed, ""))
+    }
+
+    /// The measures of some steps in the folder `name`, run now if they are not finished; `after` changes with what
+    /// they build on. Besides: `wall.minutes`, what they took.
+    pub(crate) fn steps(&self, name: &str, steps: &[Step], (seed, after): (u64, &str)) -> Result<Measures> {
+        let folder = self.study.join(name);
+        let fingerprint = fingerprint(steps, seed, after);
+        let begun = Instant::now();
         let finished = folder.join("result.json");
         if let Some(known) = read(&finished).filter(|known| known.fingerprint == fingerprint) {
             return Ok(known.measures);
@@ -44,9 +52,10 @@ impl Place {
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         let mut measures = Measures::new();
-        for step in &arm.steps {
+        for step in steps {
             self.step(step, &folder, seed, &mut measures)?;
         }
+        measures.insert("wall.minutes".to_owned(), begun.elapsed().as_secs_f64() / 60.0);
         super::studies::derive(&mut measures);
         let text = serde_json::to_string_pretty(&Finished {
             fingerprint,
@@ -185,8 +194,8 @@ fn said(folder: &Path, name: &str) -> String {
 }
 
 /// Changes with the commands and with what stands in the place of their names.
-fn fingerprint(arm: &Arm, seed: u64) -> String {
-    let digest = Sha256::digest(format!("{:?} {seed}", arm.steps));
+fn fingerprint(steps: &[Step], seed: u64, after: &str) -> String {
+    let digest = Sha256::digest(format!("{steps:?} {seed}{after}"));
     digest
         .iter()
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -320,7 +329,8 @@ mod tests {
             vec![Step::evaluate("after", "m", Some("{out}/a"), "suite.toml")],
         );
         let first = place.cell(&arm, 1).unwrap();
-        assert_eq!(first, Measures::from([("after.t.accuracy".to_owned(), 0.5)]));
+        assert_eq!(first["after.t.accuracy"], 0.5);
+        assert!(first.len() == 2 && first["wall.minutes"] > 0.0);
         assert_eq!(place.cell(&arm, 1).unwrap(), first);
         assert_eq!(calls(home.path()), 1);
         place.cell(&arm, 2).unwrap();

@@ -2,7 +2,7 @@
 
 use super::plot;
 use super::results::{Results, deviation, mean};
-use super::study::{Arm, Step, Study};
+use super::study::{Step, Study};
 use crate::place::{checkout, write_if_changed};
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -42,7 +42,8 @@ fn text(study: &Study, results: &Results, seeds: u64, full: bool) -> String {
     let _ = writeln!(
         text,
         "Mean over the seeds, ± standard deviation.\n\n![{}]({}.svg)\n",
-        study.drawn, study.name
+        drawn(study),
+        study.name
     );
     for verdict in (study.verdicts)(results) {
         let _ = writeln!(text, "- {verdict}");
@@ -50,9 +51,15 @@ fn text(study: &Study, results: &Results, seeds: u64, full: bool) -> String {
     text += "\n## What was run\n";
     for arm in &study.arms {
         let _ = writeln!(text, "\n{}:\n", arm.name);
-        text += &commands(arm);
+        text += &commands(&arm.steps);
     }
     text
+}
+
+/// What the picture shows: the heading of the column that is drawn.
+fn drawn(study: &Study) -> &'static str {
+    let column = study.columns.iter().find(|column| column.key == study.drawn);
+    column.map_or(study.drawn, |column| column.heading)
 }
 
 /// The table as Markdown.
@@ -78,9 +85,9 @@ pub(crate) fn table(study: &Study, results: &Results) -> String {
     text + "\n"
 }
 
-fn commands(arm: &Arm) -> String {
+pub(crate) fn commands(steps: &[Step]) -> String {
     let mut text = "```\n".to_owned();
-    for step in &arm.steps {
+    for step in steps {
         let _ = match step {
             Step::Train { name, recipe } => {
                 let lines: Vec<String> = recipe.trim().lines().map(|line| format!("  {line}")).collect();
@@ -109,7 +116,8 @@ fn commands(arm: &Arm) -> String {
     text + "```\n"
 }
 
-fn machine() -> String {
+/// The processor, its best unit, how many cores a command sees.
+pub(crate) fn machine() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text
         .lines()
@@ -130,7 +138,7 @@ fn machine() -> String {
 }
 
 /// The date, as `date` tells it.
-fn today() -> String {
+pub(crate) fn today() -> String {
     let output = Command::new("date").arg("+%Y-%m-%d").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     text.unwrap_or_default()
@@ -139,7 +147,7 @@ fn today() -> String {
 #[cfg(test)]
 mod tests {
     use super::super::results::Measures;
-    use super::super::study::{Column, Form, Verdict};
+    use super::super::study::{Arm, Column, Form, Verdict};
     use super::*;
 
     fn study() -> Study {

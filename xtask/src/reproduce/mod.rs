@@ -4,14 +4,14 @@
 //! `runs/reproduce` and not run again, so that a study goes on where it was stopped; a cell whose commands have changed is.
 
 mod alignment;
-mod cell;
-mod data;
-mod document;
+pub(crate) mod cell;
+pub(crate) mod data;
+pub(crate) mod document;
 mod factbook;
 mod plot;
-mod results;
+pub(crate) mod results;
 mod studies;
-mod study;
+pub(crate) mod study;
 
 use crate::download::Wheels;
 use crate::place::{Cache, checkout};

@@ -54,7 +54,7 @@ pub(crate) enum Step {
     Evaluate {
         name: String,
         model: Vec<String>,
-        suite: &'static str,
+        suite: String,
     },
 }
 
@@ -125,7 +125,7 @@ impl Step {
         Self::Evaluate {
             name: name.to_owned(),
             model: arguments,
-            suite,
+            suite: suite.to_owned(),
         }
     }
 

@@ -103,7 +103,7 @@ pub fn look_up(
         if let Some(reference) = reference {
             let log_probs = on_cpu(&reference.token_log_probs(policy, &row)?);
             gather(part, blob::slice(&log_probs), |episode, numbers| {
-                episode.reference = numbers
+                episode.reference = numbers;
             });
         }
         if let Some(critic) = critic {

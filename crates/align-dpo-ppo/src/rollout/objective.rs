@@ -129,14 +129,14 @@ impl Objective for PolicyGradient {
             let penalty = KlEstimator::K3.of(&log_probs, reference);
             ratios.push(("kl", total(&penalty), num_tokens));
             if self.beta > 0.0 {
-                each = each + penalty * self.beta;
+                each += penalty * self.beta;
             }
         }
         if let (Some(critic), Some((old, returns))) = (&self.critic, &row.values) {
             let values = critic.head.values(&hidden);
             let loss = value_loss(&values, old, returns, critic.clip);
             ratios.push(("loss/value_avg", total(&loss), num_tokens));
-            each = each + loss * critic.coefficient;
+            each += loss * critic.coefficient;
         }
         Ok(Loss {
             ratios,

@@ -77,6 +77,20 @@ pub struct PackedTensor {
     pub scales: PackedScales,
 }
 
+impl PackedTensor {
+    /// Bytes of its codes, levels and scales.
+    pub fn num_bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let scales = match &self.scales {
+            PackedScales::Plain(absmax) => bytes(absmax),
+            PackedScales::Nested {
+                codes, absmax, levels, ..
+            } => bytes(codes) + bytes(absmax) + bytes(levels),
+        };
+        bytes(&self.codes) + self.levels.as_ref().map_or(0, bytes) + scales
+    }
+}
+
 /// The scales of a packed weight's blocks.
 #[derive(Debug)]
 pub enum PackedScales {

@@ -21,6 +21,8 @@ pub struct Making {
     pub max_tokens: usize,
     /// By set, the log-probability of each sample's two replies under the reference; empty if not known.
     pub known: Rc<Vec<Vec<f32>>>,
+    /// By set, by how much each sample's better reply is better; empty where the rows do not say.
+    pub margins: Rc<Vec<Vec<f32>>>,
 }
 
 /// What an objective reads of a packed row.
@@ -40,6 +42,16 @@ pub trait ToRow: Sized + 'static {
 impl Making {
     fn numbers(&self, numbers: &[i64]) -> Tensor {
         Tensor::from_slice(numbers).to_device(self.device)
+    }
+
+    /// By how much the better reply of each pair is better; none where no row of any set says it.
+    fn margins_of(&self, documents: &[DocumentId]) -> Option<Tensor> {
+        if self.margins.iter().all(Vec::is_empty) {
+            return None;
+        }
+        let of = |pair: &[DocumentId]| self.margins[pair[0].set].get(pair[0].sample).copied().unwrap_or(0.0);
+        let margins: Vec<f32> = documents.chunks_exact(2).map(of).collect();
+        Some(Tensor::from_slice(&margins).to_device(self.device))
     }
 
     /// What is known of these documents.
@@ -106,7 +118,7 @@ impl ToRow for ScoredRow {
         Self {
             tokens: making.numbers(&packed.tokens),
             documents: Documents::new(&packed.lengths),
-            margin: None,
+            margin: making.margins_of(&packed.documents),
         }
     }
 
@@ -237,6 +249,7 @@ mod tests {
             max_length: 4,
             max_tokens: 99,
             known: Rc::default(),
+            margins: Rc::default(),
         };
         let (a, b, c): (&[u32], &[u32], &[u32]) = (&[1, 2, 11, 12, 13], &[3, 21], &[4, 5, 6, 31]);
         let step = [packed(&[(0, a, 2), (1, b, 1)]), packed(&[(2, c, 3)])];

@@ -1,5 +1,6 @@
 //! A recipe's data as tokens: read, checked, tokenised, cached.
 
+mod margins;
 mod wanted;
 
 use std::path::PathBuf;
@@ -19,6 +20,9 @@ pub struct Sets {
     pub eval: Vec<(String, TokenSet)>,
     /// Names of the classes, for `classify`.
     pub labels: Option<Vec<String>>,
+    /// By training set, each row's `margin`, for `reward`: by how much its better reply is better; empty where no row
+    /// of the set has one.
+    pub margins: Vec<Vec<f32>>,
 }
 
 impl Sets {
@@ -29,6 +33,7 @@ impl Sets {
                 train: Vec::new(),
                 eval: Vec::new(),
                 labels: None,
+                margins: Vec::new(),
             });
         }
         let labels = match (&recipe.objective, recipe.labels()) {
@@ -45,14 +50,23 @@ impl Sets {
             .train
             .iter()
             .map(|source| set(source, Limit::ByMixture))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let eval = recipe
             .data
             .eval
             .iter()
             .map(|source| Ok((source.name.clone(), set(source, Limit::Rows)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { train, eval, labels })
+        let margins = match recipe.objective {
+            ObjectiveConfig::Reward(_) => margins::read(&recipe.data.train, &train)?,
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            train,
+            eval,
+            labels,
+            margins,
+        })
     }
 
     /// Tokens of the longest sample there is.

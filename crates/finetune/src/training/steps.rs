@@ -41,7 +41,10 @@ impl<'d> Steps<'d> {
         Ok(Self {
             longest_row: longest_row(&refs, &config),
             batches: data::Batches::new(refs, mixture, config)?,
-            making: making(recipe, device),
+            making: Making {
+                margins: Rc::new(sets.margins.clone()),
+                ..making(recipe, device)
+            },
         })
     }
 
@@ -124,6 +127,7 @@ fn making(recipe: &Recipe, device: Device) -> Making {
         max_length: recipe.data.max_length,
         max_tokens: recipe.data.max_tokens,
         known: Rc::default(),
+        margins: Rc::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::{StagedDir, TokenizerFiles};
@@ -89,14 +90,16 @@ impl Args {
             .into());
         }
         let bar = output::bar(0, "modules");
+        let begun = Instant::now();
         let combination = combine(&weighted(&self.adapter, &adapters), &options, &mut |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         })?;
+        let seconds = begun.elapsed().as_secs_f64();
         bar.finish_and_clear();
         self.write(&adapters, &combination)?;
         if self.json {
-            output::json(&self.facts(&combination))?;
+            output::json(&self.facts(&combination, seconds))?;
         } else {
             show(&combination)?;
         }
@@ -173,7 +176,8 @@ impl Args {
         Ok(())
     }
 
-    fn facts(&self, combination: &Combination) -> Value {
+    /// What `--json` says; `seconds` are those of combining, without reading and writing.
+    fn facts(&self, combination: &Combination, seconds: f64) -> Value {
         let adapters: Vec<Value> = self
             .adapter
             .iter()
@@ -196,6 +200,7 @@ impl Args {
             "adapters": adapters,
             "output": self.output.display().to_string(),
             "modules": modules,
+            "seconds": seconds,
         })
     }
 }

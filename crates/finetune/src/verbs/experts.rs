@@ -16,7 +16,7 @@ use tch::Tensor;
 use tensor_core::{Documents, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Sublayer};
 
 use crate::experts::RouterOptions;
-use crate::machine::MachineArgs;
+use crate::machine::{Machine, MachineArgs};
 use crate::model::Source;
 use crate::{output, prompts};
 
@@ -27,15 +27,29 @@ use crate::{output, prompts};
                   keeps the one whose output is nearest to all experts' (for 4 of 8 that is 70 sets), `usage` keeps the most used,\n\
                   `random` any, and `merge` makes the most used take in those that the router treats alike. Merged experts are\n\
                   written once for each row of the router that they answer for, as other programs read them.\n\n\
-                  Example:\n  finetune experts --model smollm2-8x --keep 6 --by nearest --data sample.jsonl --output smollm2-6x"
+                  With `--relevant` nothing is written: the experts that a task's rows go to are named, for a recipe that trains only\n\
+                  them (expert-specialised fine-tuning).\n\n\
+                  Example:\n  finetune experts --model smollm2-8x --keep 6 --by nearest --data sample.jsonl --output smollm2-6x\n  \
+                  finetune experts --model smollm2-8x --relevant 0.2 --data task.jsonl"
 )]
 pub struct Args {
     /// A mixture of experts
     #[arg(long, value_name = "M")]
     model: String,
     /// Experts that stay in each layer
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        required_unless_present = "relevant",
+        conflicts_with = "relevant",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     keep: usize,
+    /// Instead: the fewest experts of each layer that together get this share of the sample, 0 to 1, as
+    /// `unfrozen_parameters` for a recipe that trains only them
+    #[arg(long, value_name = "P", conflicts_with_all = ["output", "by"])]
+    relevant: Option<f64>,
     /// What decides
     #[arg(long, value_enum, value_name = "H", default_value = "nearest")]
     by: By,
@@ -49,7 +63,13 @@ pub struct Args {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Where the model is written; a model that is there is not replaced
-    #[arg(long, value_name = "DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "relevant",
+        default_value = "",
+        hide_default_value = true
+    )]
     output: PathBuf,
     /// What was kept, as JSON on stdout
     #[arg(long)]
@@ -84,7 +104,10 @@ impl Args {
                 self.model
             );
         };
-        if !(1..=experts.num_experts as usize).contains(&self.keep) {
+        if let Some(share) = self.relevant.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            bail!("`--relevant`: wanted a share above 0, at most 1, found {share}\nhint: 0.1 to 0.2 are usual");
+        }
+        if self.relevant.is_none() && !(1..=experts.num_experts as usize).contains(&self.keep) {
             bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep);
         }
         let rows = Dataset::read(&self.data, &ReadConfig::default())?;
@@ -100,6 +123,9 @@ impl Args {
         })?;
         let tokens = self.sample(&watched, &rows, &tokenizer)?;
         drop(watched);
+        if let Some(share) = self.relevant {
+            return self.tell_relevant(share, &source, machine, (&inputs, tokens));
+        }
         let mut layers = Vec::new();
         let made = source.decoder_made(machine, &mut as_they_are, &mut |slots| {
             let at = slots.at.clone();
@@ -122,6 +148,44 @@ impl Args {
         let made = made.replace_feed_forwards(config, &mut |_, layer| Ok(layer))?;
         checkpoint_of(&source, &made, &self.output)?;
         self.tell(&layers, tokens)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// ESFT's choice by token ratio (Wang et al. 2024, arXiv:2407.01906): which experts the sample goes to.
+    fn tell_relevant(
+        &self,
+        share: f64,
+        source: &Source,
+        machine: Machine,
+        (inputs, tokens): (&Inputs, usize),
+    ) -> Result<ExitCode> {
+        let (mut layers, mut parameters) = (Vec::new(), Vec::new());
+        source.decoder_made(machine, &mut as_they_are, &mut |slots| {
+            let at = slots.at.clone();
+            let layer = RouterOptions::default().layer(slots).map_err(at_root)?;
+            let seen = inputs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&at)
+                .unwrap_or_default();
+            let sample = Calibration::of(&layer, &Tensor::cat(&seen, 0));
+            let (experts, reached) = most_used(sample.usage(), share);
+            let chosen: Vec<String> = experts.iter().map(ToString::to_string).collect();
+            let path = regex::escape(at.as_str());
+            parameters.push(format!("^{path}\\.experts\\.({})\\.", chosen.join("|")));
+            layers.push(json!({"layer": at.to_string(), "experts": experts, "share": reached}));
+            Ok(Box::new(layer))
+        })?;
+        if self.json {
+            let told = json!({"sample_tokens": tokens, "layers": layers, "unfrozen_parameters": parameters});
+            output::json(&told)?;
+        } else {
+            output::line("[[surgery]]\nkind = \"full\"\nunfrozen_parameters = [")?;
+            parameters
+                .iter()
+                .try_for_each(|pattern| output::line(format!("  '{pattern}',")))?;
+            output::line("]")?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -195,6 +259,23 @@ impl Args {
     }
 }
 
+/// The fewest experts that together have `share` of all tokens, ascending, and the share that they have.
+fn most_used(usage: &[f64], share: f64) -> (Vec<usize>, f64) {
+    let total: f64 = usage.iter().sum::<f64>().max(1.0);
+    let mut order: Vec<usize> = (0..usage.len()).collect();
+    order.sort_by(|&a, &b| usage[b].total_cmp(&usage[a]).then(a.cmp(&b)));
+    let (mut chosen, mut reached) = (Vec::new(), 0.0);
+    for expert in order {
+        if reached >= share {
+            break;
+        }
+        chosen.push(expert);
+        reached += usage[expert] / total;
+    }
+    chosen.sort_unstable();
+    (chosen, reached)
+}
+
 fn checkpoint_of(source: &Source, model: &Decoder, folder: &std::path::Path) -> Result<()> {
     let options = checkpoint::SaveOptions {
         dtype: Some(model.kind()).filter(|_| source.dir().config().dtype.is_none()),
@@ -252,5 +333,18 @@ impl Sublayer for Watched {
 impl Parameters for Watched {
     fn visit(&self, at: &ModulePath, visitor: &mut dyn FnMut(&ModulePath, &Param)) {
         self.inner.visit(at, visitor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fewest_experts_reach_the_share() {
+        let usage = [10.0, 50.0, 0.0, 40.0];
+        assert_eq!(most_used(&usage, 0.2), (vec![1], 0.5));
+        assert_eq!(most_used(&usage, 0.6).0, [1, 3]);
+        assert_eq!(most_used(&usage, 1.0), (vec![0, 1, 3], 1.0));
     }
 }

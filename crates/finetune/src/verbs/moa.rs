@@ -6,14 +6,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use data::{Dataset, ReadConfig};
-use moa::{Call, Endpoints, Listener, Message, Mixture, MoaConfig, Outcome, copied, distinct};
+use moa::{Call, Endpoints, Listener, Message, Mixture, MoaConfig, Outcome, copied, distinct, roles};
 use serde_json::{Value, json};
 
 use crate::agents::LocalAgents;
 use crate::machine::MachineArgs;
-use crate::output;
+use crate::{output, prompts};
 
 /// Arguments of `moa`.
 #[derive(clap::Args, Debug)]
@@ -36,6 +36,10 @@ pub struct Args {
     /// A file of rows to answer, each as a line of JSON with how much the last layer's answers differ and were copied
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Instead of answering: what each agent is worth alone, as the only proposer, and as the aggregator of all, on rows
+    /// that have answers; the score is the F1 of the words
+    #[arg(long, requires = "data")]
+    roles: bool,
     /// Where every call is written as a line of JSON; a file that is there is not replaced
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
@@ -57,6 +61,15 @@ impl Args {
             .transpose()?;
         let transcript = self.transcript.as_deref().map(create).transpose()?;
         let mut local = LocalAgents::load(&config, &self.machine)?;
+        if let (true, Some(rows)) = (self.roles, &rows) {
+            let mut heard = Heard {
+                transcript,
+                run: 0,
+                streams: false,
+                failed: None,
+            };
+            return self.measure_roles(&config, rows, &mut local, &mut heard);
+        }
         let endpoints = Endpoints::of(&config, |name| std::env::var(name).ok());
         let layers = config.proposers().len();
         let mut mixture = Mixture::new(config, endpoints, &mut local)?;
@@ -84,6 +97,74 @@ impl Args {
                 output::json(&told(&question, &outcome, layers))?;
             }
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Args {
+    /// Every agent in every role, on rows that say what is right.
+    fn measure_roles(
+        &self,
+        config: &MoaConfig,
+        rows: &Dataset,
+        local: &mut LocalAgents,
+        heard: &mut Heard,
+    ) -> Result<ExitCode> {
+        let mut asked = Vec::with_capacity(rows.len());
+        for idx in 0..rows.len() {
+            let row = rows.row(idx);
+            let Some(answer) = prompts::answer(row) else {
+                bail!(
+                    "{}: `--roles` wants rows with an answer, found none\nhint: give rows `prompt`, `completion`, or conversations that end with the assistant's turn",
+                    rows.place(idx)
+                );
+            };
+            asked.push((row.input(), answer));
+        }
+        let bar = output::bar(3 * config.agents.len() * asked.len(), "roles");
+        let mut respond = |config: &MoaConfig, idx: usize| {
+            heard.run = idx;
+            let endpoints = Endpoints::of(config, |name| std::env::var(name).ok());
+            let mut mixture = Mixture::new(config.clone(), endpoints, local)?;
+            let outcome = mixture.respond(&[Message::new("user", asked[idx].0.as_str())], heard);
+            bar.inc(1);
+            outcome
+        };
+        let score = |idx: usize, text: &str| evaluate::word_f1(&asked[idx].1, text);
+        let found = roles(config, asked.len(), &mut respond, &score)?;
+        bar.finish_and_clear();
+        if let Some(error) = heard.failed.take() {
+            return Err(error);
+        }
+        if self.json {
+            output::json(&found)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let width = found
+            .agents
+            .keys()
+            .map(|name| name.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(5);
+        output::line(format!(
+            "{:width$}  {:>8}  {:>8}  {:>10}",
+            "agent", "alone", "proposer", "aggregator"
+        ))?;
+        for (name, worth) in &found.agents {
+            let share = |value: f64| format!("{:.1} %", 100.0 * value);
+            output::line(format!(
+                "{name:width$}  {:>8}  {:>8}  {:>10}",
+                share(worth.alone),
+                share(worth.proposer),
+                share(worth.aggregator)
+            ))?;
+        }
+        output::line(format!(
+            "different word pairs in all answers to a question: {:.1} %; calls that failed: {}",
+            100.0 * found.distinct_2,
+            found.failures
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }

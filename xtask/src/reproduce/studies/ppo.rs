@@ -5,12 +5,12 @@ use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, column, lora};
 
 /// Nats a reply that PPO shall keep to.
-const TARGET: f64 = 3.0;
+const TARGET: f64 = 4.0;
 /// Optimiser steps: four a rollout.
 const STEPS: usize = 48;
 
 const PPO: &str = "kind = \"ppo\"\nnum_ppo_epochs = 2\nnum_mini_batches = 2\n";
-const TARGETED: &str = "kl_coef = 0.05\nadaptive_kl = { target = 3.0, horizon = 64.0 }\n";
+const TARGETED: &str = "kl_coef = 0.1\nadaptive_kl = { target = 4.0, horizon = 256.0 }\n";
 
 pub(super) fn study(scale: usize) -> Study {
     let base = vec![Step::evaluate("after", MODEL, None, "sentiment.toml")];
@@ -30,6 +30,7 @@ pub(super) fn study(scale: usize) -> Study {
         ),
         arm("PPO, nats are free", &format!("{PPO}kl_coef = 0.0\n"), scale),
         arm("GRPO", grpo, scale),
+        supervised(scale),
     ];
     Study {
         name: "ppo",
@@ -38,7 +39,7 @@ pub(super) fn study(scale: usize) -> Study {
                 and stays near the language model that it began as, the price following a target; Schulman et al. 2017 \
                 (arXiv:1707.06347): clipping keeps steps small; Shao et al. 2024 (arXiv:2402.03300): GRPO does without a \
                 critic. Here: sixteen tokens after the first ten words of web texts, rewarded by VADER's lexicon, 64 replies a \
-                rollout, twelve rollouts, LoRA of rank 16, the price aiming at three nats a reply. Replies to held-out openings \
+                rollout, twelve rollouts, LoRA of rank 16, the price aiming at four nats a reply. Replies to held-out openings \
                 are measured; the perplexity of general text is what nothing rewarded. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms,
@@ -77,6 +78,23 @@ fn arm(name: &str, objective: &str, scale: usize) -> Arm {
     Arm::new(name, steps)
 }
 
+/// SFT with the same adapter and as many texts a step, for the memory.
+fn supervised(scale: usize) -> Arm {
+    let recipe = format!(
+        "[model]\nname_or_path = \"{MODEL}\"\n\n{}\n[objective]\nkind = \"sft\"\n\n\
+         [data]\ntrain = [{{ path = \"{{data}}/openings.train.jsonl\", shape = \"text\", columns = {{ text = \"prompt\" }} }}]\nmax_length = 128\n\n\
+         [train]\nmax_steps = {}\nper_device_train_batch_size = 32\nlearning_rate = 1e-6\nsave_strategy = \"no\"\n\
+         logging_steps = 4\nreport_to = []\n",
+        lora(16),
+        8 * scale,
+    );
+    Arm::new(
+        "SFT on the openings, for its memory",
+        vec![Step::Train { name: "train", recipe }],
+    )
+    .without_chance()
+}
+
 fn verdicts(results: &Results) -> Vec<Verdict> {
     let of = |arm: &str, key: &str| results.mean(arm, key);
     let (free, kept) = ("PPO, nats are free", "PPO");
@@ -106,12 +124,28 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         },
         Verdict {
             statement: format!(
-                "GRPO raises the reward too, without a critic, at no more memory ({:.3}; {:.2} against {:.2} GB)",
+                "without clipping it goes further too ({:.2} nats against {:.2})",
+                of("PPO without clipping", KL),
+                of(kept, KL)
+            ),
+            holds: of("PPO without clipping", KL) > of(kept, KL),
+        },
+        Verdict {
+            statement: format!(
+                "PPO takes at most 1.5 times the memory of SFT with the same adapter ({:.2} against {:.2} GB)",
+                of(kept, PEAK) / 1e9,
+                of("SFT on the openings, for its memory", PEAK) / 1e9
+            ),
+            holds: of(kept, PEAK) <= 1.5 * of("SFT on the openings, for its memory", PEAK),
+        },
+        Verdict {
+            statement: format!(
+                "GRPO raises the reward too, without a critic, in about the same memory ({:.3}; {:.2} against {:.2} GB)",
                 of("GRPO", REWARD),
                 of("GRPO", PEAK) / 1e9,
                 of(kept, PEAK) / 1e9
             ),
-            holds: of("GRPO", REWARD) > of("base", REWARD) + 0.1 && of("GRPO", PEAK) <= 1.02 * of(kept, PEAK),
+            holds: of("GRPO", REWARD) > of("base", REWARD) + 0.1 && of("GRPO", PEAK) <= 1.1 * of(kept, PEAK),
         },
     ]
 }

@@ -1,5 +1,7 @@
 //! What a model is: architecture, sizes, special tokens, template.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use checkpoint::Output;
 use serde_json::{Map, Value, json};
@@ -13,12 +15,23 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     let source = Source::open(name)?;
     let (dir, config) = (source.dir(), source.dir().config());
     let mut bytes = 0;
-    let mut tensors = Vec::new();
+    let (mut tensors, mut schemes) = (Vec::new(), BTreeSet::new());
     for name in dir.names() {
         let info = dir.info(name)?;
         let count: i64 = info.shape.iter().product();
-        bytes += count as usize * info.kind.elt_size_in_bytes();
-        tensors.push(json!({ "name": name, "shape": info.shape, "dtype": dtype(info.kind) }));
+        let held = match dir.packed(name)? {
+            None => (
+                count as usize * info.kind.elt_size_in_bytes(),
+                dtype(info.kind).to_owned(),
+            ),
+            Some(packed) => {
+                let scheme = crate::quantised::scheme(packed.code).to_string();
+                schemes.insert(scheme.clone());
+                (packed.num_bytes(), scheme)
+            }
+        };
+        bytes += held.0;
+        tensors.push(json!({ "name": name, "shape": info.shape, "dtype": held.1 }));
     }
     let mut facts = Map::new();
     let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
@@ -36,6 +49,9 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     put("parameters", json!(config.num_parameters()));
     put("memory", json!(output::bytes(bytes as f64)));
     put("dtype", json!(config.dtype.map(dtype)));
+    if !schemes.is_empty() {
+        put("quantised", json!(schemes));
+    }
     put("layers", json!(config.num_hidden_layers));
     put("hidden_size", json!(config.hidden_size));
     put("intermediate_size", json!(config.intermediate_size));
