@@ -38,6 +38,7 @@ fn adapter(folder: &Path, seed: u64) -> String {
         train: Vec::new(),
         eval: Vec::new(),
         labels: None,
+        margins: Vec::new(),
     };
     saving::save(folder, &operated, &source, &sets).unwrap();
     folder.display().to_string()

@@ -150,7 +150,7 @@ fn a_run_may_give_tokens_to_all_experts_or_skip_the_lesser_ones() {
     };
     // Copies answer alike, so the loss is the parent's however many of them are asked.
     let (sparse, dense) = (
-        first("a", "router={}"),
+        first("a", "router={router_aux_loss_coef=0.0}"),
         first("b", "router={gating=\"dense\", router_aux_loss_coef=0.0}"),
     );
     let skipping = first("c", "router={skip_below=0.9, router_aux_loss_coef=0.0}");

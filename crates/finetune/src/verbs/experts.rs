@@ -1,7 +1,7 @@
 //! `finetune experts`: fewer experts in a mixture, those that a sample of text needs least.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -107,8 +107,8 @@ impl Args {
         if let Some(share) = self.relevant.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
             bail!("`--relevant`: wanted a share above 0, at most 1, found {share}\nhint: 0.1 to 0.2 are usual");
         }
-        if self.relevant.is_none() && !(1..=experts.num_experts as usize).contains(&self.keep) {
-            bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep);
+        if self.relevant.is_none() && !(1..=experts.num_experts as usize).contains(&self.keep()) {
+            bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep());
         }
         let rows = Dataset::read(&self.data, &ReadConfig::default())?;
         let tokenizer = source.tokenizer()?;
@@ -143,12 +143,18 @@ impl Args {
         let config = made.config().clone();
         let config = match self.by {
             By::Merge => config,
-            _ => config.with_num_experts(self.keep as i64),
+            _ => config.with_num_experts(self.keep() as i64),
         };
         let made = made.replace_feed_forwards(config, &mut |_, layer| Ok(layer))?;
-        checkpoint_of(&source, &made, &self.output)?;
-        self.tell(&layers, tokens)?;
+        let output = self.output.clone().unwrap_or_default();
+        checkpoint_of(&source, &made, &output)?;
+        self.tell(&layers, tokens, &output)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Experts that stay; 0 where none go.
+    fn keep(&self) -> usize {
+        self.keep.unwrap_or(0)
     }
 
     /// ESFT's choice by token ratio (Wang et al. 2024, arXiv:2407.01906): which experts the sample goes to.
@@ -224,17 +230,17 @@ impl Args {
         let told = |kept: &[usize], distance: Option<f64>| json!({"layer": at, "kept": kept, "usage": usage, "distance": distance, "skip_below": sample.skip_threshold()});
         let kept = match self.by {
             By::Merge => {
-                let groups = Groups::choose(&sample, self.keep)?;
+                let groups = Groups::choose(&sample, self.keep())?;
                 let told = told(&groups.leaders, None);
                 return Ok((merge_experts(layer, &sample, &groups)?.spread(), told));
             }
-            By::Nearest => keep_nearest(&layer, &sample, self.keep)?.0,
-            By::Usage => keep_most_used(&sample, self.keep)?,
+            By::Nearest => keep_nearest(&layer, &sample, self.keep())?.0,
+            By::Usage => keep_most_used(&sample, self.keep())?,
             By::Random => {
                 let key = tensor_core::DropoutKey(self.seed).at(layer.path().site());
                 let mut order: Vec<usize> = (0..usage.len()).collect();
                 order.sort_by_key(|&expert| key.at(expert as u64).0);
-                order.truncate(self.keep);
+                order.truncate(self.keep());
                 order.sort_unstable();
                 order
             }
@@ -243,17 +249,17 @@ impl Args {
         Ok((layer.keeping(&kept)?, told))
     }
 
-    fn tell(&self, layers: &[serde_json::Value], tokens: usize) -> Result<()> {
+    fn tell(&self, layers: &[serde_json::Value], tokens: usize, output: &Path) -> Result<()> {
         if self.json {
             output::json(
-                &json!({"output": self.output, "keep": self.keep, "sample_tokens": tokens, "layers": layers}),
+                &json!({"output": output, "keep": self.keep(), "sample_tokens": tokens, "layers": layers}),
             )?;
         }
         output::note(format!(
             "{} experts in each of {} layers, decided on {tokens} tokens; written to `{}`",
-            self.keep,
+            self.keep(),
             layers.len(),
-            self.output.display()
+            output.display()
         ));
         Ok(())
     }
@@ -276,7 +282,7 @@ fn most_used(usage: &[f64], share: f64) -> (Vec<usize>, f64) {
     (chosen, reached)
 }
 
-fn checkpoint_of(source: &Source, model: &Decoder, folder: &std::path::Path) -> Result<()> {
+fn checkpoint_of(source: &Source, model: &Decoder, folder: &Path) -> Result<()> {
     let options = checkpoint::SaveOptions {
         dtype: Some(model.kind()).filter(|_| source.dir().config().dtype.is_none()),
         ..source.options(Existing::Refuse)

@@ -43,6 +43,7 @@ fn save(folder: &Path, base: &str, surgery: &str, template: Option<&str>) {
         train: Vec::new(),
         eval: Vec::new(),
         labels: None,
+        margins: Vec::new(),
     };
     saving::save(folder, &operated, &source, &sets).expect("saved");
 }

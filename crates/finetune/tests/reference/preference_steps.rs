@@ -168,6 +168,7 @@ impl Run<'_> {
             train: vec![recorded.samples(self.recipe)],
             eval: Vec::new(),
             labels: None,
+            margins: Vec::new(),
         };
         let steps = Steps::training(&sets, self.recipe, MACHINE.device).expect("steps");
         let toml = self.recipe.to_toml().expect("a recipe");

@@ -196,6 +196,7 @@ impl Recorded {
             train: vec![self.documents(&recipe)],
             eval: Vec::new(),
             labels: None,
+            margins: Vec::new(),
         };
         let steps = Steps::training(&sets, &recipe, MACHINE.device).expect("steps");
         let toml = recipe.to_toml().expect("a recipe");
