@@ -41,7 +41,9 @@ impl Judge for Known {
     /// The base finds every token twice as likely.
     fn base_log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Option<Vec<f32>>> {
         let mut scores = self.log_probs(tokens, documents)?;
-        scores.iter_mut().for_each(|score| *score += 2f32.ln());
+        for score in &mut scores {
+            *score += 2f32.ln();
+        }
         Ok(Some(scores))
     }
 
@@ -167,7 +169,7 @@ fn of_two_replies_the_likelier_one_wins_and_the_margin_is_in_nats() {
     let task = report("");
     assert_eq!((task.rows, task.accuracy), (2, Some(0.5)));
     let near = |found: Option<f64>, wanted: f64| assert!((found.unwrap() - wanted).abs() < 1e-6, "{found:?} {wanted}");
-    near(task.margin, ((5f64 / 2.0).ln() + (3f64 / 42.0).ln()) / 2.0);
+    near(task.margin, f64::midpoint((5f64 / 2.0).ln(), (3f64 / 42.0).ln()));
     near(task.chosen_log_prob, -(2f64.ln() + 42f64.ln()) / 2.0);
     near(
         report("normalise = \"per_token\"\n").chosen_log_prob,

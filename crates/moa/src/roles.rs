@@ -85,10 +85,13 @@ mod tests {
     impl Backend for Three {
         fn respond(&mut self, requests: &[Request]) -> Vec<Result<Reply, Failure>> {
             let answer = |request: &Request| {
-                let has_read = request.messages.iter().any(|message| message.content.contains("right"));
+                let has_read = request
+                    .messages
+                    .iter()
+                    .any(|message| message.content.contains("forty-two"));
                 let text = match request.agent.as_str() {
-                    "knows" => "it is right",
-                    "reads" if has_read => "so it is right",
+                    "knows" => "it is forty-two",
+                    "reads" if has_read => "so it is forty-two",
                     _ => "no idea",
                 };
                 Ok(Reply {
@@ -114,7 +117,7 @@ mod tests {
             let question = format!("question {idx}?");
             Mixture::new(config.clone(), endpoints, &mut local)?.respond(&[Message::new("user", question)], &mut ())
         };
-        let score = |_: usize, text: &str| f64::from(u8::from(text.contains("right")));
+        let score = |_: usize, text: &str| f64::from(u8::from(text.contains("forty-two")));
         let found = roles(&config, 2, &mut respond, &score).unwrap();
         let worth = |alone, proposer, aggregator| Worth {
             alone,
@@ -124,7 +127,7 @@ mod tests {
         assert_eq!(found.agents["knows"], worth(1.0, 1.0, 1.0));
         assert_eq!(found.agents["reads"], worth(0.0, 0.0, 1.0));
         assert_eq!(found.agents["lost"], worth(0.0, 0.0, 0.0));
-        // "it is", "is right", and "no idea" twice: three different pairs of four.
+        // "it is", "is forty-two", and "no idea" twice: three different pairs of four.
         assert!((found.distinct_2 - 0.75).abs() < 1e-12, "{}", found.distinct_2);
     }
 }

@@ -41,11 +41,9 @@ pub struct Args {
         long,
         value_name = "N",
         required_unless_present = "relevant",
-        conflicts_with = "relevant",
-        default_value_t = 0,
-        hide_default_value = true
+        conflicts_with = "relevant"
     )]
-    keep: usize,
+    keep: Option<usize>,
     /// Instead: the fewest experts of each layer that together get this share of the sample, 0 to 1, as
     /// `unfrozen_parameters` for a recipe that trains only them
     #[arg(long, value_name = "P", conflicts_with_all = ["output", "by"])]
@@ -63,14 +61,8 @@ pub struct Args {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Where the model is written; a model that is there is not replaced
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "relevant",
-        default_value = "",
-        hide_default_value = true
-    )]
-    output: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "relevant")]
+    output: Option<PathBuf>,
     /// What was kept, as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -251,9 +243,7 @@ impl Args {
 
     fn tell(&self, layers: &[serde_json::Value], tokens: usize, output: &Path) -> Result<()> {
         if self.json {
-            output::json(
-                &json!({"output": output, "keep": self.keep(), "sample_tokens": tokens, "layers": layers}),
-            )?;
+            output::json(&json!({"output": output, "keep": self.keep(), "sample_tokens": tokens, "layers": layers}))?;
         }
         output::note(format!(
             "{} experts in each of {} layers, decided on {tokens} tokens; written to `{}`",

@@ -186,8 +186,15 @@ mod tests {
         assert!(!records.has(0));
         // Written again, what was read is the same to the bit.
         assert_eq!(records.write(&written[1]).unwrap(), written[1]);
-        dir.save(5, |folder| Ok(std::fs::write(folder.join("state.json"), "{}")?))
-            .unwrap();
+        dir.save(5, |folder| {
+            std::fs::write(folder.join("state.json"), "{\"step\": 5}")?;
+            let zero = tch::Tensor::from_slice(&[0.0f32]);
+            for name in ["optimizer.safetensors", "masters.safetensors"] {
+                checkpoint::write_tensors(&folder.join(name), [("zero", &zero)])?;
+            }
+            Ok(())
+        })
+        .unwrap();
         drop(dir);
         let dir = open(Start::Resume);
         let records = Records::open(&dir, 4).unwrap();
