@@ -88,10 +88,10 @@ mod tests {
                 let has_read = request
                     .messages
                     .iter()
-                    .any(|message| message.content.contains("forty-two"));
+                    .any(|message| message.content.contains("xyzzy"));
                 let text = match request.agent.as_str() {
-                    "knows" => "it is forty-two",
-                    "reads" if has_read => "so it is forty-two",
+                    "knows" => "it is xyzzy",
+                    "reads" if has_read => "so it is xyzzy",
                     _ => "no idea",
                 };
                 Ok(Reply {
@@ -117,7 +117,7 @@ mod tests {
             let question = format!("question {idx}?");
             Mixture::new(config.clone(), endpoints, &mut local)?.respond(&[Message::new("user", question)], &mut ())
         };
-        let score = |_: usize, text: &str| f64::from(u8::from(text.contains("forty-two")));
+        let score = |_: usize, text: &str| f64::from(u8::from(text.contains("xyzzy")));
         let found = roles(&config, 2, &mut respond, &score).unwrap();
         let worth = |alone, proposer, aggregator| Worth {
             alone,
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(found.agents["knows"], worth(1.0, 1.0, 1.0));
         assert_eq!(found.agents["reads"], worth(0.0, 0.0, 1.0));
         assert_eq!(found.agents["lost"], worth(0.0, 0.0, 0.0));
-        // "it is", "is forty-two", and "no idea" twice: three different pairs of four.
+        // "it is", "is xyzzy", and "no idea" twice: three different pairs of four.
         assert!((found.distinct_2 - 0.75).abs() < 1e-12, "{}", found.distinct_2);
     }
 }
