@@ -5,7 +5,7 @@ import warnings
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from command import distance, reference_logits
 
@@ -86,7 +86,7 @@ def adapters(report, finetune, base, chats):
 def combined(report, finetune, base, chats):
     """Two adapters in one: ours as PEFT reads it, and PEFT's as we do."""
     one = finetune.train("first", base, "kind = 'lora'\nr = 4\nlora_alpha = 10", chats)
-    two = finetune.train("second", base, "kind = 'lora'\nr = 4\nlora_alpha = 10", chats, more="seed = 9")
+    two = finetune.train("second", base, "kind = 'lora'\nr = 4\nlora_alpha = 10\nlora_dropout = 0.3", chats)
     tokenizer = AutoTokenizer.from_pretrained(one)
     for name, options in (
         ("sum", ["--type", "sum"]),
@@ -113,9 +113,26 @@ def combined(report, finetune, base, chats):
         report.close(f"combined by {name}: PEFT's file says here what it says there", back, wanted)
 
 
+def dequantised_logits(folder, tokenizer, texts):
+    """What a 4-bit model stands for, dequantised in f32: bitsandbytes' own product on CPUs rounds scales to bf16."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            state.dtype = torch.float32
+    return reference_logits(model.dequantize().float().eval(), tokenizer, texts)
+
+
 def quantised(report, finetune, base):
     """4-bit checkpoints: ours as Transformers reads them with bitsandbytes, and theirs as we do."""
     tokenizer = AutoTokenizer.from_pretrained(base)
+    # Rows of whole blocks: bitsandbytes' CPU path takes no others.
+    config = AutoConfig.from_pretrained(base)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    torch.manual_seed(0)
+    base = finetune.work / "wide"
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    tokenizer.save_pretrained(base)
     before = finetune.logits(base)
     for scheme in ("nf4", "fp4"):
         for double in (False, True):
@@ -125,8 +142,7 @@ def quantised(report, finetune, base):
             finetune("quantize", "--model", base, "--scheme", scheme, *(["--double-quant"] if double else []), "--output", folder)
             ours = finetune.logits(folder)
             report.moved(f"{name}: quantising moved it", ours, before)
-            theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
-            wanted = reference_logits(theirs, tokenizer, finetune.texts)
+            wanted = dequantised_logits(folder, tokenizer, finetune.texts)
             report.close(f"{name}: our 4-bit model says in Transformers what it says here", ours, wanted)
             config = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type=scheme, bnb_4bit_use_double_quant=double,
@@ -134,11 +150,11 @@ def quantised(report, finetune, base):
             )
             made = AutoModelForCausalLM.from_pretrained(
                 base, attn_implementation="eager", dtype=torch.float32, quantization_config=config
-            ).eval()
-            wanted = reference_logits(made, tokenizer, finetune.texts)
+            )
             back = finetune.work / "quantised-by-them" / place
             made.save_pretrained(back)
             tokenizer.save_pretrained(back)
+            wanted = dequantised_logits(back, tokenizer, finetune.texts)
             report.close(f"{name}: their 4-bit model says here what it says there", finetune.logits(back), wanted)
 
 
