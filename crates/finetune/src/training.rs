@@ -12,6 +12,7 @@ pub mod saving;
 pub mod sets;
 mod states;
 pub mod steps;
+mod telling;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,6 @@ use tensor_core::Objective;
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
-use self::forgetting::Forgetting;
 use self::operate::hft::Half;
 use self::operate::{Kept, Operated};
 use self::reference::Known;
@@ -32,6 +32,7 @@ use self::rollouts::Method;
 use self::rows::ToRow;
 use self::sets::Sets;
 use self::steps::Steps;
+use self::telling::Telling;
 use crate::experts::Balancing;
 use crate::machine::{Dtype, Machine};
 use crate::model::Source;
@@ -199,16 +200,7 @@ impl Run<'_> {
             Some(known) => batches.with_known(known.train.clone()),
             None => batches,
         };
-        let asked = samples::asked(self.sets, recipe, self.tokenizer, model)?;
-        let before = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
-        let forgetting = Forgetting::of(recipe);
-        let perplexity = || {
-            forgetting
-                .as_ref()
-                .map(|text| text.measure(model, self.tokenizer))
-                .transpose()
-        };
-        let perplexity_before = perplexity()?;
+        let telling = Telling::begin(self)?;
         let half = Half::of(model, recipe)?;
         let evaluation = Evaluation::new(
             self.sets,
@@ -243,15 +235,8 @@ impl Run<'_> {
             hooks,
         )?;
         if !matches!(report.outcome, Outcome::Interrupted { .. }) {
-            let after = samples::answers(model, self.tokenizer, &asked, recipe.report.max_new_tokens)?;
-            let mut story = samples::story(recipe, self.operated, &report, samples::pair(asked, before, after));
-            if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
-                story.results.extend(Forgetting::results(before, after));
-            }
-            if let Some(half) = &half {
-                story.settings.extend(half.settings(report.num_steps, batches.len()));
-            }
-            report.write(self.dir, &story)?;
+            let settings = half.map_or_else(Vec::new, |half| half.settings(report.num_steps, batches.len()));
+            telling.end(&report, Vec::new(), settings)?;
         }
         Ok(report)
     }

@@ -21,8 +21,8 @@ use self::prepare::{Prepared, prepare};
 use self::steps::Steps;
 use self::tail::Tail;
 use super::evaluation::Evaluation;
-use super::forgetting::Forgetting;
-use super::{Run, announce, samples, saving, stop_flag};
+use super::telling::{Results, Telling};
+use super::{Run, announce, saving, stop_flag};
 use crate::output;
 use crate::prompts;
 use crate::recipe::{MemoryObjective, Surgery};
@@ -32,17 +32,8 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     let (recipe, model, train) = (run.recipe, &run.operated.model, &run.recipe.train);
     let facts = facts::of_recipe(&run.sets.train, recipe)?;
     let others = facts::of_sets(run.sets.eval.iter().map(|(_, set)| (set, None)))?;
-    let asked = samples::asked(run.sets, recipe, run.tokenizer, model)?;
+    let telling = Telling::begin(run)?;
     let before = Measured::of(model, &facts, &others)?;
-    let said_before = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
-    let forgetting = Forgetting::of(recipe);
-    let perplexity = || {
-        forgetting
-            .as_ref()
-            .map(|text| text.measure(model, run.tokenizer))
-            .transpose()
-    };
-    let perplexity_before = perplexity()?;
 
     // What was fitted once stays, also for the facts that come to it later.
     let is_new = bank.num_touched() == 0;
@@ -99,17 +90,10 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
         return Ok(report);
     }
     let after = Measured::of(model, &facts, &others)?;
-    let said = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
-    let mut story = samples::story(recipe, run.operated, &report, samples::pair(asked, said_before, said));
     let ends: Vec<u32> = model.config().eos_token_ids.iter().map(|&id| id as u32).collect();
     let again = prepare(model, bank, &facts, &background, (options, false))?;
-    story
-        .results
-        .extend(results((&before, &after), (&facts, &ends), (&prepared, &again), &steps));
-    if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
-        story.results.extend(Forgetting::results(before, after));
-    }
-    report.write(run.dir, &story)?;
+    let results = results((&before, &after), (&facts, &ends), (&prepared, &again), &steps);
+    telling.end(&report, results, Vec::new())?;
     Ok(report)
 }
 
@@ -188,7 +172,7 @@ fn results(
     (facts, ends): (&[Fact], &[u32]),
     (prepared, again): (&Prepared, &Prepared),
     steps: &Steps,
-) -> Vec<(String, String, String)> {
+) -> Results {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let line = |name: &str, before: String, after: String| (name.to_owned(), before, after);
     let none = || "-".to_owned();

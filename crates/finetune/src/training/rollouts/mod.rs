@@ -24,8 +24,8 @@ use self::prompts::PromptSet;
 use self::record::Records;
 use self::steps::Steps;
 use self::writer::Writer;
-use super::forgetting::Forgetting;
-use super::{Run, announce, samples, saving, states, stop_flag};
+use super::telling::Telling;
+use super::{Run, announce, saving, states, stop_flag};
 use crate::experts::Balancing;
 use crate::output;
 
@@ -63,16 +63,7 @@ pub(super) fn fit(run: &Run, mut method: Method, reference: &dyn Fn() -> Result<
         seed: recipe.train.seed,
     };
     let steps = Steps::new(&train, recipe, &writer, &records)?;
-    let asked = samples::asked(run.sets, recipe, run.tokenizer, model)?;
-    let before = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
-    let forgetting = Forgetting::of(recipe);
-    let perplexity = || {
-        forgetting
-            .as_ref()
-            .map(|text| text.measure(model, run.tokenizer))
-            .transpose()
-    };
-    let perplexity_before = perplexity()?;
+    let telling = Telling::begin(run)?;
     let save = |folder: &Path| -> Result<()> {
         saving::save(folder, run.operated, run.source, run.sets)?;
         if let Some(head) = method.critic() {
@@ -110,13 +101,7 @@ pub(super) fn fit(run: &Run, mut method: Method, reference: &dyn Fn() -> Result<
     };
     let report = train::fit(learner, &method.objective(), &steps, &recipe.train, hooks)?;
     if !matches!(report.outcome, Outcome::Interrupted { .. }) {
-        let after = samples::answers(model, run.tokenizer, &asked, recipe.report.max_new_tokens)?;
-        let mut story = samples::story(recipe, run.operated, &report, samples::pair(asked, before, after));
-        story.results.extend(records.results(report.num_steps)?);
-        if let (Some(before), Some(after)) = (perplexity_before, perplexity()?) {
-            story.results.extend(Forgetting::results(before, after));
-        }
-        report.write(run.dir, &story)?;
+        telling.end(&report, records.results(report.num_steps)?, Vec::new())?;
     }
     Ok(report)
 }
