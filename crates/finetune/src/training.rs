@@ -5,7 +5,7 @@ pub mod forgetting;
 pub mod memory;
 pub mod operate;
 pub mod reference;
-mod rollouts;
+pub mod rollouts;
 pub mod rows;
 pub mod samples;
 pub mod saving;

@@ -85,10 +85,7 @@ mod tests {
     impl Backend for Three {
         fn respond(&mut self, requests: &[Request]) -> Vec<Result<Reply, Failure>> {
             let answer = |request: &Request| {
-                let has_read = request
-                    .messages
-                    .iter()
-                    .any(|message| message.content.contains("xyzzy"));
+                let has_read = request.messages.iter().any(|message| message.content.contains("xyzzy"));
                 let text = match request.agent.as_str() {
                     "knows" => "it is xyzzy",
                     "reads" if has_read => "so it is xyzzy",

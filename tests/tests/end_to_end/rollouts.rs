@@ -211,6 +211,22 @@ fn every_objective_trains_over_a_four_bit_base() {
 }
 
 #[test]
+fn a_run_over_rollouts_is_estimated_before_it() {
+    for objective in [PPO, GRPO] {
+        let home = Home::new();
+        let recipe = recipe(&home, objective);
+        let told = finetune(&home, &["estimate", recipe.as_str(), "--json"])
+            .works()
+            .json_lines()
+            .remove(0);
+        assert_eq!(told["time"]["steps"].as_f64(), Some(6.0), "{told}");
+        // Four replies of six tokens a step, each behind its prompt.
+        assert!(told["time"]["tokens"].as_f64().unwrap() > 6.0 * 4.0 * 6.0, "{told}");
+        assert!(told["time"]["seconds"].as_f64().unwrap() > 0.0, "{told}");
+    }
+}
+
+#[test]
 fn what_rollouts_cannot_do_is_refused() {
     let refused = |objective: &str, settings: &[&str], says: Refusal| {
         let home = Home::new();

@@ -14,6 +14,7 @@ use crate::machine::MachineArgs;
 use crate::model::Source;
 use crate::output;
 use crate::recipe::Recipe;
+use crate::training::rollouts;
 use crate::training::sets::Sets;
 use crate::training::steps::Steps;
 
@@ -45,12 +46,15 @@ impl Args {
         let source = Source::of(&recipe.model)?;
         let tokenizer = source.tokenizer()?;
         let sets = Sets::read(&recipe, &tokenizer)?;
-        let steps = Steps::training(&sets, &recipe, machine.device)?;
+        let work = match rollouts::extent(&recipe, &tokenizer)? {
+            Some(extent) => time::Work::of_rollouts(&extent),
+            None => time::Work::of(&sets, &Steps::training(&sets, &recipe, machine.device)?),
+        };
         let mut model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;
         let learnt = sets.train.iter().map(|set| set.report().trained_tokens).sum();
         model.added += memory::rows_of_memories(&recipe, source.dir().config(), learnt)?;
-        let memory = memory::estimate(&model, &recipe, machine, steps.longest());
-        let time = time::estimate(&model, &recipe, machine, &sets, &steps, memory.recomputed_share());
+        let memory = memory::estimate(&model, &recipe, machine, work.longest);
+        let time = time::estimate(&model, &recipe, machine, &work, memory.recomputed_share());
         let past = past::read(recipe.output_dir());
         if self.json {
             output::json(

@@ -5,12 +5,12 @@ use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, column, lora};
 
 /// Nats a reply that PPO shall keep to.
-const TARGET: f64 = 4.0;
+const TARGET: f64 = 2.0;
 /// Optimiser steps: four a rollout.
 const STEPS: usize = 48;
 
 const PPO: &str = "kind = \"ppo\"\nnum_ppo_epochs = 2\nnum_mini_batches = 2\n";
-const TARGETED: &str = "kl_coef = 0.1\nadaptive_kl = { target = 4.0, horizon = 256.0 }\n";
+const TARGETED: &str = "kl_coef = 0.1\nadaptive_kl = { target = 2.0, horizon = 256.0 }\n";
 
 pub(super) fn study(scale: usize) -> Study {
     let base = vec![Step::evaluate("after", MODEL, None, "sentiment.toml")];
@@ -39,7 +39,7 @@ pub(super) fn study(scale: usize) -> Study {
                 and stays near the language model that it began as, the price following a target; Schulman et al. 2017 \
                 (arXiv:1707.06347): clipping keeps steps small; Shao et al. 2024 (arXiv:2402.03300): GRPO does without a \
                 critic. Here: sixteen tokens after the first ten words of web texts, rewarded by VADER's lexicon, 64 replies a \
-                rollout, twelve rollouts, LoRA of rank 16, the price aiming at four nats a reply. Replies to held-out openings \
+                rollout, twelve rollouts, LoRA of rank 16, the price aiming at two nats a reply. Replies to held-out openings \
                 are measured; the perplexity of general text is what nothing rewarded. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms,

@@ -4,6 +4,7 @@
 //! mini-batches. Each rollout is a file under `rollouts/`, written before its first step: a run that is killed goes on
 //! with the rollouts that its checkpoint has begun, and writes those behind it anew, with the same seeds.
 
+mod extent;
 mod method;
 mod prompts;
 mod record;
@@ -21,7 +22,7 @@ use tensor_core::LanguageModel;
 use train::{AfterStep, Entry, Hooks, Outcome, Report, Tallies};
 
 use self::prompts::PromptSet;
-use self::record::Records;
+use self::record::{Records, Rollout};
 use self::steps::Steps;
 use self::writer::Writer;
 use super::telling::Telling;
@@ -29,6 +30,7 @@ use super::{Run, announce, saving, states, stop_flag};
 use crate::experts::Balancing;
 use crate::output;
 
+pub use self::extent::{Extent, extent};
 pub(super) use self::method::Method;
 
 /// Beside an adapter that PPO trained: its critic's head.
@@ -151,20 +153,20 @@ impl AfterStep for After<'_> {
     }
 }
 
-/// A rollout's failures, once.
-fn tell_failures(number: usize, failed: &[&str], of: usize) -> Result<()> {
-    match failed {
-        [] => Ok(()),
-        [first, ..] if failed.len() == of => bail!(
+/// Says once how many replies of a rollout a reward could not score; an error if nothing is left to learn from.
+fn tell_failures(number: usize, rollout: &Rollout) -> Result<()> {
+    let of = rollout.replies.len();
+    let mut failed = rollout.replies.iter().filter_map(|reply| reply.failed.as_deref());
+    let Some(first) = failed.next() else { return Ok(()) };
+    if rollout.replies.iter().all(|reply| reply.episode.score.is_none()) {
+        bail!(
             "rollout {number}: wanted a score for some of its {of} replies, found none: {first}\n\
              hint: try the reward on a row of the data; nothing can be learnt without it"
-        ),
-        [first, ..] => {
-            let count = failed.len();
-            output::note(format!(
-                "rollout {number}: {count} of {of} replies could not be scored, first: {first}"
-            ));
-            Ok(())
-        }
+        );
     }
+    let count = 1 + failed.count();
+    output::note(format!(
+        "rollout {number}: {count} of {of} replies could not be scored, first: {first}"
+    ));
+    Ok(())
 }

@@ -37,14 +37,7 @@ impl Writer<'_> {
             .flat_map(|prompt| std::iter::repeat_n(*prompt, self.method.group()))
             .collect();
         let mut rollout = self.reply(number as u64, &each)?;
-        let failed: Vec<&str> = rollout
-            .replies
-            .iter()
-            .filter_map(|reply| reply.failed.as_deref())
-            .collect();
-        if rollout.replies.iter().any(|reply| reply.episode.score.is_none()) || !failed.is_empty() {
-            tell_failures(number, &failed, rollout.replies.len())?;
-        }
+        tell_failures(number, &rollout)?;
         let mut episodes: Vec<Episode> = rollout.replies.iter().map(|reply| reply.episode.clone()).collect();
         self.method.teach(&mut episodes, kl_coef);
         for (reply, episode) in rollout.replies.iter_mut().zip(episodes) {

@@ -10,6 +10,7 @@ use super::object;
 use crate::machine::Machine;
 use crate::output;
 use crate::recipe::Recipe;
+use crate::training::rollouts::Extent;
 use crate::training::sets::Sets;
 use crate::training::steps::Steps;
 
@@ -26,38 +27,65 @@ pub(super) struct Time {
 /// The share of the measured matrix rate that a whole step reaches; the rest goes to norms, attention and the optimiser.
 const SHARE: f64 = 0.33;
 
-pub(super) fn estimate(
-    model: &Model,
-    recipe: &Recipe,
-    machine: Machine,
-    sets: &Sets,
-    steps: &Steps,
-    recomputed: f64,
-) -> Time {
-    let per_epoch = steps.len();
-    let total = recipe.train.total_steps(per_epoch);
-    let epochs = total as f64 / per_epoch as f64;
-    let order = steps.batches().mixture().order(0);
-    let in_epoch: f64 = order
-        .iter()
-        .map(|pick| sets.train[pick.set as usize].sample_len(pick.sample as usize) as f64)
-        .sum();
-    let learnt: f64 = {
+/// What one epoch computes.
+pub(super) struct Work {
+    steps: usize,
+    /// Tokens that are learnt from or read before them.
+    tokens: f64,
+    /// Of them, those that are learnt.
+    learnt: f64,
+    /// Tokens that go forward only.
+    forward_only: f64,
+    /// Tokens of the longest row.
+    pub(super) longest: usize,
+}
+
+impl Work {
+    /// Of rows that are there.
+    pub(super) fn of(sets: &Sets, steps: &Steps) -> Self {
+        let order = steps.batches().mixture().order(0);
+        let in_epoch: f64 = order
+            .iter()
+            .map(|pick| sets.train[pick.set as usize].sample_len(pick.sample as usize) as f64)
+            .sum();
         let (trained, all) = sets.train.iter().fold((0.0, 0.0), |(trained, all), set| {
             (
                 trained + set.report().trained_tokens as f64,
                 all + set.report().tokens as f64,
             )
         });
-        in_epoch * trained / f64::max(all, 1.0)
-    };
-    let tokens = in_epoch * epochs;
+        Self {
+            steps: steps.len(),
+            tokens: in_epoch,
+            learnt: in_epoch * trained / f64::max(all, 1.0),
+            forward_only: 0.0,
+            longest: steps.longest(),
+        }
+    }
+
+    /// Of replies that are yet to be written.
+    pub(super) fn of_rollouts(extent: &Extent) -> Self {
+        Self {
+            steps: extent.steps,
+            tokens: extent.tokens,
+            learnt: extent.learnt,
+            forward_only: extent.forward_only,
+            longest: extent.longest,
+        }
+    }
+}
+
+pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, work: &Work, recomputed: f64) -> Time {
+    let total = recipe.train.total_steps(work.steps);
+    let epochs = total as f64 / work.steps as f64;
+    let tokens = work.tokens * epochs;
     // Forward and the gradient of the inputs; that of the weights where they train; recomputed blocks forward again.
     let trains = (model.unfrozen / model.base).min(1.0);
     let block = 2.0 * model.matrices * (2.0 + trains + recomputed) + 6.0 * model.added;
     let head = 2.0 * model.head * (2.0 + trains);
-    let operations = tokens * block + learnt * epochs * head;
-    let rate = rate(model, machine, steps.longest());
+    let forward = 2.0 * (model.matrices + model.head);
+    let operations = tokens * block + epochs * (work.learnt * head + work.forward_only * forward);
+    let rate = rate(model, machine, work.longest);
     let seconds = operations / (rate * SHARE);
     Time {
         steps: total,

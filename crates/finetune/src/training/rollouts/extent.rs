@@ -1,0 +1,53 @@
+//! How much a run over rollouts computes, for an estimate before it.
+
+use anyhow::Result;
+use data::Tokenizer;
+
+use super::{Method, prompts};
+use crate::recipe::{ObjectiveConfig, Recipe};
+
+/// What one pass over the prompts takes, if every reply is as long as it may be.
+pub struct Extent {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Tokens that are learnt from or read before them.
+    pub tokens: f64,
+    /// Tokens of replies among them.
+    pub learnt: f64,
+    /// Tokens that go through the model forward only: written, and looked up for reference and critic.
+    pub forward_only: f64,
+    /// Tokens of the longest row.
+    pub longest: usize,
+}
+
+/// The extent of a recipe whose objective writes its own data; none of another.
+pub fn extent(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Extent>> {
+    let method = match &recipe.objective {
+        ObjectiveConfig::Ppo(config) => Method::Critic(config, None),
+        ObjectiveConfig::Grpo(config) => Method::Groups(config),
+        _ => return Ok(None),
+    };
+    let sets = prompts::read(&recipe.data.train, recipe, tokenizer)?;
+    let lengths: Vec<usize> = sets
+        .iter()
+        .flat_map(|set| &set.prompts)
+        .map(|prompt| prompt.tokens.len())
+        .collect();
+    let reply = method.max_completion_length();
+    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+    let longest = lengths.iter().max().unwrap_or(&0) + reply;
+    let per_step = recipe.train.documents_per_step();
+    let per_rollout = per_step * method.mini_batches();
+    let rollouts = (lengths.len() * method.group() / per_rollout).max(1);
+    let steps = rollouts * method.steps_per_rollout();
+    let length = mean + reply as f64;
+    let looked_up =
+        f64::from(u8::from(method.needs_reference())) + f64::from(u8::from(matches!(method, Method::Critic(..))));
+    Ok(Some(Extent {
+        steps,
+        tokens: (steps * per_step) as f64 * length,
+        learnt: (steps * per_step * reply) as f64,
+        forward_only: (rollouts * per_rollout) as f64 * length * (1.0 + looked_up),
+        longest: longest.max(recipe.data.max_tokens.min(longest * per_step)),
+    }))
+}
