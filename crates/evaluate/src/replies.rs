@@ -11,7 +11,8 @@ use crate::{Drawing, Error, Result, Said, Scorer, Task, TaskReport, packing, row
 /// Prompts that are answered at a time.
 const BATCH: usize = 32;
 
-/// A row: what is asked, how the row itself answers, and its other columns.
+/// A row: what is asked, how the row itself answers, and its other columns; its own answer is `completion` there, as in
+/// training.
 struct Asked {
     text: String,
     tokens: Vec<u32>,
@@ -108,6 +109,10 @@ fn asked(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<As
     let tokens = tokenizer
         .encode_prompt(&rendered)
         .map_err(|source| failed(task, idx, source))?;
+    let mut extra = extra;
+    if let Some(own) = &own {
+        extra.insert("completion".into(), own.clone().into());
+    }
     Ok(Asked {
         text,
         tokens,
@@ -135,42 +140,40 @@ fn judged(
             hint: "remove them, or evaluate with the `finetune` command".into(),
         });
     };
-    let to_said = |(asked, reply): (&Asked, &String), tokens: &[u32]| Said {
+    let said_to = |asked: &Asked, reply: &str, tokens: Vec<u32>| Said {
         prompt: asked.text.clone(),
-        reply: reply.clone(),
-        tokens: tokens.to_vec(),
+        reply: reply.to_owned(),
         num_tokens: tokens.len() - asked.tokens.len(),
+        tokens,
         extra: asked.extra.clone(),
     };
-    let theirs: Vec<Said> = asked
+    // The replies, then the rows' own answers: all in one call, so that rewards are opened once.
+    let mut judged: Vec<Said> = asked
         .iter()
         .zip(said)
         .zip(documents)
-        .map(|(pair, tokens)| to_said(pair, tokens))
+        .map(|((asked, reply), tokens)| said_to(asked, reply, tokens.clone()))
         .collect();
-    let verdicts = judge.verdicts(task, &theirs)?;
-    let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
-    for (name, value) in verdicts.iter().flat_map(|verdict| &verdict.parts) {
-        let sum = sums.entry(name.clone()).or_default();
-        *sum = (sum.0 + value, sum.1 + 1);
-    }
-    let known: Vec<f64> = verdicts.iter().filter_map(|verdict| verdict.score).collect();
-    let reward = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
     let mut owned = Vec::new();
     for (idx, asked) in asked.iter().enumerate() {
         if let Some(own) = &asked.own {
             let reply = tokenizer.encode(own).map_err(|source| failed(task, idx, source))?;
-            let tokens = [asked.tokens.as_slice(), &reply].concat();
-            owned.push((idx, to_said((asked, own), &tokens)));
+            owned.push(idx);
+            judged.push(said_to(asked, own, [asked.tokens.as_slice(), &reply].concat()));
         }
     }
-    let (rows, answers): (Vec<usize>, Vec<Said>) = owned.into_iter().unzip();
-    let against = judge.verdicts(task, &answers)?;
-    let won: Vec<f64> = rows
+    let verdicts = judge.verdicts(task, &judged)?;
+    let (replies, answers) = verdicts.split_at(asked.len());
+    let mut sums: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+    for (name, value) in replies.iter().flat_map(|verdict| &verdict.parts) {
+        let sum = sums.entry(name.clone()).or_default();
+        *sum = (sum.0 + value, sum.1 + 1);
+    }
+    let won: Vec<f64> = owned
         .iter()
-        .zip(&against)
+        .zip(answers)
         .filter_map(|(&idx, own)| {
-            let (reply, own) = (verdicts[idx].score?, own.score?);
+            let (reply, own) = (replies[idx].score?, own.score?);
             Some(if reply > own {
                 1.0
             } else if reply < own {
@@ -180,9 +183,10 @@ fn judged(
             })
         })
         .collect();
-    let win_rate = (!won.is_empty()).then(|| won.iter().sum::<f64>() / won.len() as f64);
-    let means = sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64));
-    Ok((means.collect(), reward, win_rate))
+    let known: Vec<f64> = replies.iter().filter_map(|verdict| verdict.score).collect();
+    let mean = |numbers: &[f64]| (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64);
+    let parts = sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64));
+    Ok((parts.collect(), mean(&known), mean(&won)))
 }
 
 /// Nats a reply between the model and its base, over the replies that were drawn; none without adapters.

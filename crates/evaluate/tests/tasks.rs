@@ -52,6 +52,7 @@ impl Judge for Known {
         let verdict = |said: &Said| {
             let letters = said.reply.chars().filter(|c| c.is_alphabetic()).count() as f64;
             assert_eq!(said.tokens.len() - said.num_tokens, said.prompt.split(' ').count());
+            assert!(said.extra["completion"].is_string());
             Verdict {
                 parts: [("letters".to_owned(), letters)].into(),
                 score: Some(letters),

@@ -8,6 +8,7 @@ mod document;
 mod low_rank;
 mod memory;
 mod objective;
+mod overrides;
 mod places;
 mod prune;
 mod rewards;

@@ -28,7 +28,6 @@ use self::evaluation::Evaluation;
 use self::operate::hft::Half;
 use self::operate::{Kept, Operated};
 use self::reference::Known;
-use self::rollouts::Method;
 use self::rows::ToRow;
 use self::sets::Sets;
 use self::steps::Steps;
@@ -123,8 +122,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
             run.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
         }
         ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
-        ObjectiveConfig::Ppo(config) => rollouts::fit(&run, Method::Critic(config, None), &reference),
-        ObjectiveConfig::Grpo(config) => rollouts::fit(&run, Method::Groups(config), &reference),
+        ObjectiveConfig::Ppo(_) | ObjectiveConfig::Grpo(_) => rollouts::fit(&run, &reference),
         ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
         ObjectiveConfig::Memory(options) => match &operated.kept {
             Kept::Memory(bank) => memory::fit(&run, bank, options),

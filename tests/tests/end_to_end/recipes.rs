@@ -72,6 +72,15 @@ fn every_recipe_names_a_model_and_data_that_can_be_had() {
                 path.display()
             );
         }
+        let rewards = recipe["objective"].get("rewards").and_then(toml::Value::as_array);
+        for path_of in rewards.into_iter().flatten().filter_map(|reward| reward.get("path")) {
+            let entry = path_of.as_str().unwrap().split('/').next().unwrap();
+            assert!(
+                fetched("data", entry),
+                "{}: no fetch provides `{path_of}`",
+                path.display()
+            );
+        }
         let lists = ["train", "eval"].map(|list| recipe["data"].get(list).and_then(toml::Value::as_array));
         for source in lists.into_iter().flatten().flatten() {
             let data = source["path"].as_str().unwrap();

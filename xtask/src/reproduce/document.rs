@@ -130,9 +130,10 @@ pub(crate) fn machine() -> String {
         .take(1)
         .collect();
     format!(
-        "{} with {}, {cores} cores, {}",
+        "{} with {}, {cores} core{}, {}",
         name.map_or("unknown processor", str::trim),
         units.first().unwrap_or(&"no vector unit"),
+        if cores == 1 { "" } else { "s" },
         env::consts::OS
     )
 }

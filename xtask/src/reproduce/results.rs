@@ -26,6 +26,16 @@ impl Results {
     pub(crate) fn mean(&self, arm: &str, key: &str) -> f64 {
         mean(&self.values(arm, key)).unwrap_or(f64::NAN)
     }
+
+    /// Whether an arm's mean lies below another's by more than either one's spread over the seeds.
+    pub(crate) fn is_clearly_below(&self, arm: &str, other: &str, key: &str) -> bool {
+        let (low, high) = (self.values(arm, key), self.values(other, key));
+        let spread = [&low, &high]
+            .into_iter()
+            .filter_map(|values| deviation(values))
+            .fold(0.0, f64::max);
+        self.mean(arm, key) + spread < self.mean(other, key)
+    }
 }
 
 pub(crate) fn mean(values: &[f64]) -> Option<f64> {
@@ -55,5 +65,12 @@ mod tests {
         assert!((deviation(&results.values("a", "x")).unwrap() - 7f64.sqrt()).abs() < 1e-12);
         assert!(results.mean("a", "y").is_nan() && results.mean("b", "x").is_nan());
         assert_eq!(deviation(&[1.0]), None);
+        for value in [6.0, 6.5, 7.0] {
+            results.add("b", Measures::from([("x".to_owned(), value)]));
+        }
+        // 3 and 6.5 are 3.5 apart, and a's spread is √7; 3 and 5.5 would not be.
+        assert!(results.is_clearly_below("a", "b", "x") && !results.is_clearly_below("b", "a", "x"));
+        results.add("c", Measures::from([("x".to_owned(), 5.5)]));
+        assert!(!results.is_clearly_below("a", "c", "x") && !results.is_clearly_below("a", "d", "x"));
     }
 }

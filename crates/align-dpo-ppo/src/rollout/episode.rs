@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, Policy, blob};
 
 use super::ValueHead;
+use crate::reinforce::KlEstimator;
 use crate::{Error, Reference, ReplyRow, Result};
 
 /// One reply. Everything `[m]` belongs to its tokens, in their order.
@@ -39,8 +40,15 @@ pub struct Episode {
 impl Episode {
     /// Nats between policy and reference over the reply: `Σ log π - log π_ref`.
     pub fn drift(&self) -> f64 {
+        self.nats(KlEstimator::K1)
+    }
+
+    /// The reply's nats by an estimator: the sum over its tokens.
+    pub fn nats(&self, estimator: KlEstimator) -> f64 {
         let pairs = self.log_probs.iter().zip(&self.reference);
-        pairs.map(|(policy, reference)| f64::from(policy - reference)).sum()
+        pairs
+            .map(|(&policy, &reference)| estimator.of_token(f64::from(policy), f64::from(reference)))
+            .sum()
     }
 
     /// Tokens of prompt and reply.

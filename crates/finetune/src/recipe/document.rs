@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::overrides;
+
 /// A recipe as it was written, with overrides applied.
 #[derive(Debug)]
 pub struct Document {
@@ -42,7 +44,9 @@ impl Document {
             overridden: Vec::new(),
         };
         for assignment in overrides {
-            document.set(assignment)?;
+            document
+                .overridden
+                .push(overrides::apply(&mut document.table, assignment)?);
         }
         Ok(document)
     }
@@ -197,68 +201,6 @@ impl Document {
         }
         self.error(at, &message, None)
     }
-
-    fn set(&mut self, assignment: &str) -> Result<()> {
-        let Some((key, text)) = assignment.split_once('=') else {
-            bail!("`--set {assignment}`: wanted `key=value`, such as `train.learning_rate=1e-4`");
-        };
-        let (key, text) = (key.trim(), text.trim());
-        // What is no TOML value is a plain string, so that paths need no quotes.
-        let value = format!("v = {text}")
-            .parse::<Table>()
-            .ok()
-            .and_then(|mut table| table.remove("v"))
-            .unwrap_or_else(|| Value::String(text.to_owned()));
-        let steps: Vec<&str> = key.split('.').collect();
-        if steps.iter().any(|step| step.is_empty()) {
-            bail!("`--set {assignment}`: `{key}` is no key; wanted names with dots between, such as `train.seed`");
-        }
-        place_at(&mut self.table, &steps, value).map_err(|why| anyhow!("`--set {key}`: {why}"))?;
-        self.overridden.push(key.to_owned());
-        Ok(())
-    }
-}
-
-fn place_at(table: &mut Table, steps: &[&str], value: Value) -> Result<(), String> {
-    let (first, rest) = steps.split_first().ok_or("the key is empty")?;
-    if rest.is_empty() {
-        table.insert((*first).to_owned(), value);
-        return Ok(());
-    }
-    let is_index = rest[0].parse::<usize>().is_ok();
-    let next = table.entry((*first).to_owned()).or_insert_with(|| {
-        if is_index {
-            Value::Array(Vec::new())
-        } else {
-            Value::Table(Table::new())
-        }
-    });
-    place_in(next, first, rest, value)
-}
-
-fn place_in(inside: &mut Value, name: &str, steps: &[&str], value: Value) -> Result<(), String> {
-    match inside {
-        Value::Table(table) => place_at(table, steps, value),
-        Value::Array(items) => {
-            let (first, rest) = steps.split_first().ok_or("the key is empty")?;
-            let len = items.len();
-            let idx: usize = first
-                .parse()
-                .map_err(|_| format!("`{name}` is a list: wanted a number, found `{first}`"))?;
-            if idx > len {
-                return Err(format!("`{name}` has {len} entries: wanted at most {len}, found {idx}"));
-            }
-            if idx == len {
-                items.push(Value::Table(Table::new()));
-            }
-            if rest.is_empty() {
-                items[idx] = value;
-                return Ok(());
-            }
-            place_in(&mut items[idx], first, rest, value)
-        }
-        other => Err(format!("`{name}` is {}, not a table", a(other))),
-    }
 }
 
 fn lookup<'t>(table: &'t Table, at: &str) -> Option<&'t Value> {
@@ -286,7 +228,8 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
-fn a(value: &Value) -> &'static str {
+/// What a value is, in words.
+pub(super) fn a(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a string",
         Value::Integer(_) => "a whole number",
@@ -338,22 +281,6 @@ mod tests {
         document(text, overrides)?
             .section("train", None)
             .map(|train| train.expect("there is one"))
-    }
-
-    #[test]
-    fn overrides_reach_into_tables_and_lists() {
-        let read = train(
-            TEXT,
-            &[
-                "train.learning_rate=0.5",
-                "train.rows.1.path=some/where.jsonl",
-                "train.rows.2={path=\"c\"}",
-            ],
-        )
-        .unwrap();
-        assert!((read.learning_rate - 0.5).abs() < f64::EPSILON);
-        let paths: Vec<&str> = read.rows.iter().map(|row| row.path.as_str()).collect();
-        assert_eq!(paths, ["a", "some/where.jsonl", "c"]);
     }
 
     #[test]

@@ -19,8 +19,10 @@ use crate::recipe::listing;
 /// Arguments of `evaluate`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "A suite is a TOML file of tasks: [[task]] with name, kind (perplexity, classification, multiple_choice or\n\
-                  exact_match), data, and perhaps tolerance. With --compare the exit code is 1 if a task became worse by more\n\
+    after_help = "A suite is a TOML file of tasks: [[task]] with name, kind (perplexity, classification, multiple_choice,\n\
+                  exact_match, pairs or replies), data, and perhaps tolerance. `pairs` asks whether the better of two replies is the\n\
+                  likelier one; `replies` what the model's replies earn (rewards = [{ kind = \"length\", target = 20 }], as in a recipe of\n\
+                  ppo), how long they are, and how far from the base beneath an adapter. With --compare the exit code is 1 if a task became worse by more\n\
                   than its tolerance.\n\
                   With --sequence no model is run: a TOML file names the report after each stage of a training on one task after\n\
                   another ([[stage]] with task and report; before and general may be given), and overall performance, backward\n\

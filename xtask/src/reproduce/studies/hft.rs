@@ -111,9 +111,9 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
     vec![
         Verdict {
             statement: format!(
-                "half fine-tuning's general perplexity is below full fine-tuning's ({half:.2} against {full:.2})"
+                "half fine-tuning's general perplexity is below full fine-tuning's by more than the seeds' spread ({half:.2} against {full:.2})"
             ),
-            holds: half < full,
+            holds: results.is_clearly_below("half", "full", general),
         },
         Verdict {
             statement: format!(
@@ -131,9 +131,9 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         },
         Verdict {
             statement: format!(
-                "it forgets less than full fine-tuning at half the rate, the plain control ({half:.2} against {lower:.2})"
+                "and below that of full fine-tuning at half the rate, the plain control ({half:.2} against {lower:.2})"
             ),
-            holds: half < lower,
+            holds: results.is_clearly_below("half", "full at half the rate", general),
         },
     ]
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use data::Tokenizer;
 
 use super::{Method, prompts};
-use crate::recipe::{ObjectiveConfig, Recipe};
+use crate::recipe::Recipe;
 
 /// What one pass over the prompts takes, if every reply is as long as it may be.
 pub struct Extent {
@@ -22,10 +22,8 @@ pub struct Extent {
 
 /// The extent of a recipe whose objective writes its own data; none of another.
 pub fn extent(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Extent>> {
-    let method = match &recipe.objective {
-        ObjectiveConfig::Ppo(config) => Method::Critic(config, None),
-        ObjectiveConfig::Grpo(config) => Method::Groups(config),
-        _ => return Ok(None),
+    let Some(method) = Method::of(&recipe.objective) else {
+        return Ok(None);
     };
     let sets = prompts::read(&recipe.data.train, recipe, tokenizer)?;
     let lengths: Vec<usize> = sets

@@ -9,8 +9,10 @@ use align_dpo_ppo::rollout::{
 use anyhow::Result;
 use decoder::Decoder;
 
+use crate::recipe::ObjectiveConfig;
+
 /// PPO with a critic, or GRPO with groups.
-pub(in crate::training) enum Method<'a> {
+pub(super) enum Method<'a> {
     /// PPO; the head is there from [`Method::begin_critic`] on.
     Critic(&'a PpoConfig, Option<ValueHead>),
     /// GRPO and its kin.
@@ -18,6 +20,15 @@ pub(in crate::training) enum Method<'a> {
 }
 
 impl<'a> Method<'a> {
+    /// That of an objective; none of one that does not write its own data.
+    pub(super) fn of(objective: &'a ObjectiveConfig) -> Option<Self> {
+        match objective {
+            ObjectiveConfig::Ppo(config) => Some(Self::Critic(config, None)),
+            ObjectiveConfig::Grpo(config) => Some(Self::Groups(config)),
+            _ => None,
+        }
+    }
+
     pub(super) fn rewards(&self) -> &'a [RewardFunction] {
         match self {
             Self::Critic(config, _) => &config.rewards,
@@ -148,6 +159,13 @@ impl<'a> Method<'a> {
                 .map_or(price, |adaptive| adaptive.next(price, kl, num_replies)),
             Self::Groups(_) => price,
         }
+    }
+
+    /// What a reply earns besides its score, in the mean: the price of its nats, where that is part of the reward.
+    pub(super) fn non_score_reward(&self, episodes: &[Episode], price: f64) -> Option<f64> {
+        let Self::Critic(config, _) = self else { return None };
+        let nats: f64 = episodes.iter().map(|episode| episode.nats(config.kl_estimator)).sum();
+        Some(-price * nats / episodes.len() as f64)
     }
 
     /// Turns the scores of a rollout into advantages.

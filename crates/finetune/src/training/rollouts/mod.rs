@@ -21,6 +21,7 @@ use decoder::HeadKind;
 use tensor_core::LanguageModel;
 use train::{AfterStep, Entry, Hooks, Outcome, Report, Tallies};
 
+use self::method::Method;
 use self::prompts::PromptSet;
 use self::record::{Records, Rollout};
 use self::steps::Steps;
@@ -31,14 +32,16 @@ use crate::experts::Balancing;
 use crate::output;
 
 pub use self::extent::{Extent, extent};
-pub(super) use self::method::Method;
 
 /// Beside an adapter that PPO trained: its critic's head.
 const VALUE_HEAD: &str = "value_head.safetensors";
 
-/// Trains the model of `run` by `method`; `reference` is asked for where the method compares.
-pub(super) fn fit(run: &Run, mut method: Method, reference: &dyn Fn() -> Result<Reference>) -> Result<Report> {
+/// Trains the model of `run`; `reference` is asked for where its objective compares.
+pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Result<Report> {
     let (recipe, model) = (run.recipe, &run.operated.model);
+    let Some(mut method) = Method::of(&recipe.objective) else {
+        bail!("`objective.kind = \"{}\"` writes no rollouts", recipe.objective.kind());
+    };
     if *model.head_kind() != HeadKind::LanguageModel {
         bail!(
             "`objective.kind = \"{}\"` wants a language model",

@@ -40,13 +40,15 @@ impl Writer<'_> {
         tell_failures(number, &rollout)?;
         let mut episodes: Vec<Episode> = rollout.replies.iter().map(|reply| reply.episode.clone()).collect();
         self.method.teach(&mut episodes, kl_coef);
+        if let Some(reward) = self.method.non_score_reward(&episodes, kl_coef) {
+            rollout.facts.insert("objective/non_score_reward".into(), reward);
+        }
         for (reply, episode) in rollout.replies.iter_mut().zip(episodes) {
             reply.episode = episode;
         }
         let kl = rollout.facts.get("objective/kl").copied().unwrap_or(0.0);
         if self.reference.is_some() {
             rollout.facts.insert("kl_coef".into(), kl_coef);
-            rollout.facts.insert("objective/non_score_reward".into(), -kl_coef * kl);
         }
         rollout.about = About {
             rollout: number,
