@@ -189,6 +189,20 @@ fn check(rewards: &[RewardFunction], counts: &[(&'static str, usize)], numbers: 
             found: "none".into(),
         });
     }
+    if let Some(reward) = rewards.iter().find(|reward| !reward.weight().is_finite()) {
+        return Err(Error::Option {
+            option: "rewards",
+            wanted: "a `weight` that is a number",
+            found: reward.weight().to_string(),
+        });
+    }
+    if rewards.iter().all(|reward| reward.weight() == 0.0) {
+        return Err(Error::Option {
+            option: "rewards",
+            wanted: "at least one whose `weight` is not 0: those of weight 0 are measured and teach nothing",
+            found: "none".into(),
+        });
+    }
     if let Some((option, _)) = counts.iter().find(|(_, count)| *count == 0) {
         return Err(Error::Option {
             option,
@@ -337,5 +351,63 @@ impl GrpoConfig {
             });
         }
         check_moving(self.sync_ref_model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn length(weight: f64) -> RewardFunction {
+        RewardFunction::Length { target: 8, weight }
+    }
+
+    fn ppo(change: impl FnOnce(&mut PpoConfig)) -> Result<()> {
+        let mut config = PpoConfig {
+            rewards: vec![length(1.0), length(0.0)],
+            ..PpoConfig::default()
+        };
+        change(&mut config);
+        config.check()
+    }
+
+    fn grpo(change: impl FnOnce(&mut GrpoConfig)) -> Result<()> {
+        let mut config = GrpoConfig {
+            rewards: vec![length(1.0)],
+            ..GrpoConfig::default()
+        };
+        change(&mut config);
+        config.check()
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_its_option() {
+        ppo(|_| ()).unwrap();
+        grpo(|_| ()).unwrap();
+        let moving = Some(MovingReference {
+            ref_model_mixup_alpha: 0.0,
+            ..MovingReference::default()
+        });
+        let refused = [
+            (ppo(|config| config.rewards.clear()), "`rewards`"),
+            (ppo(|config| config.rewards = vec![length(0.0)]), "teach nothing"),
+            (ppo(|config| config.rewards = vec![length(f64::NAN)]), "found NaN"),
+            (ppo(|config| config.gamma = 1.5), "`gamma`"),
+            (ppo(|config| config.num_mini_batches = 0), "`num_mini_batches`"),
+            (ppo(|config| config.value_init = ValueInit::RewardModel), "`value_init`"),
+            (ppo(|config| config.sync_ref_model = moving), "ref_model_mixup_alpha"),
+            (grpo(|config| config.num_generations = 1), "`num_generations`"),
+            (grpo(|config| config.epsilon = f64::NAN), "`epsilon`"),
+            (grpo(|config| config.sync_ref_model = moving), "`sync_ref_model`"),
+        ];
+        for (found, wanted) in refused {
+            let error = found.unwrap_err().to_string();
+            assert!(error.contains(wanted), "`{wanted}` in: {error}");
+        }
+        let rloo = grpo(|config| {
+            config.estimator = Estimator::LeaveOneOut;
+            config.scale_rewards = GroupScale::Batch;
+        });
+        assert!(rloo.unwrap_err().to_string().contains("scale_rewards"));
     }
 }
