@@ -1,6 +1,7 @@
 """Transformers + PEFT as one would write it by hand: bf16 model, LoRA r 16 on all linear layers, AdamW.
 
 Prints one JSON line an optimiser step: `{"step": n, "tokens": t, "loss": l}`, tokens counted from the start; whoever reads it keeps the time.
+On a CUDA device the line also has `peak_bytes`, the most that was allocated so far.
 """
 
 import argparse
@@ -22,12 +23,13 @@ def main():
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpointing", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(options.data / "model")
-    model = AutoModelForCausalLM.from_pretrained(options.data / "model", dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(options.data / "model", dtype=torch.bfloat16).to(options.device)
     if options.checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
@@ -38,13 +40,16 @@ def main():
     rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     for step in range(options.steps):
         start = step * options.batch % (len(rows) - options.batch + 1)
-        ids = torch.tensor(rows[start : start + options.batch])
+        ids = torch.tensor(rows[start : start + options.batch], device=options.device)
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        print(json.dumps({"step": step + 1, "tokens": ids.numel() * (step + 1), "loss": loss.item()}), flush=True)
+        said = {"step": step + 1, "tokens": ids.numel() * (step + 1), "loss": loss.item()}
+        if ids.is_cuda:
+            said["peak_bytes"] = torch.cuda.max_memory_allocated()
+        print(json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":

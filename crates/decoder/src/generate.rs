@@ -241,9 +241,13 @@ fn mixed(documents: Documents, sequences: &[Live], mixes: &[Mix]) -> Documents {
 }
 
 /// Takes waiting sequences into the next prefill, as many as fit.
+/// Those that join: none before a quarter of the places is free, since a pass that reads prompts draws for no one else.
 fn admit(waiting: &mut VecDeque<Live>, num_live: usize, options: &GenerateOptions) -> Vec<Live> {
     let mut admitted: Vec<Live> = Vec::new();
     let mut tokens = 0;
+    if num_live > options.max_sequences * 3 / 4 {
+        return admitted;
+    }
     while let Some(next) = waiting.front() {
         let full = num_live + admitted.len() >= options.max_sequences.max(1);
         let long = !admitted.is_empty() && tokens + next.tokens.len() > options.max_prefill_tokens;

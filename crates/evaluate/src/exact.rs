@@ -6,8 +6,8 @@ use data::{Prompt, Tokenizer};
 
 use crate::{Drawing, Error, Result, Scorer, Task, TaskReport, rows};
 
-/// Prompts that are answered at a time.
-const BATCH: usize = 32;
+/// Prompts that are handed over at a time: many, so that others take the places of those that have ended.
+const BATCH: usize = 256;
 
 pub(crate) fn exact_match(
     task: &Task,

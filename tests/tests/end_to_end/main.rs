@@ -5,6 +5,7 @@ mod bad_files;
 mod bad_recipes;
 mod bad_runs;
 mod command;
+mod cuda;
 mod experts;
 mod families;
 mod hft;

@@ -1,6 +1,6 @@
 //! The rows of the studies: tasks of short questions, each split by its question's hash, and general text.
 
-use super::{alignment, factbook};
+use super::{alignment, continuations, factbook};
 use crate::place::{Cache, write_if_changed};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -102,7 +102,7 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
 }
 
 /// `calibration.jsonl`: web text behind that of `general.jsonl`; `other.jsonl`: encyclopaedia and programs; and suites of both kinds
-/// of text (`prune.toml`), and with a hundred questions (`prune-blocks.toml`).
+/// of text (`prune.toml`), and with how web text goes on (`prune-blocks.toml`).
 fn prepare_pruning(cache: &Cache, folder: &Path, scale: usize) -> Result<()> {
     let web = cache.data().join("perplexity-text/openwebtext.jsonl");
     let held_out = PARAGRAPHS * scale;
@@ -114,9 +114,8 @@ fn prepare_pruning(cache: &Cache, folder: &Path, scale: usize) -> Result<()> {
     let other = "[[task]]\nname = \"other\"\nkind = \"perplexity\"\ndata = \"other.jsonl\"\n";
     let texts = format!("{GENERAL}\n{other}");
     write_if_changed(&folder.join("prune.toml"), &texts)?;
-    let questions =
-        "\n[[task]]\nname = \"quartz\"\nkind = \"classification\"\ndata = \"quartz.test.jsonl\"\nmax_rows = 100\n";
-    write_if_changed(&folder.join("prune-blocks.toml"), &(texts + questions))?;
+    continuations::prepare(cache, folder, held_out + CALIBRATED * scale)?;
+    write_if_changed(&folder.join("prune-blocks.toml"), &(texts + continuations::SUITE))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod alignment;
 pub(crate) mod cell;
+mod continuations;
 pub(crate) mod data;
 pub(crate) mod document;
 mod factbook;

@@ -6,7 +6,7 @@ use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, Run, column};
 
 /// The first task's rows and the general text.
-const SUITE: &str = "sarcasm.toml";
+const SUITE: &str = "chapter.toml";
 
 pub(super) fn study(scale: usize) -> Study {
     let mixture = "[[surgery]]\nkind = \"upcycle\"\nnum_local_experts = 4\nnum_experts_per_tok = 2\nnoise_scale = 0.01\n\
@@ -62,7 +62,7 @@ pub(super) fn study(scale: usize) -> Study {
         columns: vec![
             column("train.max_violation", "MaxVio", Form::Digits(3)),
             column("train.eval/held_out_loss", "held-out loss", Form::Digits(4)),
-            column("after.sarcasm.accuracy", "accuracy", Form::Share),
+            column("after.chapter.exact_match", "held-out questions right", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
             column("train.tokens_per_second", "tokens/s", Form::Digits(0)),
             column("train.peak_memory", "peak memory", Form::Gigabytes),

@@ -26,7 +26,7 @@ pub(super) fn study(scale: usize) -> Study {
                 name: "train",
                 recipe: recipe.recipe(),
             },
-            Step::evaluate("after", "{out}/train", None, "sarcasm.toml"),
+            Step::evaluate("after", "{out}/train", None, "chapter.toml"),
         ],
     );
     let fewer = |keep: usize, by: &str| {
@@ -39,7 +39,7 @@ pub(super) fn study(scale: usize) -> Study {
             format!("{keep} by {by}"),
             vec![
                 Step::run(&line),
-                Step::evaluate("after", "{out}/fewer", None, "sarcasm.toml"),
+                Step::evaluate("after", "{out}/fewer", None, "chapter.toml"),
             ],
         )
     };
@@ -58,7 +58,7 @@ pub(super) fn study(scale: usize) -> Study {
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms,
         columns: vec![
-            column("after.sarcasm.accuracy", "accuracy", Form::Share),
+            column("after.chapter.exact_match", "held-out questions right", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
         ],
         drawn: "after.general.perplexity",

@@ -33,7 +33,11 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     let facts = facts::of_recipe(&run.sets.train, recipe)?;
     let others = facts::of_sets(run.sets.eval.iter().map(|(_, set)| (set, None)))?;
     let telling = Telling::begin(run)?;
-    let before = Measured::of(model, &facts, &others)?;
+    let measured = || match recipe.report.recall {
+        true => Measured::of(model, &facts, &others).map(Some),
+        false => Ok(None),
+    };
+    let before = measured()?;
 
     // What was fitted once stays, also for the facts that come to it later.
     let is_new = bank.num_touched() == 0;
@@ -89,10 +93,10 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     if matches!(report.outcome, Outcome::Interrupted { .. }) {
         return Ok(report);
     }
-    let after = Measured::of(model, &facts, &others)?;
+    let answers = before.zip(measured()?);
     let ends: Vec<u32> = model.config().eos_token_ids.iter().map(|&id| id as u32).collect();
     let again = prepare(model, bank, &facts, &background, (options, false))?;
-    let results = results((&before, &after), (&facts, &ends), (&prepared, &again), &steps);
+    let results = results(answers.as_ref(), (&facts, &ends), (&prepared, &again), &steps);
     telling.end(&report, results, Vec::new())?;
     Ok(report)
 }
@@ -168,7 +172,7 @@ fn tell(facts: &[Fact], prepared: &Prepared, bank: &MemoryBank) {
 
 /// Lines of `report.md`: name, before, after.
 fn results(
-    (before, after): (&Measured, &Measured),
+    answers: Option<&(Measured, Measured)>,
     (facts, ends): (&[Fact], &[u32]),
     (prepared, again): (&Prepared, &Prepared),
     steps: &Steps,
@@ -179,12 +183,12 @@ fn results(
     let ledger = steps.ledger.borrow();
     let trained: usize = ledger.facts().iter().map(|state| state.steps).sum();
     let recall = |answers: &[Vec<u32>]| recall::recall(answers, facts, ends);
-    let mut lines = vec![
-        line(
-            "facts recalled exactly",
-            percent(recall(&before.facts)),
-            percent(recall(&after.facts)),
-        ),
+    let recalled = answers.map(|(before, after)| {
+        let [before, after] = [before, after].map(|answers| percent(recall(&answers.facts)));
+        line("facts recalled exactly", before, after)
+    });
+    let mut lines: Results = recalled.into_iter().collect();
+    lines.extend([
         line(
             "facts under the target loss",
             none(),
@@ -196,7 +200,7 @@ fn results(
             format!("{:.1}", trained as f64 / facts.len().max(1) as f64),
         ),
         line("experts touched", none(), steps.bank.num_touched().to_string()),
-    ];
+    ]);
     let (mut shared, mut pairs, mut same, mut all) = (0, 0, 0, 0);
     for site in 0..steps.bank.len() {
         let of_site: Vec<Vec<u32>> = prepared.experts.iter().map(|experts| experts[site].clone()).collect();
@@ -216,7 +220,7 @@ fn results(
         none(),
         format!("{same} of {all}"),
     ));
-    if !before.others.is_empty() {
+    if let Some((before, after)) = answers.filter(|(before, _)| !before.others.is_empty()) {
         let kept = recall::kept(&before.others, &after.others);
         lines.push(line("answers to other questions that stayed", none(), percent(kept)));
     }

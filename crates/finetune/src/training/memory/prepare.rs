@@ -36,14 +36,11 @@ pub fn prepare(
     background: &[Vec<u32>],
     (options, fits): (&MemoryObjective, bool),
 ) -> Result<Prepared> {
-    let from = bank
-        .paths()
-        .map(|at| at.layer_idx().unwrap_or(model.num_blocks()))
-        .min()
-        .unwrap_or(0);
-    let texts: Vec<Read> = read(model, bank, background, from)?;
+    let blocks = || bank.paths().map(|at| at.layer_idx().unwrap_or(model.num_blocks()));
+    let (from, to) = (blocks().min().unwrap_or(0), blocks().max().unwrap_or(0));
+    let texts: Vec<Read> = read(model, bank, background, (from, to))?;
     let documents: Vec<Vec<u32>> = facts.iter().map(|fact| fact.tokens.clone()).collect();
-    let asked: Vec<Read> = read(model, bank, &documents, from)?;
+    let asked: Vec<Read> = read(model, bank, &documents, (from, to))?;
     let answers = |site: usize| -> Vec<Tensor> {
         let each = asked.iter().zip(facts);
         each.map(|(read, fact)| {
@@ -111,8 +108,8 @@ struct Read {
     stream: Tensor,
 }
 
-/// Each document through the model, packed, in its own place.
-fn read(model: &Decoder, bank: &MemoryBank, documents: &[Vec<u32>], from: usize) -> Result<Vec<Read>> {
+/// Each document through the model, packed, in its own place: up to the last block with a memory.
+fn read(model: &Decoder, bank: &MemoryBank, documents: &[Vec<u32>], (from, to): (usize, usize)) -> Result<Vec<Read>> {
     let lengths: Vec<usize> = documents.iter().map(Vec::len).collect();
     let mut found: Vec<Option<Read>> = documents.iter().map(|_| None).collect();
     for row in best_fit(&lengths, ROW) {
@@ -128,15 +125,15 @@ fn read(model: &Decoder, bank: &MemoryBank, documents: &[Vec<u32>], from: usize)
             let pass = Pass::evaluate(&packed);
             no_grad(|| {
                 let mut stream = model.embed(&Tensor::from_slice(&tokens).to_device(model.device()), &pass);
-                for idx in 0..model.num_blocks() {
+                for idx in 0..model.num_blocks().min(to + 1) {
                     if idx == from {
                         stream_at = Some(stream.shallow_clone());
                     }
                     stream = model.block(idx, &stream, &pass);
                 }
-                if from >= model.num_blocks() {
-                    // The head has the only memory: it reads the normed stream.
-                    stream_at = Some(stream.shallow_clone());
+                if to >= model.num_blocks() {
+                    // The head has a memory: it reads the normed stream.
+                    stream_at.get_or_insert_with(|| stream.shallow_clone());
                     let _ = model.head().forward(&model.norm(&stream, &pass), &pass);
                 }
             });
