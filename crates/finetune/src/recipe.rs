@@ -101,7 +101,8 @@ pub struct ReportConfig {
     pub prompts: Vec<String>,
     /// The most tokens of an answer.
     pub max_new_tokens: usize,
-    /// Whether a memory's facts, and the questions of the evaluation data, are all asked before and after.
+    /// Whether a memory's facts, and the questions of the evaluation data, are all asked before and after, and the facts'
+    /// experts looked up again.
     pub recall: bool,
     /// A general text (`.txt`, or rows with `text`) whose perplexity is measured before and after.
     #[serde(skip_serializing_if = "Option::is_none")]

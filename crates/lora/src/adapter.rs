@@ -20,16 +20,15 @@ pub fn adapter_tensors(model: &(impl Parameters + ?Sized)) -> Vec<(String, Tenso
     let mut initial: BTreeMap<String, Tensor> = BTreeMap::new();
     model.visit(&ModulePath::root(), &mut |at, param| {
         let path = at.as_str();
-        let value = param
-            .value()
-            .detach()
-            .to_device(tch::Device::Cpu)
-            .to_kind(Kind::Float)
-            .contiguous();
+        // Only what is written is fetched from a device.
+        let value = || {
+            let value = param.value().detach().to_device(tch::Device::Cpu);
+            value.to_kind(Kind::Float).contiguous()
+        };
         if let Some(factor) = path.strip_suffix(".initial") {
-            initial.insert(format!("{PREFIX}{factor}.weight"), value);
+            initial.insert(format!("{PREFIX}{factor}.weight"), value());
         } else if param.is_trainable() {
-            tensors.push((format!("{PREFIX}{}", path.replace(".modules_to_save.", ".")), value));
+            tensors.push((format!("{PREFIX}{}", path.replace(".modules_to_save.", ".")), value()));
         }
     });
     for (name, value) in &mut tensors {

@@ -4,6 +4,9 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -25,9 +28,9 @@ char* error_of(const char* what) {
   return out;
 }
 
-#define GUARD(body)                          \
+#define GUARD(...)                           \
   try {                                      \
-    body;                                    \
+    __VA_ARGS__;                             \
     return nullptr;                          \
   } catch (const std::exception& e) {        \
     return error_of(e.what());               \
@@ -36,6 +39,13 @@ char* error_of(const char* what) {
   }
 
 at::Tensor& ref(tensor t) { return *static_cast<at::Tensor*>(t); }
+
+std::vector<at::Tensor> list(tensor* tensors, size_t n) {
+  std::vector<at::Tensor> out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; i++) out.push_back(ref(tensors[i]).detach());
+  return out;
+}
 
 struct RustNode : torch::autograd::Node {
   void* env;
@@ -138,6 +148,27 @@ char* shim_set_f32_precision(const char* precision) {
 
 char* shim_set_num_threads(int intra) {
   GUARD({ at::set_num_threads(intra); })
+}
+
+char* shim_fused_adamw(tensor* tensors, size_t n, const double* options, double gradient_scale, int64_t step) {
+  GUARD({
+    at::NoGradGuard no_grad;
+    auto values = list(tensors, n), gradients = list(tensors + n, n);
+    auto firsts = list(tensors + 2 * n, n), seconds = list(tensors + 3 * n, n);
+    if (gradient_scale != 1.0) gradients = at::_foreach_mul(gradients, at::Scalar(gradient_scale));
+    auto on_device = values.at(0).options().dtype(at::kFloat);
+    std::vector<at::Tensor> steps(n, at::full({}, static_cast<double>(step), on_device));
+    at::_fused_adamw_(values, gradients, firsts, seconds, {}, steps, options[0], options[1], options[2], options[3],
+                      options[4], /*amsgrad=*/false, /*maximize=*/false);
+  })
+}
+
+char* shim_square_sum(tensor* tensors, size_t n, double* sum) {
+  GUARD({
+    at::NoGradGuard no_grad;
+    auto norms = at::stack(at::_foreach_norm(list(tensors, n), at::Scalar(2))).to(at::kDouble);
+    *sum = norms.square().sum().item<double>();
+  })
 }
 
 char* shim_accelerator_peak(int device, int64_t* bytes) {

@@ -1,5 +1,5 @@
 // What tch does not reach: Rust closures as autograd nodes, backward with given gradients, leaves without their
-// gradient, the thread pool, tensors over foreign memory. Every function returns null or an error to be freed with
+// gradient, the thread pool, tensors over foreign memory, operators over lists of tensors. Every function returns null or an error to be freed with
 // shim_free_error; results go through out pointers. `tensor` is at::Tensor*, as in torch-sys.
 #pragma once
 #include <stddef.h>
@@ -28,6 +28,10 @@ char* shim_from_blob(void* data, const int64_t* sizes, size_t n, int kind, void*
 char* shim_set_f32_precision(const char* precision);
 char* shim_set_num_threads(int intra);
 char* shim_accelerator_peak(int device, int64_t* bytes);
+// `tensors` holds n values, n gradients, n first and n second moments, all f32; `options` the learning rate, both betas, the
+// weight decay and epsilon; `step` counts from 1.
+char* shim_fused_adamw(tensor* tensors, size_t n, const double* options, double gradient_scale, int64_t step);
+char* shim_square_sum(tensor* tensors, size_t n, double* sum);  // Of f32 tensors on one device: in f64, over their norms.
 
 #ifdef __cplusplus
 }

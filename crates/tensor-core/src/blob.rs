@@ -68,6 +68,10 @@ pub fn tensor_over<O: Send + Sync + 'static>(owner: Arc<O>, bytes: &[u8], shape:
 #[allow(unsafe_code)]
 pub fn slice<T: Number>(tensor: &Tensor) -> &[T] {
     check::<T>(tensor);
+    // An empty tensor has no memory to point to.
+    if tensor.numel() == 0 {
+        return &[];
+    }
     // SAFETY: checked contiguous CPU memory of `numel` elements of `T`, kept alive by `tensor`.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), tensor.numel()) }
 }
@@ -87,6 +91,9 @@ pub fn slice_mut<T: Number>(tensor: &Tensor) -> &mut [T] {
     check::<T>(tensor);
     // SAFETY: a live tensor. Whoever computed something of its old values must be able to tell.
     unsafe { shim::shim_bump_version(tensor.as_ptr().cast_mut().cast()) };
+    if tensor.numel() == 0 {
+        return &mut [];
+    }
     // SAFETY: as in `slice`; exclusive use is the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
@@ -117,6 +124,12 @@ fn check<T: Number>(tensor: &Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_tensor_is_an_empty_slice() {
+        let nothing = Tensor::zeros([3, 0], (Kind::Float, tch::Device::Cpu));
+        assert!(slice::<f32>(&nothing).is_empty() && slice_mut::<f32>(&nothing).is_empty());
+    }
 
     #[test]
     fn a_tensor_keeps_its_memory_alive() {

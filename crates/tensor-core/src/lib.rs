@@ -43,6 +43,7 @@ mod targets;
 pub mod autograd;
 pub mod blob;
 pub mod device;
+pub mod lists;
 pub mod packed;
 pub mod parallel;
 mod shim;

@@ -41,6 +41,14 @@ unsafe extern "C" {
     pub(crate) fn shim_set_f32_precision(precision: *const c_char) -> *mut c_char;
     pub(crate) fn shim_set_num_threads(intra: c_int) -> *mut c_char;
     pub(crate) fn shim_accelerator_peak(device: c_int, bytes: *mut i64) -> *mut c_char;
+    pub(crate) fn shim_fused_adamw(
+        tensors: *mut *mut c_void,
+        n: usize,
+        options: *const f64,
+        gradient_scale: f64,
+        step: i64,
+    ) -> *mut c_char;
+    pub(crate) fn shim_square_sum(tensors: *mut *mut c_void, n: usize, sum: *mut f64) -> *mut c_char;
 }
 
 /// Turns a returned error into its text.

@@ -42,7 +42,7 @@ const CALIBRATED: usize = 200;
 const OTHERS: usize = 12;
 const OTHER_CHARACTERS: usize = 1200;
 /// Questions that are asked in other words, and questions that nothing is trained on.
-const ASKED: usize = 200;
+const ASKED: usize = 100;
 /// Paragraphs whose experts a sparse memory spares: the first, and how many.
 const BACKGROUND: (usize, usize) = (600, 100);
 

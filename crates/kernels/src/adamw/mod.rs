@@ -6,6 +6,7 @@
 //! Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, in the arithmetic of `torch.optim.AdamW`.
 //! Deviation: none.
 
+mod by_lists;
 mod kernel;
 pub mod reference;
 #[cfg(test)]
@@ -54,7 +55,7 @@ pub struct Moving<'a> {
 /// If the tensors of a parameter differ in shape, are not f32 or not contiguous, or a parameter comes twice.
 pub fn adamw(params: &[Moving], step: &Step) {
     let mut seen = HashSet::new();
-    let mut on_cpu = Vec::with_capacity(params.len());
+    let (mut on_cpu, mut elsewhere) = (Vec::with_capacity(params.len()), Vec::new());
     for param in params {
         for tensor in [param.value, param.gradient, param.first, param.second] {
             assert_eq!(
@@ -73,9 +74,10 @@ pub fn adamw(params: &[Moving], step: &Step) {
         if param.value.device() == Device::Cpu {
             on_cpu.push((param, param.gradient.contiguous()));
         } else {
-            reference::adamw(param, step);
+            elsewhere.push(param);
         }
     }
+    by_lists::adamw(&elsewhere, step);
     let mut slices: Vec<_> = on_cpu
         .iter()
         .map(|(param, gradient)| kernel::Slices {
@@ -94,15 +96,17 @@ pub fn adamw(params: &[Moving], step: &Step) {
 /// Undefined tensors count nothing.
 pub fn grad_norm(gradients: &[&Tensor]) -> f64 {
     let mut square_sum = 0.0;
-    let mut on_cpu = Vec::with_capacity(gradients.len());
+    let (mut on_cpu, mut elsewhere) = (Vec::with_capacity(gradients.len()), Vec::new());
     for gradient in gradients.iter().filter(|gradient| gradient.defined()) {
         let gradient = gradient.detach();
         if gradient.device() == Device::Cpu && gradient.kind() == Kind::Float {
             on_cpu.push(gradient.contiguous());
+        } else if gradient.kind() == Kind::Float {
+            elsewhere.push(gradient);
         } else {
             square_sum += reference::square_sum(&gradient);
         }
     }
     let slices: Vec<&[f32]> = on_cpu.iter().map(blob::slice).collect();
-    (square_sum + kernel::square_sum(&slices)).sqrt()
+    (square_sum + by_lists::square_sum(&elsewhere) + kernel::square_sum(&slices)).sqrt()
 }

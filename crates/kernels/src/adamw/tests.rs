@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Moving, Step, adamw, grad_norm, reference};
+use super::{Moving, Step, adamw, by_lists, grad_norm, reference};
 use crate::twins::{assert_close, draw, golden};
 use tensor_core::unit::on_each;
 
@@ -66,29 +66,49 @@ fn moving([value, gradient, first, second]: &[Tensor; 4], i: usize) -> Moving<'_
     }
 }
 
+/// States of parameters of several shapes, one of them empty.
+fn states(kind: Kind) -> Vec<[Tensor; 4]> {
+    let shapes: [&[i64]; 4] = [&[3, 7], &[1], &[70_001], &[0]];
+    (0i64..)
+        .zip(shapes)
+        .map(|(i, shape)| {
+            let draw = |n| draw(shape, Kind::Float, 1.0, 10 * i + n).to_kind(kind);
+            [draw(1), draw(2), draw(3), draw(4).square()]
+        })
+        .collect()
+}
+
+/// Asserts that `got` is what each alone becomes in f64, the empty one aside.
+fn moved_as_alone(what: &str, got: &[[Tensor; 4]]) {
+    let want = states(Kind::Double);
+    for (i, (got, want)) in got.iter().zip(&want).enumerate().filter(|(i, _)| *i != 3) {
+        reference::adamw(&moving(want, i), &step(3, 0.37));
+        for (part, (got, want)) in got.iter().zip(want).enumerate() {
+            assert_close(&format!("parameter {i}, tensor {part} {what}"), got, want);
+        }
+    }
+}
+
 #[test]
 fn many_parameters_move_as_each_alone_in_f64() {
-    let shapes: [&[i64]; 4] = [&[3, 7], &[1], &[70_001], &[0]];
-    let state = |kind| -> Vec<[Tensor; 4]> {
-        (0i64..)
-            .zip(shapes)
-            .map(|(i, shape)| {
-                let draw = |n| draw(shape, Kind::Float, 1.0, 10 * i + n).to_kind(kind);
-                [draw(1), draw(2), draw(3), draw(4).square()]
-            })
-            .collect()
-    };
     on_each(|unit| {
-        let (got, want) = (state(Kind::Float), state(Kind::Double));
+        let got = states(Kind::Float);
         let params: Vec<_> = got.iter().enumerate().map(|(i, state)| moving(state, i)).collect();
         adamw(&params, &step(3, 0.37));
-        for (i, (got, want)) in got.iter().zip(&want).enumerate().filter(|(i, _)| *i != 3) {
-            reference::adamw(&moving(want, i), &step(3, 0.37));
-            for (part, (got, want)) in got.iter().zip(want).enumerate() {
-                assert_close(&format!("parameter {i}, tensor {part} on {unit:?}"), got, want);
-            }
-        }
+        moved_as_alone(&format!("on {unit:?}"), &got);
     });
+}
+
+#[test]
+fn what_goes_by_lists_moves_as_each_alone_too() {
+    let got = states(Kind::Float);
+    let params: Vec<_> = got.iter().enumerate().map(|(i, state)| moving(state, i)).collect();
+    by_lists::adamw(&params.iter().take(3).collect::<Vec<_>>(), &step(3, 0.37));
+    moved_as_alone("by lists", &got);
+    let gradients: Vec<Tensor> = got.into_iter().map(|[_, gradient, ..]| gradient).collect();
+    let norm = grad_norm(&gradients.iter().collect::<Vec<_>>());
+    let by_lists = by_lists::square_sum(&gradients[..3]).sqrt();
+    assert!((by_lists - norm).abs() < 1e-6 * norm, "{by_lists} is not {norm}");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use super::super::results::Results;
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, column, lora};
 
-/// Passes after which LoRA and full fine-tuning know the facts too.
-const PASSES: usize = 12;
+/// Passes over the facts.
+const PASSES: usize = 6;
+/// Learning rates: of an expert's two vectors, and of a value alone, which the softmax over its token's scores makes small.
+const RATES: (f64, f64) = (5e-2, 1.0);
 
 pub(super) fn study(scale: usize) -> Study {
     Study {
@@ -21,11 +23,17 @@ pub(super) fn study(scale: usize) -> Study {
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
             Arm::new("base", vec![in_f32(Step::evaluate("after", MODEL, None, "facts.toml"))]).without_chance(),
-            memory("memory experts", "facts", EXPERTS, "", scale),
-            memory("memory experts, random answers", "random", EXPERTS, "", scale),
-            memory("sparse memory by TF-IDF", "facts", VALUES, SPARSE, scale),
-            dense("LoRA r 16", &lora(16), 1e-3, &["--adapter"]),
-            dense("full", "[[surgery]]\nkind = \"full\"\n", 1e-4, &[]),
+            memory("memory experts", "facts", (EXPERTS, RATES.0), "", scale),
+            memory(
+                "memory experts, random answers",
+                "random",
+                (EXPERTS, RATES.0),
+                "",
+                scale,
+            ),
+            memory("sparse memory by TF-IDF", "facts", (VALUES, RATES.1), SPARSE, scale),
+            dense("LoRA r 16", &lora(16), (10, 3e-3), &["--adapter"]),
+            dense("full", "[[surgery]]\nkind = \"full\"\n", (6, 2e-4), &[]),
         ],
         columns: vec![
             column("after.facts.exact_match", "recall", Form::Share),
@@ -40,21 +48,22 @@ pub(super) fn study(scale: usize) -> Study {
     }
 }
 
-const EXPERTS: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [20]\n\
+const EXPERTS: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
                        num_experts = 1048576\ntop_k = 8\n";
-const VALUES: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [20]\n\
+const VALUES: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
                       num_experts = 16384\ntop_k = 16\nexpert = \"value\"\n";
 const SPARSE: &str = "choice = \"tf_idf\"\nslots = 32\nbackground = \"{data}/background.jsonl\"\n";
 
-fn memory(name: &str, answers: &str, surgery: &str, objective: &str, scale: usize) -> Arm {
+fn memory(name: &str, answers: &str, (surgery, learning_rate): (&str, f64), objective: &str, scale: usize) -> Arm {
     let recipe = format!(
         "[model]\nname_or_path = \"{MODEL}\"\ndtype = \"f32\"\n\n{surgery}\n\
          [objective]\nkind = \"memory\"\ntarget_loss = 0.05\nmax_steps_per_fact = {}\n{objective}\n\
          [data]\ntrain = [{{ path = \"{{data}}/{answers}.jsonl\" }}]\nmax_length = 128\n\n\
-         [train]\nnum_train_epochs = {}\nper_device_train_batch_size = 64\nlearning_rate = 2e-2\nlr_scheduler_type = \"constant\"\n\
+         [report]\nrecall = false\n\n\
+         [train]\nnum_train_epochs = {}\nper_device_train_batch_size = 64\nlearning_rate = {learning_rate:e}\nlr_scheduler_type = \"cosine\"\n\
          save_strategy = \"no\"\nlogging_steps = 5\nreport_to = []\n",
         30 * scale,
-        60 * scale,
+        PASSES * scale,
     );
     Arm::new(
         name,
@@ -63,11 +72,11 @@ fn memory(name: &str, answers: &str, surgery: &str, objective: &str, scale: usiz
 }
 
 /// Passes over all facts with any other surgery.
-fn dense(name: &str, surgery: &str, learning_rate: f64, kept: &[&str]) -> Arm {
+fn dense(name: &str, surgery: &str, (passes, learning_rate): (usize, f64), kept: &[&str]) -> Arm {
     let recipe = format!(
         "[model]\nname_or_path = \"{MODEL}\"\n\n{surgery}\n[objective]\nkind = \"sft\"\n\n\
          [data]\ntrain = [{{ path = \"{{data}}/facts.jsonl\" }}]\nmax_length = 128\n\n\
-         [train]\nnum_train_epochs = {PASSES}\nper_device_train_batch_size = 32\nlearning_rate = {learning_rate:e}\n\
+         [train]\nnum_train_epochs = {passes}\nper_device_train_batch_size = 32\nlearning_rate = {learning_rate:e}\n\
          lr_scheduler_type = \"cosine\"\nwarmup_ratio = 0.05\nsave_strategy = \"no\"\nlogging_steps = 5\nreport_to = []\n",
     );
     Arm::new(

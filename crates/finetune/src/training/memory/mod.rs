@@ -93,12 +93,24 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     if matches!(report.outcome, Outcome::Interrupted { .. }) {
         return Ok(report);
     }
-    let answers = before.zip(measured()?);
+    let asked = match before.zip(measured()?) {
+        Some((before, after)) => {
+            let again = prepare(model, bank, &facts, &background, (options, false))?;
+            Some(Asked { before, after, again })
+        }
+        None => None,
+    };
     let ends: Vec<u32> = model.config().eos_token_ids.iter().map(|&id| id as u32).collect();
-    let again = prepare(model, bank, &facts, &background, (options, false))?;
-    let results = results(answers.as_ref(), (&facts, &ends), (&prepared, &again), &steps);
+    let results = results(asked.as_ref(), (&facts, &ends), &prepared, &steps);
     telling.end(&report, results, Vec::new())?;
     Ok(report)
+}
+
+/// What asking the facts before and after tells, and the experts that they meet afterwards.
+struct Asked {
+    before: Measured,
+    after: Measured,
+    again: Prepared,
 }
 
 /// Greedy answers at one moment.
@@ -171,20 +183,15 @@ fn tell(facts: &[Fact], prepared: &Prepared, bank: &MemoryBank) {
 }
 
 /// Lines of `report.md`: name, before, after.
-fn results(
-    answers: Option<&(Measured, Measured)>,
-    (facts, ends): (&[Fact], &[u32]),
-    (prepared, again): (&Prepared, &Prepared),
-    steps: &Steps,
-) -> Results {
+fn results(asked: Option<&Asked>, (facts, ends): (&[Fact], &[u32]), prepared: &Prepared, steps: &Steps) -> Results {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let line = |name: &str, before: String, after: String| (name.to_owned(), before, after);
     let none = || "-".to_owned();
     let ledger = steps.ledger.borrow();
     let trained: usize = ledger.facts().iter().map(|state| state.steps).sum();
     let recall = |answers: &[Vec<u32>]| recall::recall(answers, facts, ends);
-    let recalled = answers.map(|(before, after)| {
-        let [before, after] = [before, after].map(|answers| percent(recall(&answers.facts)));
+    let recalled = asked.map(|asked| {
+        let [before, after] = [&asked.before, &asked.after].map(|answers| percent(recall(&answers.facts)));
         line("facts recalled exactly", before, after)
     });
     let mut lines: Results = recalled.into_iter().collect();
@@ -206,22 +213,26 @@ fn results(
         let of_site: Vec<Vec<u32>> = prepared.experts.iter().map(|experts| experts[site].clone()).collect();
         let found = colliding_pairs(&of_site);
         (shared, pairs) = (shared + found.0, pairs + found.1);
-        let now = again.experts.iter().map(|experts| &experts[site]);
-        same += of_site.iter().zip(now).filter(|(before, now)| before == now).count();
-        all += of_site.len();
+        if let Some(asked) = asked {
+            let now = asked.again.experts.iter().map(|experts| &experts[site]);
+            same += of_site.iter().zip(now).filter(|(before, now)| before == now).count();
+            all += of_site.len();
+        }
     }
     lines.push(line(
         "pairs of facts that share an expert",
         none(),
         format!("{shared} of {pairs}"),
     ));
-    lines.push(line(
-        "facts that still meet the experts they were trained in",
-        none(),
-        format!("{same} of {all}"),
-    ));
-    if let Some((before, after)) = answers.filter(|(before, _)| !before.others.is_empty()) {
-        let kept = recall::kept(&before.others, &after.others);
+    if all > 0 {
+        lines.push(line(
+            "facts that still meet the experts they were trained in",
+            none(),
+            format!("{same} of {all}"),
+        ));
+    }
+    if let Some(asked) = asked.filter(|asked| !asked.before.others.is_empty()) {
+        let kept = recall::kept(&asked.before.others, &asked.after.others);
         lines.push(line("answers to other questions that stayed", none(), percent(kept)));
     }
     for (name, before, after) in &lines {
