@@ -1,6 +1,6 @@
 //! The rows of the studies: tasks of short questions, each split by its question's hash, and general text.
 
-use super::{alignment, continuations, factbook};
+use super::{alignment, continuations, factbook, questions};
 use crate::place::{Cache, write_if_changed};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -96,6 +96,7 @@ pub(crate) fn prepare(cache: &Cache, scale: usize) -> Result<PathBuf> {
     facts(cache, &folder)?;
     write_if_changed(&folder.join("all.toml"), &(all + GENERAL))?;
     prepare_pruning(cache, &folder, scale)?;
+    questions::prepare(&folder)?;
     alignment::preferences(&folder)?;
     alignment::openings(cache, &folder)?;
     Ok(folder)

@@ -10,6 +10,7 @@ pub(crate) mod data;
 pub(crate) mod document;
 mod factbook;
 mod plot;
+mod questions;
 pub(crate) mod results;
 mod studies;
 pub(crate) mod study;

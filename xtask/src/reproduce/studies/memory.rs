@@ -4,8 +4,8 @@ use super::super::results::Results;
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, column, lora};
 
-/// Passes over the facts.
-const PASSES: usize = 6;
+/// Passes over facts whose answers a model could guess in part, and over those that it could not or that share values.
+const PASSES: (usize, usize) = (6, 10);
 /// Learning rates: of an expert's two vectors, and of a value alone, which the softmax over its token's scores makes small.
 const RATES: (f64, f64) = (5e-2, 1.0);
 
@@ -18,22 +18,21 @@ pub(super) fn study(scale: usize) -> Study {
                 fine-tuning to the same loss harms it. Here: 1,000 facts of the CIA World Factbook in a table of a million \
                 rank-1 experts beside one matrix (true answers, and random ones to the same questions), the sparse memory of \
                 Lin et al. 2025 (arXiv:2510.15103) as a second arm, and LoRA and full fine-tuning trained until they recall \
-                the facts too. Recall is exact, greedy; other questions are of relations that are never trained, asked \
+                the facts too, once each: the harm is many times what a seed changes. Recall is exact, greedy; other questions are of relations that are never trained, asked \
                 before and after; asked otherwise means other words for the same facts, which nothing was trained on. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
             Arm::new("base", vec![in_f32(Step::evaluate("after", MODEL, None, "facts.toml"))]).without_chance(),
-            memory("memory experts", "facts", (EXPERTS, RATES.0), "", scale),
+            memory("memory experts", "facts", EXPERTS, (PASSES.0 * scale, RATES.0)),
             memory(
                 "memory experts, random answers",
                 "random",
-                (EXPERTS, RATES.0),
-                "",
-                scale,
+                EXPERTS,
+                (PASSES.1 * scale, RATES.0),
             ),
-            memory("sparse memory by TF-IDF", "facts", (VALUES, RATES.1), SPARSE, scale),
-            dense("LoRA r 16", &lora(16), (10, 3e-3), &["--adapter"]),
-            dense("full", "[[surgery]]\nkind = \"full\"\n", (6, 2e-4), &[]),
+            memory("sparse memory by TF-IDF", "facts", VALUES, (PASSES.1 * scale, RATES.1)),
+            dense("LoRA r 16", &lora(16), (10, 3e-3), &["--adapter"]).without_chance(),
+            dense("full", "[[surgery]]\nkind = \"full\"\n", (6, 2e-4), &[]).without_chance(),
         ],
         columns: vec![
             column("after.facts.exact_match", "recall", Form::Share),
@@ -48,22 +47,29 @@ pub(super) fn study(scale: usize) -> Study {
     }
 }
 
-const EXPERTS: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
-                       num_experts = 1048576\ntop_k = 8\n";
-const VALUES: &str = "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
-                      num_experts = 16384\ntop_k = 16\nexpert = \"value\"\n";
-const SPARSE: &str = "choice = \"tf_idf\"\nslots = 32\nbackground = \"{data}/background.jsonl\"\n";
+/// What is put in, and how its facts are chosen.
+type Kind = (&'static str, &'static str);
 
-fn memory(name: &str, answers: &str, (surgery, learning_rate): (&str, f64), objective: &str, scale: usize) -> Arm {
+const EXPERTS: Kind = (
+    "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
+     num_experts = 1048576\ntop_k = 8\n",
+    "",
+);
+const VALUES: Kind = (
+    "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
+     num_experts = 262144\ntop_k = 16\nexpert = \"value\"\n",
+    "choice = \"tf_idf\"\nslots = 32\nbackground = \"{data}/background.jsonl\"\n",
+);
+
+fn memory(name: &str, answers: &str, (surgery, objective): Kind, (passes, learning_rate): (usize, f64)) -> Arm {
     let recipe = format!(
         "[model]\nname_or_path = \"{MODEL}\"\ndtype = \"f32\"\n\n{surgery}\n\
          [objective]\nkind = \"memory\"\ntarget_loss = 0.05\nmax_steps_per_fact = {}\n{objective}\n\
          [data]\ntrain = [{{ path = \"{{data}}/{answers}.jsonl\" }}]\nmax_length = 128\n\n\
          [report]\nrecall = false\n\n\
-         [train]\nnum_train_epochs = {}\nper_device_train_batch_size = 64\nlearning_rate = {learning_rate:e}\nlr_scheduler_type = \"cosine\"\n\
+         [train]\nnum_train_epochs = {passes}\nper_device_train_batch_size = 64\nlearning_rate = {learning_rate:e}\nlr_scheduler_type = \"cosine\"\n\
          save_strategy = \"no\"\nlogging_steps = 5\nreport_to = []\n",
-        30 * scale,
-        PASSES * scale,
+        passes.max(30),
     );
     Arm::new(
         name,

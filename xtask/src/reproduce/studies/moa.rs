@@ -5,26 +5,25 @@ use super::super::results::Results;
 use super::super::study::{Arm, Form, Step, Study, Verdict};
 use super::{MODEL, Run, column, lora};
 
+/// Rows that an agent is tuned on, times the scale: what it says shall differ, not be right.
+const TRAINED: usize = 320;
 /// Questions that are asked.
 const ASKED: usize = 24;
 
 pub(super) fn study(scale: usize) -> Study {
-    let training = TASKS
-        .into_iter()
-        .zip(["sarcasm", "quartz", "socialiqa"])
-        .map(|(task, name)| {
-            let recipe = Run {
-                model: MODEL,
-                surgery: &lora(8),
-                task,
-                learning_rate: 5e-4,
-                scale,
-            };
-            Step::Train {
-                name,
-                recipe: recipe.recipe(),
-            }
-        });
+    let training = TASKS.into_iter().map(|task| {
+        let recipe = Run {
+            model: MODEL,
+            surgery: &lora(8),
+            task,
+            learning_rate: 5e-4,
+            scale,
+        };
+        Step::Train {
+            name: task,
+            recipe: recipe.recipe_of(TRAINED),
+        }
+    });
     let trained = "{study}/three-adapters-{seed}";
     let multi: String = TASKS
         .iter()
@@ -49,7 +48,7 @@ pub(super) fn study(scale: usize) -> Study {
             vec![Step::Ask {
                 name: "asked",
                 config,
-                rows: "{data}/quartz.test.jsonl".into(),
+                rows: "{data}/open.jsonl".into(),
                 count: ASKED,
             }],
         )
@@ -61,7 +60,8 @@ pub(super) fn study(scale: usize) -> Study {
                 and more proposers better than fewer; section 3.3: the aggregator takes over most from the best. A model of 135M \
                 parameters cannot synthesise, so the mechanical part is measured: how different the proposals are (distinct \
                 two-word runs), and how much of the last word was copied from any of them (the largest clipped share of \
-                two-word runs). Here: three adapters on one base, each tuned on another task, and the base as aggregator. \
+                two-word runs). Here: three adapters on one base, each tuned on another task (which chapter, region and article a \
+                text is of), and the base as aggregator; the questions are open ones, of what people do and feel. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
             Arm::new("three adapters", training.collect()),
