@@ -102,7 +102,7 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
                 100.0 * three,
                 100.0 * one
             ),
-            holds: three > one,
+            holds: results.is_clearly_below("one proposer, three times", "three proposers", "asked.distinct_2"),
         },
         Verdict {
             statement: format!(
@@ -110,7 +110,7 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
                 100.0 * second,
                 100.0 * first
             ),
-            holds: second > first,
+            holds: results.is_clearly_below("three proposers", "three proposers, two layers", "asked.copied_2"),
         },
     ]
 }

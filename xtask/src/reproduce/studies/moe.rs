@@ -93,17 +93,17 @@ fn verdicts(results: &Results) -> Vec<Verdict> {
         },
         Verdict {
             statement: format!("the balance loss evens the load ({loss:.3} against {none:.3})"),
-            holds: loss < none,
+            holds: results.is_clearly_below("upcycled, balance loss", "upcycled, no balancing", violation),
         },
         Verdict {
             statement: format!("a bias evens it without a loss ({bias:.3} against {none:.3})"),
-            holds: bias < none,
+            holds: results.is_clearly_below("upcycled, bias", "upcycled, no balancing", violation),
         },
         Verdict {
             statement: format!(
-                "the mixture's held-out loss is at most the dense model's at equal steps ({sparse:.4} against {dense:.4})"
+                "the mixture's held-out loss is below the dense model's at equal steps ({sparse:.4} against {dense:.4})"
             ),
-            holds: sparse <= dense,
+            holds: results.is_clearly_below("upcycled, balance loss", "dense", held_out),
         },
     ]
 }
