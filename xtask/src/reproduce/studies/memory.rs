@@ -32,7 +32,7 @@ pub(super) fn study(scale: usize) -> Study {
             ),
             memory("sparse memory by TF-IDF", "facts", VALUES, (PASSES.1 * scale, RATES.1)),
             dense("LoRA r 16", &lora(16), (10, 3e-3), &["--adapter"]).without_chance(),
-            dense("full", "[[surgery]]\nkind = \"full\"\n", (6, 2e-4), &[]).without_chance(),
+            dense("full", "[[surgery]]\nkind = \"full\"\n", (8, 3e-4), &[]).without_chance(),
         ],
         columns: vec![
             column("after.facts.exact_match", "recall", Form::Share),
