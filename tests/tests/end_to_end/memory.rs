@@ -140,8 +140,23 @@ fn the_rarest_experts_by_tf_idf_learn_too() {
     let home = Home::new();
     let all = facts(&home, "all.jsonl", &ANSWERS);
     let more = format!("choice = \"tf_idf\"\nslots = 12\nbackground = {:?}", home.texts());
-    finetune(&home, &["train", &recipe(&home, "sparse", &all, "", &more)]).works();
+    let quiet = ["--set", "report.recall=false"];
+    finetune(
+        &home,
+        &[
+            &["train", recipe(&home, "sparse", &all, "", &more).as_str()],
+            &quiet[..],
+        ]
+        .concat(),
+    )
+    .works();
     let sparse = home.at("sparse");
+    // Nothing was asked, so nothing is said of it.
+    let report = fs::read_to_string(home.path().join("sparse/report.md")).unwrap();
+    assert!(
+        report.contains("experts touched") && !report.contains("facts recalled exactly"),
+        "{report}"
+    );
     assert_eq!((recall(&home, "", &all), recall(&home, &sparse, &all)), (0.0, 1.0));
     let written = fs::read_to_string(home.path().join("sparse/facts.jsonl")).unwrap();
     for line in written.lines() {

@@ -9,6 +9,9 @@ use plotters::prelude::*;
 const WIDTH: u32 = 760;
 const BAR: u32 = 34;
 
+/// How far apart the largest and the smallest measure lie where the axis becomes logarithmic.
+const WIDE: f64 = 20.0;
+
 /// Horizontal bars, in the table's order from the top.
 pub(crate) fn bars(study: &Study, results: &Results) -> Result<String> {
     let column = study.columns.iter().find(|column| column.key == study.drawn);
@@ -29,32 +32,47 @@ fn paint(svg: &mut String, heading: &str, rows: &[(&str, Vec<f64>)]) -> Result<(
     let height = 90 + BAR * rows.len().max(1) as u32;
     let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| failed(&error))?;
-    let most = rows.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max);
+    let all = || rows.iter().flat_map(|(_, values)| values).copied();
+    let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+    let is_wide = least > 0.0 && most > WIDE * least;
+    let along = |value: f64| if is_wide { value.log10() } else { value };
+    let (begin, end) = match is_wide {
+        true => (along(least) - 0.1, along(most) + 0.1),
+        false => (0.0, (1.08 * most).max(1e-9)),
+    };
+    let heading = match is_wide {
+        true => format!("{heading} (logarithmic)"),
+        false => heading.to_owned(),
+    };
     let count = rows.len() as f64;
     let mut chart = ChartBuilder::on(&area)
         .caption(heading, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(190)
-        .build_cartesian_2d(0.0..(1.08 * most).max(1e-9), 0.0..count.max(1.0))
+        .build_cartesian_2d(begin..end, 0.0..count.max(1.0))
         .map_err(|error| failed(&error))?;
     chart
         .configure_mesh()
         .disable_y_mesh()
         .y_labels(0)
+        .x_label_formatter(&|x| match is_wide {
+            true => format!("{:.0}", 10f64.powf(*x)),
+            false => format!("{}", (x * 1e6).round() / 1e6),
+        })
         .light_line_style(WHITE)
         .draw()
         .map_err(|error| failed(&error))?;
     for (idx, (name, values)) in rows.iter().enumerate() {
         let middle = count - idx as f64 - 0.5;
-        let end = mean(values).unwrap_or_default();
-        let bar = Rectangle::new([(0.0, middle - 0.32), (end, middle + 0.32)], BLUE.mix(0.35).filled());
+        let end = along(mean(values).unwrap_or_default());
+        let bar = Rectangle::new([(begin, middle - 0.32), (end, middle + 0.32)], BLUE.mix(0.35).filled());
         let points = values
             .iter()
-            .map(|&value| Circle::new((value, middle), 3, BLACK.filled()));
+            .map(|&value| Circle::new((along(value), middle), 3, BLACK.filled()));
         chart.draw_series([bar]).map_err(|error| failed(&error))?;
         chart.draw_series(points).map_err(|error| failed(&error))?;
-        let (_, y) = chart.backend_coord(&(0.0, middle));
+        let (_, y) = chart.backend_coord(&(begin, middle));
         let style = ("sans-serif", 14).into_text_style(&area);
         area.draw_text(name, &style, (14, y - 7))
             .map_err(|error| failed(&error))?;
@@ -72,6 +90,21 @@ mod tests {
         paint(&mut svg, "loss", &[("LoRA", vec![1.0, 2.0]), ("DoRA", vec![1.5])]).unwrap();
         assert!(svg.contains("LoRA") && svg.contains("DoRA") && svg.contains("loss"));
         assert_eq!(svg.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn measures_far_apart_are_drawn_on_a_logarithmic_axis() {
+        let mut svg = String::new();
+        paint(
+            &mut svg,
+            "perplexity",
+            &[("dense", vec![30.0]), ("pruned", vec![1700.0])],
+        )
+        .unwrap();
+        assert!(svg.contains("perplexity (logarithmic)"));
+        let mut svg = String::new();
+        paint(&mut svg, "share", &[("none", vec![0.0]), ("all", vec![1.0])]).unwrap();
+        assert!(!svg.contains("logarithmic"));
     }
 
     #[test]
