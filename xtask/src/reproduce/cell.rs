@@ -23,6 +23,9 @@ pub(crate) struct Place {
     pub(crate) study: PathBuf,
 }
 
+/// Bytes of the smallest file that is removed of a finished cell: adapters stay.
+const LARGE: u64 = 64 << 20;
+
 /// `result.json` of a finished cell.
 #[derive(Serialize, Deserialize)]
 struct Finished {
@@ -31,10 +34,36 @@ struct Finished {
     measures: Measures,
 }
 
+/// Whether steps of `others` read what `arm` leaves.
+pub(crate) fn is_read_by(arm: &Arm, others: &[Arm]) -> bool {
+    let folder = format!("{{study}}/{}-", folder_name(&arm.name));
+    others
+        .iter()
+        .any(|other| format!("{:?}", other.steps).contains(&folder))
+}
+
+fn remove_large(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        let entry = entry?;
+        let (path, facts) = (entry.path(), entry.metadata()?);
+        if facts.is_dir() {
+            remove_large(&path)?;
+        } else if facts.len() >= LARGE {
+            fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 impl Place {
     /// The measures of a cell, run now if it is not finished.
     pub(crate) fn cell(&self, arm: &Arm, seed: u64) -> Result<Measures> {
         self.steps(&format!("{}-{seed}", folder_name(&arm.name)), &arm.steps, (seed, ""))
+    }
+
+    /// Removes what is large of a finished cell: its numbers are kept, and nothing reads its weights again.
+    pub(crate) fn let_go(&self, arm: &Arm, seed: u64) -> Result<()> {
+        remove_large(&self.study.join(format!("{}-{seed}", folder_name(&arm.name))))
     }
 
     /// The measures of some steps in the folder `name`, run now if they are not finished; `after` changes with what
@@ -296,6 +325,35 @@ fn of_report(name: &str, report: &Value) -> Measures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_large_goes_unless_another_arm_reads_it() {
+        let home = tempfile::tempdir().unwrap();
+        let place = Place {
+            binary: PathBuf::new(),
+            data: PathBuf::new(),
+            study: home.path().to_owned(),
+        };
+        let whole = Arm::new("all of it", Vec::new());
+        let part = Arm::new(
+            "part",
+            vec![Step::run("experts --model {study}/all-of-it-{seed}/train")],
+        );
+        assert!(is_read_by(&whole, std::slice::from_ref(&part)) && !is_read_by(&part, &[whole, part.clone()]));
+        let folder = home.path().join("part-3/train");
+        fs::create_dir_all(&folder).unwrap();
+        fs::File::create(folder.join("model.safetensors"))
+            .unwrap()
+            .set_len(LARGE)
+            .unwrap();
+        fs::write(folder.join("metrics.jsonl"), "{}").unwrap();
+        place.let_go(&part, 3).unwrap();
+        let left: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["metrics.jsonl"]);
+    }
     use std::os::unix::fs::PermissionsExt as _;
 
     /// A stand-in for the command: counts its calls, answers `evaluate`, writes metrics for `train`.

@@ -108,6 +108,9 @@ fn cells(study: &Study, place: &Place, seeds: u64) -> Result<Results> {
         }
         let measures = place.cell(arm, seed).with_context(|| label)?;
         results.add(&arm.name, measures);
+        if !cell::is_read_by(arm, &study.arms) {
+            place.let_go(arm, seed)?;
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
