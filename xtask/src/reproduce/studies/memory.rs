@@ -7,7 +7,7 @@ use super::{MODEL, column, lora};
 /// Passes over facts whose answers a model could guess in part, and over those that it could not or that share values.
 const PASSES: (usize, usize) = (6, 10);
 /// Learning rates: of an expert's two vectors, and of a value alone, which the softmax over its token's scores makes small.
-const RATES: (f64, f64) = (5e-2, 1.0);
+const RATES: (f64, f64) = (5e-2, 1.5);
 
 pub(super) fn study(scale: usize) -> Study {
     Study {
@@ -58,7 +58,7 @@ const EXPERTS: Kind = (
 const VALUES: Kind = (
     "[[surgery]]\nkind = \"memory\"\ntarget_modules = [\"down_proj\"]\nlayers_to_transform = [24]\n\
      num_experts = 262144\ntop_k = 16\nexpert = \"value\"\n",
-    "choice = \"tf_idf\"\nslots = 32\nbackground = \"{data}/background.jsonl\"\n",
+    "choice = \"tf_idf\"\nslots = 64\nbackground = \"{data}/background.jsonl\"\n",
 );
 
 fn memory(name: &str, answers: &str, (surgery, objective): Kind, (passes, learning_rate): (usize, f64)) -> Arm {
