@@ -1,7 +1,7 @@
 //! The drawn measure of each arm as a bar, every seed a point on it: SVG with its text as text.
 
 use super::results::{Results, mean};
-use super::study::Study;
+use super::study::{Form, Study};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
@@ -23,18 +23,20 @@ pub(crate) fn bars(study: &Study, results: &Results) -> Result<String> {
         .filter(|(_, values)| !values.is_empty())
         .collect();
     let mut svg = String::new();
-    paint(&mut svg, heading, &rows).map_err(|error| anyhow!("`{}`: {error}", study.name))?;
+    // A share is read against the whole.
+    let may_be_wide = !matches!(column.map(|column| column.form), Some(Form::Share));
+    paint(&mut svg, heading, &rows, may_be_wide).map_err(|error| anyhow!("`{}`: {error}", study.name))?;
     Ok(svg)
 }
 
-fn paint(svg: &mut String, heading: &str, rows: &[(&str, Vec<f64>)]) -> Result<(), String> {
+fn paint(svg: &mut String, heading: &str, rows: &[(&str, Vec<f64>)], may_be_wide: bool) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let height = 90 + BAR * rows.len().max(1) as u32;
     let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| failed(&error))?;
     let all = || rows.iter().flat_map(|(_, values)| values).copied();
     let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
-    let is_wide = least > 0.0 && most > WIDE * least;
+    let is_wide = may_be_wide && least > 0.0 && most > WIDE * least;
     let along = |value: f64| if is_wide { value.log10() } else { value };
     let (begin, end) = match is_wide {
         true => (along(least) - 0.1, along(most) + 0.1),
@@ -87,28 +89,24 @@ mod tests {
     #[test]
     fn every_arm_has_its_name_and_every_seed_its_point() {
         let mut svg = String::new();
-        paint(&mut svg, "loss", &[("LoRA", vec![1.0, 2.0]), ("DoRA", vec![1.5])]).unwrap();
+        paint(&mut svg, "loss", &[("LoRA", vec![1.0, 2.0]), ("DoRA", vec![1.5])], true).unwrap();
         assert!(svg.contains("LoRA") && svg.contains("DoRA") && svg.contains("loss"));
         assert_eq!(svg.matches("<circle").count(), 3);
     }
 
     #[test]
     fn measures_far_apart_are_drawn_on_a_logarithmic_axis() {
-        let mut svg = String::new();
-        paint(
-            &mut svg,
-            "perplexity",
-            &[("dense", vec![30.0]), ("pruned", vec![1700.0])],
-        )
-        .unwrap();
-        assert!(svg.contains("perplexity (logarithmic)"));
-        let mut svg = String::new();
-        paint(&mut svg, "share", &[("none", vec![0.0]), ("all", vec![1.0])]).unwrap();
-        assert!(!svg.contains("logarithmic"));
+        let far = [("dense", vec![30.0]), ("pruned", vec![1700.0])];
+        let from_nought = [("none", vec![0.0]), ("all", vec![1.0])];
+        for (rows, may_be_wide, is_wide) in [(&far, true, true), (&far, false, false), (&from_nought, true, false)] {
+            let mut svg = String::new();
+            paint(&mut svg, "measure", rows, may_be_wide).unwrap();
+            assert_eq!(svg.contains("measure (logarithmic)"), is_wide);
+        }
     }
 
     #[test]
     fn nothing_can_be_drawn() {
-        paint(&mut String::new(), "loss", &[]).unwrap();
+        paint(&mut String::new(), "loss", &[], true).unwrap();
     }
 }
