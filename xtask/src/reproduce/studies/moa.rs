@@ -61,7 +61,8 @@ pub(super) fn study(scale: usize) -> Study {
                 parameters cannot synthesise, so the mechanical part is measured: how different the proposals are (distinct \
                 two-word runs), and how much of the last word was copied from any of them (the largest clipped share of \
                 two-word runs). Here: three adapters on one base, each tuned on another task (which chapter, region and article a \
-                text is of), and the base as aggregator; the questions are open ones, of what people do and feel. \
+                text is of, in a word or two, and so they answer everything), and the base as aggregator; the questions are open \
+                ones, of what people do and feel. An agent that has nothing to say is left out. \
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms: vec![
             Arm::new("three adapters", training.collect()),
