@@ -7,7 +7,7 @@ use super::{MODEL, column, lora};
 /// Passes over facts whose answers a model could guess in part, and over those that it could not or that share values.
 const PASSES: (usize, usize) = (6, 10);
 /// Learning rates: of an expert's two vectors, and of a value alone, which the softmax over its token's scores makes small.
-const RATES: (f64, f64) = (5e-2, 1.5);
+const RATES: (f64, f64) = (5e-2, 1.0);
 
 pub(super) fn study(scale: usize) -> Study {
     Study {
