@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 /// Pixels of the picture's width, and of a bar with its gap.
-const WIDTH: u32 = 760;
+const WIDTH: u32 = 800;
 const BAR: u32 = 34;
 
 /// How far apart the largest and the smallest measure lie where the axis becomes logarithmic.
@@ -51,7 +51,7 @@ fn paint(svg: &mut String, heading: &str, rows: &[(&str, Vec<f64>)], may_be_wide
         .caption(heading, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(30)
-        .y_label_area_size(190)
+        .y_label_area_size(230)
         .build_cartesian_2d(begin..end, 0.0..count.max(1.0))
         .map_err(|error| failed(&error))?;
     chart
