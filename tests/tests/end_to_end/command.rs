@@ -83,6 +83,14 @@ pub(crate) fn finetune(home: &Home, args: &[&str]) -> Answer {
     answer(command(home).args(args).output().expect("the command was built"))
 }
 
+/// The perplexity in f32 of [`Home::texts`] under the model that `args` name.
+pub(crate) fn perplexity(home: &Home, args: &[&str]) -> f64 {
+    let texts = home.texts();
+    let all = [&["score", "--data", &texts, "--json", "--dtype", "f32"][..], args].concat();
+    let last = finetune(home, &all).works().json_lines().pop().expect("lines");
+    last["perplexity"].as_f64().expect("a number")
+}
+
 pub(crate) fn answer(output: Output) -> Answer {
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     Answer {

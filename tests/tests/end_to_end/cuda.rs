@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::command::{Home, finetune, losses, metrics, tiny};
+use super::command::{Home, finetune, losses, metrics, perplexity, tiny};
 
 /// What is compared with the CPU.
 const DEVICE: &str = "cuda";
@@ -241,26 +239,9 @@ fn facts_are_memorised() {
 #[test]
 fn what_a_model_says_does_not_depend_on_the_device() {
     let Some(home) = home() else { return };
-    let (model, texts) = (tiny().display().to_string(), home.texts());
+    let model = tiny().display().to_string();
     let run = train(&home, DEVICE, &[]);
-    let scored = |device: &str| {
-        let args = [
-            "score",
-            "--model",
-            &model,
-            "--adapter",
-            &run,
-            "--data",
-            &texts,
-            "--dtype",
-            "f32",
-            "--device",
-            device,
-            "--json",
-        ];
-        let last: Value = finetune(&home, &args).works().json_lines().pop().unwrap();
-        last["perplexity"].as_f64().unwrap()
-    };
+    let scored = |device: &str| perplexity(&home, &["--model", &model, "--adapter", &run, "--device", device]);
     let (cpu, cuda) = (scored("cpu"), scored(DEVICE));
     assert!((cpu / cuda - 1.0).abs() < 1e-5, "{cpu} {cuda}");
     let said = |device: &str| {
@@ -297,14 +278,8 @@ fn what_a_model_says_does_not_depend_on_the_device() {
             "--device",
             device,
         ];
-        // Not every build of the verb computes on a device; what it writes must be the same where it does.
         finetune(&home, &args).works();
-        let args = [
-            "score", "--model", &out, "--data", &texts, "--dtype", "f32", "--device", device, "--json",
-        ];
-        finetune(&home, &args).works().json_lines().pop().unwrap()["perplexity"]
-            .as_f64()
-            .unwrap()
+        perplexity(&home, &["--model", &out, "--device", device])
     };
     let (cpu, cuda) = (merged("cpu"), merged(DEVICE));
     assert!((cpu / cuda - 1.0).abs() < 1e-5, "{cpu} {cuda}");
@@ -337,12 +312,7 @@ fn a_model_is_pruned_alike() {
                 &out,
             ];
             finetune(&home, &args).works();
-            let args = [
-                "score", "--model", &out, "--data", &texts, "--dtype", "f32", "--device", "cpu", "--json",
-            ];
-            finetune(&home, &args).works().json_lines().pop().unwrap()["perplexity"]
-                .as_f64()
-                .unwrap()
+            perplexity(&home, &["--model", &out, "--device", "cpu"])
         };
         let (cpu, cuda) = (scored("cpu"), scored(DEVICE));
         assert!((cpu / cuda - 1.0).abs() < 1e-2, "{method}: {cpu} {cuda}");

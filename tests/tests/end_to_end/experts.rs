@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::command::{Home, finetune, losses, metrics, tiny};
+use super::command::{Home, finetune, losses, metrics, perplexity, tiny};
 
 fn upcycled(home: &Home, more: &[&str]) -> String {
     let (model, output) = (tiny().display().to_string(), home.at("experts"));
@@ -15,13 +15,6 @@ fn upcycled(home: &Home, more: &[&str]) -> String {
     ];
     finetune(home, &args.concat()).works();
     output
-}
-
-fn perplexity(home: &Home, args: &[&str]) -> f64 {
-    let texts = home.texts();
-    let all = [&["score", "--data", &texts, "--json", "--dtype", "f32"][..], args].concat();
-    let last = finetune(home, &all).works().json_lines().pop().unwrap();
-    last["perplexity"].as_f64().unwrap()
 }
 
 /// Trains the recipe with these settings; its run lies in `name`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::command::{Home, finetune, losses, tiny};
+use super::command::{Home, finetune, losses, perplexity, tiny};
 
 /// Trains the recipe with another surgery; its run lies in `run`.
 fn train(home: &Home, surgery: &str, more: &[&str]) -> String {
@@ -25,13 +25,6 @@ fn train(home: &Home, surgery: &str, more: &[&str]) -> String {
     }
     finetune(home, &args).works();
     home.at("run")
-}
-
-fn perplexity(home: &Home, args: &[&str]) -> f64 {
-    let texts = home.texts();
-    let all = [&["score", "--data", &texts, "--json", "--dtype", "f32"][..], args].concat();
-    let last = finetune(home, &all).works().json_lines().pop().unwrap();
-    last["perplexity"].as_f64().unwrap()
 }
 
 fn inspected(home: &Home, what: &str) -> Value {
