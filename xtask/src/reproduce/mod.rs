@@ -9,6 +9,7 @@ mod continuations;
 pub(crate) mod data;
 pub(crate) mod document;
 mod factbook;
+mod measures;
 mod plot;
 mod questions;
 pub(crate) mod results;
