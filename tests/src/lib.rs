@@ -1,1 +1,3 @@
-//! End-to-end tests of the built command: see `tests/end_to_end`. This library is empty; it lets the package have tests.
+//! End-to-end tests of the built command, and what its fuzzing campaign feeds to the readers.
+
+pub mod fuzzing;

@@ -53,6 +53,10 @@ pub struct Rendered {
     pub generated: Option<Vec<Range<usize>>>,
 }
 
+/// Instructions that a template may run for one conversation: what stands in a template comes from outside, and one with
+/// nested loops must end in an error, not run for ever.
+const FUEL: u64 = 20_000_000;
+
 impl ChatTemplate {
     /// Compiles a template; `name` is for error messages.
     pub fn new(name: &str, source: &str) -> Result<Self, Error> {
@@ -75,6 +79,7 @@ impl ChatTemplate {
         clock: impl Fn() -> NaiveDateTime + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
         python::register(&mut env);
         generation::register(&mut env);
         env.add_function("strftime_now", move |format: String| strftime(clock(), &format));

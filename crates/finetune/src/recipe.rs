@@ -138,6 +138,11 @@ impl Recipe {
         Self::from_document(&Document::read(path, overrides)?)
     }
 
+    /// As [`Self::read`], of a text that is already there; `path` says where it stood.
+    pub fn parse(path: &Path, text: String, overrides: &[String]) -> Result<Self> {
+        Self::from_document(&Document::parse(path, text, overrides)?)
+    }
+
     fn from_document(document: &Document) -> Result<Self> {
         if let Some(key) = document.keys().find(|key| !SECTIONS.contains(key)) {
             let wanted = listing(SECTIONS.into_iter());

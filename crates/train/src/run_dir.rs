@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tch::Tensor;
+
+use crate::state::State;
 use crate::{BoxError, Error, Result, tensors};
 
 /// What may become of a run that the folder holds already.
@@ -27,6 +30,19 @@ pub struct Checkpoint {
     pub step: usize,
     /// The folder.
     pub path: PathBuf,
+}
+
+impl Checkpoint {
+    /// Whether a run of `seed` and `num_steps_per_epoch` whose optimiser holds tensors shaped as `masters` can go on from
+    /// here. What is read is thrown away.
+    pub fn check(&self, seed: u64, num_steps_per_epoch: usize, masters: &[(String, Tensor)]) -> Result<()> {
+        State::resume(&self.path.join(STATE), seed, num_steps_per_epoch)?;
+        let wanted: Vec<(String, Tensor)> = masters
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.empty_like()))
+            .collect();
+        tensors::read_into(&self.path.join(MASTERS), &wanted)
+    }
 }
 
 /// A run's output folder, held by this process alone.
