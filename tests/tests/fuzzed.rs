@@ -6,6 +6,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use end_to_end::fuzzing::{Mutator, TARGETS, Target, most_bytes};
@@ -65,9 +66,12 @@ fn check(target: &Target, what: &str, bytes: &[u8]) {
     }
 }
 
-/// One test, so that what is allocated at one time belongs to one input.
+/// What is allocated at one time belongs to one input only while one test runs.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_reader_panics_hangs_or_takes_memory_that_its_input_does_not_have() {
+    let _alone = ALONE.lock();
     let asked = std::env::var("FUZZED_INPUTS").ok().and_then(|count| count.parse().ok());
     let inputs: u64 = asked.unwrap_or(INPUTS);
     for target in &TARGETS {
@@ -92,6 +96,7 @@ fn no_reader_panics_hangs_or_takes_memory_that_its_input_does_not_have() {
 
 #[test]
 fn a_reader_that_takes_too_much_or_panics_is_found() {
+    let _alone = ALONE.lock();
     let greedy = Target {
         name: "greedy",
         run: |_| drop(std::hint::black_box(vec![0u8; 64 << 20])),

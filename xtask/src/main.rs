@@ -9,6 +9,7 @@ mod demo;
 mod download;
 mod facts;
 mod fetch;
+mod fuzz;
 mod libtorch;
 mod manifest;
 mod pipeline;
@@ -72,6 +73,8 @@ enum Verb {
         #[arg(long, conflicts_with = "generators")]
         check: bool,
     },
+    /// Readers of outside bytes under libFuzzer: `cargo xtask fuzz rows --runs 1000000`.
+    Fuzz(fuzz::Arguments),
     /// Ours against Transformers + PEFT, in turns on this machine.
     Bench(bench::Arguments),
     /// A paper's claim in miniature: `cargo xtask reproduce dora`.
@@ -107,6 +110,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Ci => check::ci(&Cache::from_env()?, &tools),
         Verb::Golden { check: true, .. } => python::check(&Cache::from_env()?, &tools),
         Verb::Golden { generators, .. } => python::golden(&Cache::from_env()?, &tools, &generators),
+        Verb::Fuzz(arguments) => fuzz::run(&Cache::from_env()?, &tools, &arguments),
         Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
         Verb::Reproduce(arguments) => reproduce::run(&Cache::from_env()?, &tools, &arguments),
         Verb::Pipeline(arguments) => pipeline::run(&Cache::from_env()?, &tools, &arguments),
