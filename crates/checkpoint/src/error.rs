@@ -107,6 +107,20 @@ pub enum Error {
         /// The shape that is there.
         found: Vec<i64>,
     },
+    /// Numbers that are none.
+    #[error("{place}: {} of {numbers} numbers are not finite ({nan} NaN, {infinite} infinite)\nhint: {hint}", nan + infinite)]
+    NotFinite {
+        /// The file and the tensor.
+        place: String,
+        /// How many are NaN.
+        nan: i64,
+        /// How many are infinite.
+        infinite: i64,
+        /// Of how many.
+        numbers: i64,
+        /// What to do.
+        hint: String,
+    },
     /// The place to be written to is taken.
     #[error("`{}`: {found} is there already\nhint: choose another folder, or remove it first", path.display())]
     Exists {

@@ -20,6 +20,7 @@
 
 mod config;
 mod error;
+mod finite;
 mod gguf;
 mod map;
 mod model_dir;
@@ -34,6 +35,7 @@ pub use config::{
     Activation, Dialect, ExpertNames, ExpertsConfig, Family, LayerKind, ModelConfig, Output, Rope, RopeScaling,
 };
 pub use error::{BoxError, Error, Result};
+pub use finite::finite;
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
 pub use model_dir::{Existing, ModelDir, SaveOptions, save_model};
 pub use peft::{InitLoraWeights, NamesOrPattern, PeftAdapter, PeftConfig, PeftPart, PeftTensor};

@@ -6,14 +6,21 @@ use std::process::Command;
 
 use super::command::{Answer, Home, Refusal, answer, command, files, finetune, nothing_lost, tiny};
 
-/// Sets the first number of a tensor of the model to NaN.
-fn poison(model: &str, tensor: &str) {
+/// Sets all numbers of a tensor of the model to the largest there is: finite, but no sum over it is.
+fn overflow(model: &str, tensor: &str) {
+    fill(model, tensor, f32::MAX, usize::MAX);
+}
+
+/// Sets the first `count` numbers of a tensor of the model.
+fn fill(model: &str, tensor: &str, value: f32, count: usize) {
     let path = Path::new(model).join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let begin = 8 + header + tensors[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-    bytes[begin..begin + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let [begin, end] = [0, 1].map(|idx: usize| tensors[tensor]["data_offsets"][idx].as_u64().unwrap() as usize);
+    for number in bytes[8 + header + begin..8 + header + end].chunks_mut(4).take(count) {
+        number.copy_from_slice(&value.to_le_bytes());
+    }
     fs::write(path, bytes).unwrap();
 }
 
@@ -35,7 +42,7 @@ fn a_loss_that_is_no_number_names_its_step_and_the_first_block_that_made_it() {
     ] {
         let home = Home::new();
         let model = home.model();
-        poison(&model, tensor);
+        overflow(&model, tensor);
         let recipe = home.recipe("");
         finetune(
             &home,
@@ -73,10 +80,34 @@ fn a_run_that_diverges_keeps_its_checkpoints() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_said_so() {
+fn weights_that_are_no_numbers_are_named_wherever_the_model_is_read() {
     let home = Home::new();
     let model = home.model();
-    poison(&model, "model.layers.0.mlp.down_proj.weight");
+    fill(&model, "model.layers.0.mlp.down_proj.weight", f32::NAN, 2);
+    let (texts, recipe, out) = (home.texts(), home.recipe(""), home.at("out"));
+    let change = format!("model.name_or_path={model}");
+    for args in [
+        &["generate", "--prompt", "a", "--model", &model][..],
+        &["score", "--data", &texts, "--model", &model],
+        &["train", &recipe, "--set", &change],
+        &["export", "--model", &model, "--format", "hf", "--output", &out],
+        &["quantize", "--model", &model, "--output", &out],
+    ] {
+        finetune(&home, args).refuses(&Refusal {
+            place: "tensor `model.layers.0.mlp.down_proj.weight`",
+            wanted: "are not finite",
+            found: "(2 NaN, 0 infinite)",
+            hint: "the file is damaged",
+        });
+    }
+    assert!(!std::path::Path::new(&out).exists());
+}
+
+#[test]
+fn weights_whose_products_are_no_numbers_are_said_so() {
+    let home = Home::new();
+    let model = home.model();
+    overflow(&model, "model.layers.0.mlp.down_proj.weight");
     let texts = home.texts();
     for (args, place) in [
         (&["generate", "--prompt", "a"][..], "generation"),

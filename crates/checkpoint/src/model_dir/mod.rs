@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
+use crate::finite;
 use crate::gguf::{self, Gguf, Layout};
 use crate::safetensors::near;
 use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
@@ -147,6 +148,7 @@ impl ModelDir {
         };
         for (name, wanted) in model.config.tensors() {
             let found = model.shape(&name).ok_or_else(|| model.no_tensor(&name))?;
+            refuse_codes(path, &model.info(&name)?)?;
             if found != wanted {
                 return Err(Error::Shape {
                     path: path.to_owned(),
@@ -159,8 +161,14 @@ impl ModelDir {
         }
         let expected: std::collections::HashSet<&str> = model.names.iter().map(String::as_str).collect();
         let tied = model.config.tie_word_embeddings;
-        // Old Llama files hold RoPE's frequencies; a tied output layer may be written out.
-        let known = |name: &str| name.ends_with(".rotary_emb.inv_freq") || tied && name == "lm_head.weight";
+        // Buffers that are computed from the configuration; a tied output layer may be written out.
+        let known = |name: &str| {
+            let buffers = ["rotary_emb.inv_freq", "position_ids", "attention.masked_bias"];
+            buffers
+                .iter()
+                .any(|end| name == *end || name.ends_with(&format!(".{end}")))
+                || tied && name == "lm_head.weight"
+        };
         let all: Vec<&str> = match &model.weights {
             Weights::Shards(shards) => shards.names().collect(),
             Weights::Gguf { of, .. } => of.keys().map(String::as_str).collect(),
@@ -226,29 +234,70 @@ impl ModelDir {
         }
     }
 
+    /// What whoever uses the model has to know: files that are passed over, tensors that nothing here uses.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = match &self.weights {
+            Weights::Shards(shards) => shards.remarks().to_vec(),
+            Weights::Gguf { .. } => Vec::new(),
+        };
+        let is_vision = |name: &&String| {
+            self.config.is_of_multimodal && !name.contains("language_model.") && !name.contains("lm_head")
+        };
+        let (vision, rest): (Vec<&String>, Vec<&String>) = self.unexpected.iter().partition(is_vision);
+        if !vision.is_empty() {
+            remarks.push(format!(
+                "{} tensors of the parts that read pictures are not used: texts alone are read and written here",
+                vision.len()
+            ));
+        }
+        if let Some(first) = rest.first() {
+            let more = match rest.len() {
+                1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            remarks.push(format!(
+                "the files hold tensor `{first}`{more}, which `config.json` gives this model no use for: not used, and not written\n\
+                 hint: if they belong to the model, its `config.json` is another model's; `finetune inspect` lists them"
+            ));
+        }
+        remarks
+    }
+
     /// The tensor `name` on the CPU in its own dtype; over the mapped file where that can be, so not to be written.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         match &self.weights {
-            Weights::Shards(shards) => shards.tensor(name).ok_or_else(|| self.no_tensor(name))?,
+            Weights::Shards(shards) => {
+                let tensor = shards.tensor(name).ok_or_else(|| self.no_tensor(name))??;
+                finite::read(&self.path, name, tensor)
+            }
             Weights::Gguf { .. } => self.tensor_as(name, self.info(name)?.kind),
         }
     }
 
     /// The tensor `name` on the CPU in dtype `kind`; not to be written.
     pub fn tensor_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
-        match &self.weights {
-            Weights::Shards(shards) => shards.tensor_as(name, kind).ok_or_else(|| self.no_tensor(name))?,
+        let tensor = match &self.weights {
+            Weights::Shards(shards) => shards.tensor_as(name, kind).ok_or_else(|| self.no_tensor(name))??,
             Weights::Gguf { file, of } => {
                 let (stored, layout) = of.get(name).ok_or_else(|| self.no_tensor(name))?;
-                file.tensor_in(stored, kind, *layout)
+                file.tensor_in(stored, kind, *layout)?
             }
-        }
+        };
+        finite::read(&self.path, name, tensor)
     }
 
     /// The weight `name` in 4 bits as bitsandbytes stores it, if that is how it is stored.
     pub fn packed(&self, name: &str) -> Result<Option<PackedTensor>> {
         match &self.weights {
-            Weights::Shards(shards) => shards.packed(name),
+            Weights::Shards(shards) => {
+                let packed = shards.packed(name)?;
+                if let Some(packed) = &packed {
+                    for scales in packed.scales.floats() {
+                        drop(finite::read(&self.path, name, scales.shallow_clone())?);
+                    }
+                }
+                Ok(packed)
+            }
             Weights::Gguf { .. } => Ok(None),
         }
     }
@@ -292,6 +341,18 @@ fn gguf_in(folder: &Path) -> Result<Option<PathBuf>> {
             hint: "give the path of the one to use".into(),
         }),
     }
+}
+
+/// Whole numbers are no weights: they are codes whose scales are missing.
+fn refuse_codes(path: &Path, info: &TensorInfo) -> Result<()> {
+    if matches!(info.kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        path: path.to_owned(),
+        what: format!("tensor `{}` of whole numbers ({:?}) without scales beside it", info.name, info.kind),
+        hint: "these are the codes of a quantised weight; dequantise the model with the tool that packed it, or take the unquantised one".into(),
+    })
 }
 
 fn left_over(path: &Path, name: &str) -> Error {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
+use crate::finite::finite;
 use crate::safetensors::{self, size_in_bytes};
 use crate::staged::{StagedDir, write_file};
 use crate::{BoxError, Error, Result, TensorInfo, TokenizerFiles, python_json, write_safetensors};
@@ -77,7 +78,11 @@ pub fn save_model(
             1 => "model.safetensors".to_owned(),
             count => format!("model-{:05}-of-{count:05}.safetensors", idx + 1),
         };
-        write_safetensors(&staged.path().join(&name), shard, &mut tensor)?;
+        write_safetensors(&staged.path().join(&name), shard, |info| {
+            let value = tensor(info)?.to_kind(info.kind);
+            finite(&info.name, &value)?;
+            Ok(value)
+        })?;
         for info in *shard {
             weight_map.insert(info.name.clone(), json!(name));
         }

@@ -1,7 +1,7 @@
 //! The safetensors of a Hugging Face directory: one file, or several with an index.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
@@ -16,23 +16,44 @@ pub(super) struct Shards {
     files: Vec<Safetensors>,
     /// Name to file and name in it.
     of: BTreeMap<String, (usize, String)>,
+    remarks: Vec<String>,
 }
 
 impl Shards {
-    /// Opens `model.safetensors`, else every file that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, else every file that `model.safetensors.index.json` names, else all shards there are.
+    ///
+    /// As in Transformers, a single file goes before an index that does not name it.
     pub(super) fn open(folder: &Path, family: Family) -> Result<Self> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         let mut shards = Self {
             files: Vec::new(),
             of: BTreeMap::new(),
+            remarks: Vec::new(),
         };
-        if single.is_file() {
-            let file = Safetensors::open(&single)?;
-            for name in file.names() {
-                shards.of.insert(plain(name, family), (0, name.to_owned()));
+        let is_overlay = || -> Result<bool> {
+            let named = weight_map(&index)?;
+            Ok(named.values().any(|file| file == "model.safetensors"))
+        };
+        if single.is_file() && !(index.is_file() && is_overlay()?) {
+            if index.is_file() {
+                shards.remarks.push(
+                    "it holds two sets of weights: `model.safetensors`, which is taken as in Transformers, and the shards of \
+                     `model.safetensors.index.json`, which are not\n\
+                     hint: remove the set that does not belong to this model"
+                        .into(),
+                );
             }
-            shards.files.push(file);
+            shards.open_all(&[single], family)?;
+            return Ok(shards);
+        }
+        if !index.is_file() && !shard_names(folder)?.is_empty() {
+            let files = whole_set(folder)?;
+            shards.open_all(&files, family)?;
+            shards.remarks.push(format!(
+                "`model.safetensors.index.json` is missing: all {} shards in the folder are read",
+                files.len()
+            ));
             return Ok(shards);
         }
         if !index.is_file() {
@@ -52,6 +73,32 @@ impl Shards {
         }
         shards.open_indexed(folder, &index, family)?;
         Ok(shards)
+    }
+
+    /// Every tensor of these files; an error if two hold one of the same name.
+    fn open_all(&mut self, files: &[PathBuf], family: Family) -> Result<()> {
+        for (place, path) in files.iter().enumerate() {
+            let file = Safetensors::open(path)?;
+            for name in file.names() {
+                let twice = self.of.insert(plain(name, family), (place, name.to_owned()));
+                if let Some((other, other_name)) = twice {
+                    return Err(Error::Broken {
+                        path: path.clone(),
+                        format: "model",
+                        at: format!("tensor `{name}`"),
+                        wanted: "each tensor once".into(),
+                        found: format!("it in `{}` too, as `{other_name}`", files[other].display()),
+                    });
+                }
+            }
+            self.files.push(file);
+        }
+        Ok(())
+    }
+
+    /// What is to be said of the files.
+    pub(super) fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     fn open_indexed(&mut self, folder: &Path, index: &Path, family: Family) -> Result<()> {
@@ -74,12 +121,26 @@ impl Shards {
         for name in &files {
             self.files.push(Safetensors::open(&folder.join(name))?);
         }
+        let left: Vec<String> = shard_names(folder)?
+            .into_iter()
+            .filter(|name| !files.contains(&name.as_str()))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if !left.is_empty() {
+            self.remarks.push(format!(
+                "{} not named by `model.safetensors.index.json` and not read\nhint: remove what is left of another model",
+                match left.len() {
+                    1 => format!("{} is", left[0]),
+                    _ => format!("{} are", left.join(", ")),
+                }
+            ));
+        }
         for (name, file) in &map {
+            let place = files.binary_search(&file.as_str()).expect("every file is in the list");
             // What stands beside the codes of a packed weight is part of it.
-            if safetensors::is_part(name) {
+            if safetensors::is_part(name) || self.files[place].is_part(name) {
                 continue;
             }
-            let place = files.binary_search(&file.as_str()).expect("every file is in the list");
             // Says which tensor is missing in which shard.
             if self.files[place].shape(name).is_none() {
                 self.files[place].info(name)?;
@@ -122,6 +183,57 @@ impl Shards {
             None => Ok(None),
         }
     }
+}
+
+/// The files of the form `model-00001-of-00002.safetensors` in a folder, sorted.
+fn shard_names(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder, "open"))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| numbers(name).is_some())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Number and count of a shard's name.
+fn numbers(name: &str) -> Option<(usize, usize)> {
+    let (number, count) = name
+        .strip_prefix("model-")?
+        .strip_suffix(".safetensors")?
+        .split_once("-of-")?;
+    Some((number.parse().ok()?, count.parse().ok()?))
+}
+
+/// All shards of a folder without an index; an error that names those that its count lacks.
+fn whole_set(folder: &Path) -> Result<Vec<PathBuf>> {
+    let names = shard_names(folder)?;
+    let counts: Vec<usize> = names.iter().filter_map(|name| Some(numbers(name)?.1)).collect();
+    let wanted = counts.first().copied().unwrap_or(0);
+    let has = |number: usize| names.iter().any(|name| numbers(name) == Some((number, wanted)));
+    let missing: Vec<String> = (1..=wanted)
+        .filter(|number| !has(*number))
+        .map(|number| format!("`model-{number:05}-of-{wanted:05}.safetensors`"))
+        .collect();
+    if !missing.is_empty() || counts.iter().any(|count| *count != wanted) {
+        let what = match missing.is_empty() {
+            true => format!(
+                "`model.safetensors.index.json` beside shards of two sets ({})",
+                names.join(", ")
+            ),
+            false => format!(
+                "`model.safetensors.index.json`, and {} of {wanted} shards ({}),",
+                missing.len(),
+                missing.join(", ")
+            ),
+        };
+        return Err(Error::Missing {
+            path: folder.to_owned(),
+            what,
+            hint: "is the download complete?".into(),
+        });
+    }
+    Ok(names.iter().map(|name| folder.join(name)).collect())
 }
 
 /// Tensor to file, of an index.

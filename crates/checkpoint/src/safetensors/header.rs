@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The longest header that the reference implementation reads, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Every dtype there is: name, bits, libtorch's kind. In the order in which writers sort, largest last.
+/// Every dtype there is: name, bits, libtorch's kind.
 const DTYPES: [(&str, u64, Option<Kind>); 20] = [
     ("BOOL", 8, Some(Kind::Bool)),
     ("F4", 4, None),
@@ -153,12 +153,6 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Header> {
 /// libtorch's kind for a dtype, if it has one.
 pub(super) fn kind(dtype: &str) -> Option<Kind> {
     DTYPES.iter().find(|row| row.0 == dtype)?.2
-}
-
-/// The dtype's name for a kind, and its place in the order in which tensors are written.
-pub(super) fn dtype(kind: Kind) -> Option<(&'static str, usize)> {
-    let place = DTYPES.iter().position(|row| row.2 == Some(kind))?;
-    Some((DTYPES[place].0, place))
 }
 
 fn check(raw: &Raw) -> std::result::Result<Entry, (String, String)> {

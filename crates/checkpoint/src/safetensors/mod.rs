@@ -4,6 +4,7 @@
 
 mod header;
 mod packed;
+mod scaled;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -56,6 +57,8 @@ pub struct Safetensors {
     metadata: BTreeMap<String, String>,
     /// The weights that several entries hold.
     packed: BTreeMap<String, packed::State>,
+    /// Weights in 8 bits with scales in other entries.
+    scaled: BTreeMap<String, scaled::Scaled>,
     names: Vec<String>,
 }
 
@@ -74,11 +77,17 @@ impl Safetensors {
             start,
             names: Vec::new(),
             packed: BTreeMap::new(),
+            scaled: BTreeMap::new(),
             entries,
             metadata,
         };
         let (packed, parts) = packed::find(&file)?;
-        let parts: HashSet<String> = parts.into_iter().collect();
+        let mut parts: HashSet<String> = parts.into_iter().collect();
+        let eights = file.entries.iter().filter(|(name, _)| !packed.contains_key(*name));
+        file.scaled = eights
+            .filter_map(|(name, entry)| Some((name.clone(), scaled::find(&file, name, entry)?)))
+            .collect();
+        parts.extend(file.scaled.keys().flat_map(|name| scaled::parts(name)));
         file.names = file
             .entries
             .keys()
@@ -104,6 +113,11 @@ impl Safetensors {
         self.names.iter().map(String::as_str)
     }
 
+    /// Whether `name` is an entry that belongs to a packed weight of another name.
+    pub(crate) fn is_part(&self, name: &str) -> bool {
+        self.entries.contains_key(name) && !self.names.iter().any(|own| own == name)
+    }
+
     /// The shape of the tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<&[i64]> {
         match self.packed.get(name) {
@@ -123,10 +137,14 @@ impl Safetensors {
             });
         }
         let entry = self.entry(name)?;
+        let kind = match self.scaled.contains_key(name) {
+            true => Kind::Float,
+            false => self.kind(name, entry)?,
+        };
         Ok(TensorInfo {
             name: name.to_owned(),
             shape: entry.shape.clone(),
-            kind: self.kind(name, entry)?,
+            kind,
         })
     }
 
@@ -134,9 +152,10 @@ impl Safetensors {
     ///
     /// It is read-only: give it to `Param::frozen`, or copy it.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        match self.packed.get(name) {
-            Some(state) => Ok(state.tensor(self, name)?.dequantise(state.kind())),
-            None => self.stored(name),
+        match (self.packed.get(name), self.scaled.get(name)) {
+            (Some(state), _) => Ok(state.tensor(self, name)?.dequantise(state.kind())),
+            (None, Some(scaled)) => scaled.dequantise(self, name),
+            (None, None) => self.stored(name),
         }
     }
 
@@ -144,7 +163,7 @@ impl Safetensors {
     pub fn tensor_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
         match self.packed.get(name) {
             Some(state) => Ok(state.tensor(self, name)?.dequantise(kind)),
-            None => Ok(self.stored(name)?.to_kind(kind)),
+            None => Ok(self.tensor(name)?.to_kind(kind)),
         }
     }
 
@@ -157,12 +176,16 @@ impl Safetensors {
     fn stored(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let kind = self.kind(name, entry)?;
-        let bytes = &self.map[self.start + entry.offsets.0..self.start + entry.offsets.1];
+        let bytes = self.bytes(entry);
         if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
             return Ok(Tensor::from_data_size(bytes, &entry.shape, kind));
         }
         let owner = Arc::new(Lent::new(&self.map, bytes));
         Ok(blob::tensor_over(owner, bytes, &entry.shape, kind)?)
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.map[self.start + entry.offsets.0..self.start + entry.offsets.1]
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
@@ -177,7 +200,7 @@ impl Safetensors {
         header::kind(entry.dtype).ok_or_else(|| Error::Unsupported {
             path: self.path.clone(),
             what: format!("dtype `{}` of tensor `{name}`", entry.dtype),
-            hint: "convert it to BF16, F16 or F32 first".into(),
+            hint: "codes without scales beside them are no numbers; convert it to BF16, F16 or F32 first".into(),
         })
     }
 }

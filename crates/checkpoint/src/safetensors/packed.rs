@@ -323,6 +323,14 @@ impl PackedTensor {
 }
 
 impl PackedScales {
+    /// The floating-point tensors among them.
+    pub(crate) fn floats(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Plain(absmax) => vec![absmax],
+            Self::Nested { absmax, levels, .. } => vec![absmax, levels],
+        }
+    }
+
     fn to_vec(&self) -> Vec<f32> {
         match self {
             Self::Plain(absmax) => blob::slice(&absmax.contiguous()).to_vec(),

@@ -1,14 +1,16 @@
 //! Writing, byte for byte as the reference implementation does: largest dtype first, then by name.
 //!
-//! The header needs only shapes and dtypes, so each tensor is made when its turn comes and dropped after it.
+//! The header is made and checked by the `safetensors` crate; it needs only shapes and dtypes, so each tensor is made when
+//! its turn comes and dropped after it, which that crate's own writing cannot do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
 use tch::{Device, Kind, Tensor};
 
-use super::{TensorInfo, header};
+use super::TensorInfo;
 use crate::staged::StagedFile;
 use crate::{BoxError, Error, Result};
 
@@ -63,38 +65,68 @@ pub(crate) fn size_in_bytes(info: &TensorInfo) -> u64 {
 
 /// The length and the header, padded to 8 bytes, and the tensors in the order of their bytes.
 fn head<'a>(path: &Path, tensors: &'a [TensorInfo]) -> Result<(Vec<u8>, Vec<&'a TensorInfo>)> {
+    let broken = |at: String, wanted: &str, found: &str| Error::Broken {
+        path: path.to_owned(),
+        format: "safetensors file",
+        at,
+        wanted: wanted.into(),
+        found: found.into(),
+    };
     let mut ordered = Vec::with_capacity(tensors.len());
     for info in tensors {
-        let dtype = header::dtype(info.kind).ok_or_else(|| Error::Unsupported {
+        let dtype = dtype(info.kind).ok_or_else(|| Error::Unsupported {
             path: path.to_owned(),
             what: format!("tensor `{}` of dtype {:?}", info.name, info.kind),
             hint: "save it as BFloat16, Half or Float".into(),
         })?;
         ordered.push((dtype, info));
     }
-    ordered.sort_by(|((_, a), x), ((_, b), y)| b.cmp(a).then_with(|| x.name.cmp(&y.name)));
-    let mut members = Map::new();
-    members.insert("__metadata__".into(), json!({"format": "pt"}));
+    ordered.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| x.name.cmp(&y.name)));
     let mut offset = 0;
-    for ((dtype, _), info) in &ordered {
-        let end = offset + size_in_bytes(info);
-        let member = json!({"dtype": dtype, "shape": info.shape, "data_offsets": [offset, end]});
-        if members.insert(info.name.clone(), member).is_some() {
-            return Err(Error::Broken {
-                path: path.to_owned(),
-                format: "safetensors file",
-                at: format!("tensor `{}`", info.name),
-                wanted: "each name once".into(),
-                found: "it twice".into(),
-            });
+    let (mut entries, mut names) = (Vec::with_capacity(ordered.len()), HashSet::new());
+    for (dtype, info) in &ordered {
+        let end = offset + size_in_bytes(info) as usize;
+        let entry = Entry {
+            dtype: *dtype,
+            shape: info.shape.iter().map(|&side| side as usize).collect(),
+            data_offsets: (offset, end),
+        };
+        if !names.insert(&info.name) {
+            return Err(broken(format!("tensor `{}`", info.name), "each name once", "it twice"));
         }
+        entries.push((info.name.clone(), entry));
         offset = end;
     }
-    let mut text = serde_json::to_vec(&Value::Object(members)).map_err(Error::json(path))?;
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let header = Metadata::new(Some(about), entries).map_err(|error| {
+        broken(
+            "header".into(),
+            "shapes and offsets that fit each other",
+            &error.to_string(),
+        )
+    })?;
+    let mut text = serde_json::to_vec(&header).map_err(Error::json(path))?;
     text.resize(text.len().next_multiple_of(8), b' ');
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.extend(text);
     Ok((bytes, ordered.into_iter().map(|(_, info)| info).collect()))
+}
+
+/// The format's dtype of a kind, if it has one.
+fn dtype(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Bool => Dtype::BOOL,
+        Kind::Uint8 => Dtype::U8,
+        Kind::Int8 => Dtype::I8,
+        Kind::Int16 => Dtype::I16,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Int => Dtype::I32,
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        _ => return None,
+    })
 }
 
 fn write_tensor(file: &mut StagedFile, value: &Tensor, kind: Kind, buffer: &mut Vec<u8>) -> Result<()> {
