@@ -431,7 +431,9 @@ fn fewer_experts_are_the_nearest_the_most_used_any_or_merged() {
     let left = perplexity(&home, &["--model", &nearest]);
     assert!(left.is_finite() && (left / whole - 1.0).abs() > 1e-4, "{left} {whole}");
     // Merged experts are written once for each row of the router.
-    let (merged, _) = fewer("merge", "2");
+    let (merged, told) = fewer("merge", "2");
+    assert_eq!(told["experts_written"], 4, "{told}");
+    assert_eq!(near["experts_written"], 2, "{near}");
     let tensors = golden::Vectors::open_file(&Path::new(&merged).join("model.safetensors"));
     let experts: Vec<Vec<f32>> = (0..4)
         .map(|idx| {

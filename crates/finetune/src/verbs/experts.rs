@@ -25,8 +25,9 @@ use crate::{output, prompts};
 #[command(
     after_help = "Layer by layer, on what the model itself gives each layer for the sample text: `nearest` tries every set of experts and\n\
                   keeps the one whose output is nearest to all experts' (for 4 of 8 that is 70 sets), `usage` keeps the most used,\n\
-                  `random` any, and `merge` makes the most used take in those that the router treats alike. Merged experts are\n\
-                  written once for each row of the router that they answer for, as other programs read them.\n\n\
+                  `random` any, and `merge` makes the most used take in those that the router treats alike. `merge` saves no bytes: the\n\
+                  router keeps all its rows, and a merged expert is written again for each row that it answers for, as other programs\n\
+                  read mixtures. The other three write a smaller model.\n\n\
                   With `--relevant` nothing is written: the experts that a task's rows go to are named, for a recipe that trains only\n\
                   them (expert-specialised fine-tuning).\n\n\
                   Example:\n  finetune experts --model smollm2-8x --keep 6 --by nearest --data sample.jsonl --output smollm2-6x\n  \
@@ -79,7 +80,7 @@ enum By {
     Usage,
     /// Chance: the control
     Random,
-    /// Nobody goes: they are merged
+    /// Alike ones become one, written once for each row of the router: no fewer bytes
     Merge,
 }
 
@@ -137,10 +138,11 @@ impl Args {
             By::Merge => config,
             _ => config.with_num_experts(self.keep() as i64),
         };
+        let written = config.experts.as_ref().map_or(0, |experts| experts.num_experts);
         let made = made.replace_feed_forwards(config, &mut |_, layer| Ok(layer))?;
         let output = self.output.clone().unwrap_or_default();
         checkpoint_of(&source, &made, &output)?;
-        self.tell(&layers, tokens, &output)?;
+        self.tell(&layers, tokens, written, &output)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -241,14 +243,23 @@ impl Args {
         Ok((layer.keeping(&kept)?, told))
     }
 
-    fn tell(&self, layers: &[serde_json::Value], tokens: usize, output: &Path) -> Result<()> {
+    fn tell(&self, layers: &[serde_json::Value], tokens: usize, written: i64, output: &Path) -> Result<()> {
+        let written = written as usize;
         if self.json {
-            output::json(&json!({"output": output, "keep": self.keep(), "sample_tokens": tokens, "layers": layers}))?;
+            output::json(&json!({
+                "output": output, "keep": self.keep(), "experts_written": written, "sample_tokens": tokens, "layers": layers,
+            }))?;
         }
+        let what = match self.by {
+            By::Merge => format!(
+                "{} different experts in each of {} layers, written as {written} for the router's {written} rows: the model is as large as before",
+                self.keep(),
+                layers.len()
+            ),
+            _ => format!("{written} experts in each of {} layers", layers.len()),
+        };
         output::note(format!(
-            "{} experts in each of {} layers, decided on {tokens} tokens; written to `{}`",
-            self.keep(),
-            layers.len(),
+            "{what}; decided on {tokens} tokens; written to `{}`",
             output.display()
         ));
         Ok(())
