@@ -56,6 +56,7 @@ impl LocalAgents {
             let args = ModelArgs {
                 model: name.to_owned(),
                 adapter,
+                against: None,
                 machine: machine.clone(),
             };
             args.load().with_context(|| format!("model `{name}` of an agent"))

@@ -12,7 +12,7 @@ use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
 use crate::model::{Adapter, LABELS, Source};
 use crate::output;
-use crate::quantised::{Lost, Quantisation};
+use crate::quantised::{Against, Lost, Quantisation};
 use crate::zeros;
 
 /// What is written, and how.
@@ -27,8 +27,8 @@ pub struct Conversion<'a> {
     pub device: Device,
     /// What becomes of a model that is there already.
     pub existing: Existing,
-    /// How weights are packed and unpacked before an adapter is put into them, if they are.
-    pub through: Option<&'a Quantisation>,
+    /// What is put under an adapter that was trained over packed weights; what it says itself if none.
+    pub against: Option<Against>,
     /// Whether what is zero in the model's pruned matrices stays zero, also under an adapter that does not say so itself.
     pub keep_zeros: bool,
 }
@@ -40,40 +40,63 @@ pub struct Written {
     pub lost: Vec<(ModulePath, Lost)>,
 }
 
+impl Written {
+    /// Says what packing has cost; nothing if nothing was packed.
+    pub fn tell(&self) {
+        let relative = |(module, lost): &(ModulePath, Lost)| (lost.relative(), module.clone());
+        let most = self.lost.iter().map(relative).max_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((most, module)) = most else { return };
+        let whole = self.lost.iter().fold(Lost::default(), |sum, (_, lost)| sum.and(*lost));
+        output::note(format!(
+            "merged into dequantised weights: packing had changed {} of them by {:.2} % (relative root mean square), at most \
+             by {:.2} % at `{module}`\nhint: `--against dense` takes the weights from before",
+            self.lost.len(),
+            100.0 * whole.relative(),
+            100.0 * most,
+        ));
+    }
+}
+
 impl Conversion<'_> {
     /// Writes it into `folder`.
     pub fn write(&self, folder: &Path) -> Result<Written> {
         let dir = self.source.dir();
         let config = self.config()?;
-        let quantizing = match self.through {
+        let folders: Vec<&Path> = self.adapter.iter().map(|adapter| adapter.path()).collect();
+        let through = Quantisation::under(&folders, self.source, self.against)?;
+        let quantizing = match &through {
             Some(through) => {
                 let paths = decoder::projection_paths(dir.config());
                 Some((through, Quantizing::choose(through.config.clone(), &paths)?))
             }
             None => None,
         };
+        // Weights that were packed had this dtype, so nothing is gained by a longer one.
+        let dtype = self
+            .dtype
+            .or(through.as_ref().map(|through| through.dtype.kind(self.device)));
         let written = RefCell::new(Written::default());
         let mut infos = Vec::new();
         for (name, shape) in config.tensors() {
-            let stored = self.stored(&name);
-            let kind = if dir.contains(stored) {
-                dir.info(stored)?.kind
+            let stored = self.source.stored(&name);
+            let kind = if dir.contains(&stored) {
+                dir.info(&stored)?.kind
             } else {
                 Kind::Float
             };
             infos.push(TensorInfo {
                 name,
                 shape,
-                kind: self.dtype.unwrap_or(kind),
+                kind: dtype.unwrap_or(kind),
             });
         }
         let placement = self.adapter.map(Adapter::placement).transpose()?;
         let bar = output::bar(infos.len(), "tensors");
         let make = |info: &TensorInfo| -> Result<Tensor> {
             bar.inc(1);
-            let stored = self.stored(&info.name);
-            let base = if dir.contains(stored) {
-                dir.tensor(stored)?
+            let stored = self.source.stored(&info.name);
+            let base = if dir.contains(&stored) {
+                dir.tensor(&stored)?
             } else {
                 Tensor::zeros(&info.shape, (Kind::Float, Device::Cpu))
             };
@@ -101,12 +124,13 @@ impl Conversion<'_> {
             Ok(made.to_device(Device::Cpu).to_kind(info.kind).contiguous())
         };
         let options = SaveOptions {
-            dtype: self.dtype,
+            dtype,
             ..self.source.options(self.existing)
         };
         let tensor = |info: &TensorInfo| make(info).map_err(|error| format!("{error:#}").into());
         // What finds no place is refused before anything is written.
         if let Some(adapter) = self.adapter {
+            adapter.tell();
             check(adapter, &infos).with_context(|| format!("adapter `{}`", adapter.path().display()))?;
         }
         checkpoint::save_model(folder, &config, &infos, tensor, &options)?;
@@ -129,16 +153,6 @@ impl Conversion<'_> {
             config = config.with_tied_embeddings(false);
         }
         Ok(config)
-    }
-
-    /// The stored tensor that `name` is made of.
-    fn stored<'n>(&self, name: &'n str) -> &'n str {
-        let tied = self.source.dir().config().tie_word_embeddings;
-        if tied && name == "lm_head.weight" {
-            "model.embed_tokens.weight"
-        } else {
-            name
-        }
     }
 }
 

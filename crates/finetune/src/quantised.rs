@@ -1,9 +1,13 @@
 //! Between files and weights in 4 or 8 bits: bitsandbytes' tensors, and what an adapter says of the base under it.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{ModelDir, PackedCode, PackedScales, PackedTensor, write_file};
+use clap::ValueEnum;
+use decoder::projection_paths;
 use quant::codec::{BlockSize, FP4, NESTED_BLOCK, NF4, Scheme};
 use quant::{Error, QuantizeConfig, Quantized, QuantizedWeight, ScaleTensors};
 use serde::{Deserialize, Serialize};
@@ -11,6 +15,8 @@ use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, Parameters, Projection};
 
 use crate::machine::{Dtype, Machine};
+use crate::model::Source;
+use crate::output;
 
 /// The projection over the packed weight of the module at `at`; none if the files hold a dense one.
 pub fn projection(dir: &ModelDir, at: &ModulePath, machine: Machine) -> decoder::Result<Option<Box<dyn Projection>>> {
@@ -143,6 +149,15 @@ pub fn num_params(model: &impl Parameters) -> (usize, usize) {
 /// Beside an adapter that was trained over a quantised base: how that base came to be.
 const FILE: &str = "quantization.json";
 
+/// What is put under an adapter that was trained over packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Against {
+    /// The packed weights that it was trained over
+    Quantized,
+    /// The weights from before they were packed
+    Dense,
+}
+
 /// How a base was quantised: with the base, this gives the weights that an adapter was trained over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quantisation {
@@ -150,6 +165,18 @@ pub struct Quantisation {
     pub config: QuantizeConfig,
     /// What the weights were held in before.
     pub dtype: Dtype,
+}
+
+impl fmt::Display for Quantisation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, block) = (self.config.scheme, self.config.block_size.get());
+        let scales = if self.config.double_quant {
+            " with packed scales"
+        } else {
+            ""
+        };
+        write!(f, "{scheme} weights in blocks of {block}{scales}")
+    }
 }
 
 impl Quantisation {
@@ -167,6 +194,119 @@ impl Quantisation {
             place()
         );
         Ok(Some(found))
+    }
+
+    /// How the weights of a model that lies packed on the disk are packed; none if they are dense.
+    pub fn of_model(dir: &ModelDir) -> Result<Option<Self>> {
+        let (mut found, mut skip_modules) = (None, Vec::new());
+        for (path, is_output) in projection_paths(dir.config()) {
+            let name = path.join("weight");
+            match dir.packed(name.as_str())? {
+                Some(packed) => found = found.or(Some(packed)),
+                None if is_output => {}
+                None => skip_modules.push(path.to_string()),
+            }
+        }
+        let Some(packed) = found else { return Ok(None) };
+        let default = QuantizeConfig::default();
+        skip_modules.extend(default.skip_modules.iter().cloned());
+        Ok(Some(Self {
+            config: QuantizeConfig {
+                scheme: scheme(packed.code),
+                block_size: BlockSize::new(packed.block_size as usize)?,
+                double_quant: matches!(packed.scales, PackedScales::Nested { .. }),
+                skip_modules,
+            },
+            dtype: Dtype::of(packed.kind),
+        }))
+    }
+
+    /// How the base of adapters has to be packed so that it is what they were trained over; none if it is that as it lies
+    /// on the disk, or if `against` says otherwise. Says to whoever watches what is done.
+    ///
+    /// The one rule for merging, exporting, serving and measuring.
+    pub fn under(adapters: &[&Path], model: &Source, against: Option<Against>) -> Result<Option<Self>> {
+        let mut found: Option<(&Path, Self)> = None;
+        for path in adapters {
+            let Some(own) = Self::of_adapter(path)? else { continue };
+            match &found {
+                Some((first, other)) if !other.packs_as(&own) => bail!(
+                    "`{}` was trained over {other}, `{}` over {own}\n\
+                     hint: load one at a time, or take the dense weights for all: `--against dense`",
+                    first.display(),
+                    path.display(),
+                ),
+                Some(_) => {}
+                None => found = Some((path, own)),
+            }
+        }
+        let is_packed = model.dir().config().is_quantised();
+        match (against, found) {
+            (Some(Against::Dense), _) if is_packed => bail!(
+                "`--against dense`: model `{}` is in 4 bits, so the dense weights are not there\n\
+                 hint: give the model that it was made from as `--model`",
+                model.name()
+            ),
+            (Some(Against::Quantized), None) if !is_packed => bail!(
+                "`--against quantized`: the adapter does not say how its base was packed\n\
+                 hint: give the 4-bit model that it was trained over as `--model`"
+            ),
+            (_, None) => Ok(None),
+            // Its dequantised weights are the ones; no dense ones are there to be packed.
+            (_, Some((path, own))) if is_packed => {
+                if let Some(there) = Self::of_model(model.dir())?.filter(|there| !there.packs_as(&own)) {
+                    output::note(format!(
+                        "warning: adapter `{}` was trained over {own}; model `{}` is in {there}, which is another base",
+                        path.display(),
+                        model.name()
+                    ));
+                }
+                Ok(None)
+            }
+            (Some(Against::Dense), Some((path, own))) => {
+                output::note(format!(
+                    "warning: adapter `{}` was trained over {own}; the dense weights are under it, as `--against dense` says",
+                    path.display()
+                ));
+                Ok(None)
+            }
+            (_, Some((path, own))) => {
+                output::note(format!(
+                    "adapter `{}` was trained over {own}: the base is packed in the same way (`--against dense` takes the dense weights)",
+                    path.display()
+                ));
+                Ok(Some(own))
+            }
+        }
+    }
+
+    /// Whether both give the same weights of one model.
+    fn packs_as(&self, other: &Self) -> bool {
+        let (a, b) = (&self.config, &other.config);
+        let set = |config: &QuantizeConfig| config.skip_modules.iter().cloned().collect::<BTreeSet<_>>();
+        (a.scheme, a.block_size, a.double_quant, set(a)) == (b.scheme, b.block_size, b.double_quant, set(b))
+    }
+
+    /// The packed weight of the module at `at` of a dense model, from its file.
+    pub fn projection(
+        &self,
+        source: &Source,
+        at: &ModulePath,
+        machine: Machine,
+    ) -> tensor_core::Result<Box<dyn Projection>> {
+        let place =
+            |source: Box<dyn std::error::Error + Send + Sync>| tensor_core::Error::Surgery { at: at.clone(), source };
+        let name = at.join("weight");
+        let kind = self.dtype.kind(machine.device);
+        let weight = source.dir().tensor_as(&source.stored(name.as_str()), kind);
+        let weight = weight.map_err(|error| place(error.into()))?.to_device(machine.device);
+        let config = &self.config;
+        let packed = QuantizedWeight::of(&weight, config.scheme, config.block_size, config.double_quant);
+        let packed = packed.map_err(|error| place(error.into()))?;
+        Ok(Box::new(Quantized::new(QuantizedWeight {
+            kind: machine.kind,
+            ..packed
+        })))
     }
 
     /// Writes it beside an adapter.

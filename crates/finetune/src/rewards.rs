@@ -11,6 +11,7 @@ use tensor_core::{Dense, ModulePath, Param, Role, named_params};
 
 use crate::machine::Machine;
 use crate::model::{Attached, Source};
+use crate::quantised::Quantisation;
 
 /// The model whose replies are scored.
 pub struct Speaker<'a> {
@@ -34,20 +35,27 @@ impl Speaker<'_> {
         let source = Source::open(name)?;
         self.same_tokens(&source)?;
         let is_own = name == self.source.name();
+        let packing = Quantisation::under(adapter.as_slice(), &source, None)?;
         let own: BTreeMap<ModulePath, Param> = named_params(self.model)
             .into_iter()
-            .filter(|(_, param)| is_own && param.role() == Role::Base && !param.is_trainable())
+            // The codes of a packed base are no weight.
+            .filter(|(_, param)| is_own && param.role() == Role::Base && param.value().kind() == self.model.kind())
+            .filter(|(_, param)| packing.is_none() && !param.is_trainable())
             .collect();
         let machine = Machine {
             device: self.model.device(),
             kind: self.model.kind(),
         };
-        let model = source.decoder_with(machine, &mut |at, read| {
-            Ok(match own.get(&at.join("weight")) {
-                Some(weight) => Box::new(Dense::new(weight.share())),
-                None => read,
-            })
-        })?;
+        let model = if packing.is_some() {
+            source.decoder_packed(machine, packing.as_ref())?
+        } else {
+            source.decoder_with(machine, &mut |at, read| {
+                Ok(match own.get(&at.join("weight")) {
+                    Some(weight) => Box::new(Dense::new(weight.share())),
+                    None => read,
+                })
+            })?
+        };
         let model = match adapter {
             Some(folder) => Attached::open(folder)?.place(model)?,
             None => model,

@@ -55,16 +55,20 @@ impl Adapters {
         Ok(Self::Set(args.iter().enumerate().map(open).collect::<Result<_>>()?))
     }
 
+    /// The folders that they lie in.
+    pub fn folders(&self) -> Vec<&Path> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Alone(adapter) => vec![adapter.path()],
+            Self::Set(members) => members.iter().map(|(_, _, adapter)| adapter.path()).collect(),
+        }
+    }
+
     /// The folder of the adapter whose chat templates are to be used: the first that brings any.
     ///
     /// Rows of one model are rendered in one way, so adapters that bring different templates are refused.
     pub fn with_templates(&self) -> Result<Option<&Path>> {
-        let all: Vec<&Path> = match self {
-            Self::None => Vec::new(),
-            Self::Alone(adapter) => vec![adapter.path()],
-            Self::Set(members) => members.iter().map(|(_, _, adapter)| adapter.path()).collect(),
-        };
-        match Templates::of(all)? {
+        match Templates::of(self.folders())? {
             Templates::None => Ok(None),
             Templates::Same(folder) => Ok(Some(folder)),
             Templates::Different(one, other) => bail!(

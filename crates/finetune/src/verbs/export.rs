@@ -11,6 +11,7 @@ use crate::convert::Conversion;
 use crate::machine::MachineArgs;
 use crate::model::{Adapter, Source};
 use crate::output;
+use crate::quantised::Against;
 
 /// Arguments of `export`.
 #[derive(clap::Args, Debug)]
@@ -25,6 +26,9 @@ pub struct Args {
     /// An adapter to put into the weights
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// What is put under an adapter that was trained over packed weights [default: quantized]
+    #[arg(long, value_enum, value_name = "W", requires = "adapter")]
+    against: Option<Against>,
     /// What to write
     #[arg(long, value_enum)]
     format: Format,
@@ -61,10 +65,11 @@ impl Args {
                     dtype,
                     device,
                     existing,
-                    through: None,
+                    against: self.against,
                     keep_zeros: false,
                 }
-                .write(&self.output)?;
+                .write(&self.output)?
+                .tell();
             }
         }
         output::note(format!("model written to `{}`", self.output.display()));

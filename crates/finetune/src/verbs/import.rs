@@ -46,7 +46,7 @@ impl Args {
             dtype,
             device,
             existing,
-            through: None,
+            against: None,
             keep_zeros: false,
         }
         .write(&folder)?;
