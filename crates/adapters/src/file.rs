@@ -123,6 +123,22 @@ pub fn from_adapter_config(file: &Map<String, Value>) -> Result<AdapterConfig> {
             return wrong(key, found, "only plain bottleneck adapters are read");
         }
     }
+    let is_known = |key: &String| {
+        SHARED.contains(&key.as_str())
+            || fixed().iter().any(|(known, _)| known == key)
+            || PASSED.contains(&key.as_str())
+            || key.contains("phm")
+    };
+    let is_off = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        other => other.as_f64() == Some(0.0),
+    };
+    if let Some((key, found)) = fields.iter().find(|(key, value)| !is_known(key) && !is_off(value)) {
+        let hint = "the key is not known here, so what it does to the adapter is not either: merge or convert it with the library that made it";
+        return wrong(key, found, hint);
+    }
     if fields.get("is_parallel") == Some(&json!(true)) && file.get("parallel_input") != Some(&json!("normed")) {
         let hint = "AdapterHub's parallel adapters read the stream before the norm; those here read what the norm gave";
         return wrong("is_parallel", &json!(true), hint);
@@ -157,6 +173,18 @@ const SHARED: [&str; 9] = [
     "init_weights",
     "leave_out",
     "dropout",
+];
+
+/// Options of AdapterHub's that are checked apart, or that mean something only beside others that are off (`phm_layer`,
+/// `hypercomplex_nonlinearity` under it, an invertible adapter).
+const PASSED: [&str; 7] = [
+    "stochastic_depth",
+    "inv_adapter",
+    "inv_adapter_reduction_factor",
+    "cross_adapter",
+    "residual_before_ln",
+    "hypercomplex_nonlinearity",
+    "architecture",
 ];
 
 /// Options of AdapterHub's that have one value here.
@@ -233,7 +261,8 @@ mod tests {
             "original_ln_before": false, "original_ln_after": true, "residual_before_ln": true, "use_gating": false,
             "adapter_residual_before_ln": false, "ln_before": false, "ln_after": false, "init_weights": "bert",
             "is_parallel": false, "scaling": 1.0, "phm_layer": false, "inv_adapter": null, "cross_adapter": false,
-            "leave_out": [], "dropout": 0.0, "stochastic_depth": 0.0, "phm_dim": 4,
+            "leave_out": [], "dropout": 0.0, "stochastic_depth": 0.0, "phm_dim": 4, "hypercomplex_nonlinearity": "glorot-uniform",
+            "shiny_new_option": null,
         });
         let config = read(&file(houlsby.clone())).unwrap();
         assert_eq!((config.mh_adapter, config.bottleneck(32, 0).unwrap()), (true, 2));
@@ -244,6 +273,7 @@ mod tests {
             ("is_parallel", json!(true)),
             ("inv_adapter", json!("nice")),
             ("scaling", json!("channel")),
+            ("shiny_new_option", json!(2)),
         ] {
             let mut changed = houlsby.clone();
             changed[key] = value;
