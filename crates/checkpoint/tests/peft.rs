@@ -121,23 +121,84 @@ fn with(key: &str, value: Value) -> tempfile::TempDir {
 }
 
 #[test]
-fn unknown_keys_are_kept_and_named() {
-    let folder = with("shiny_new_option", json!({"on": true}));
-    let adapter = PeftAdapter::open(folder.path()).unwrap();
-    assert_eq!(adapter.config().unknown_keys(), ["shiny_new_option"]);
+fn keys_of_another_version_pass_while_they_are_off_and_are_refused_by_name_where_they_are_on() {
+    for off in [json!(null), json!(false), json!({}), json!([])] {
+        let adapter = PeftAdapter::open(with("shiny_new_option", off.clone()).path()).unwrap();
+        assert_eq!(adapter.config().other["shiny_new_option"], off);
+        assert!(adapter.config().to_json().contains("\"shiny_new_option\""));
+    }
+    for on in [json!({"on": true}), json!(true), json!(2.0), json!("some")] {
+        let text = PeftAdapter::open(with("shiny_new_option", on.clone()).path())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains(&format!("`shiny_new_option` = {on}")), "{text}");
+    }
+}
+
+#[test]
+fn nulls_where_peft_has_values_are_what_peft_reads() {
+    for key in [
+        "lora_dropout",
+        "bias",
+        "fan_in_fan_out",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "init_lora_weights",
+        "loftq_config",
+    ] {
+        let adapter = PeftAdapter::open(with(key, json!(null)).path()).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(adapter.config().r, 4);
+    }
+    for key in ["r", "lora_alpha"] {
+        let text = PeftAdapter::open(with(key, json!(null)).path())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains(&format!("`{key}`")) && text.contains("null"), "{text}");
+    }
+}
+
+#[test]
+fn an_adapter_of_another_tool_is_called_what_it_is() {
+    let mlx = tempfile::tempdir().unwrap();
+    let config = json!({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 20.0}});
+    fs::write(mlx.path().join("adapter_config.json"), config.to_string()).unwrap();
+    fs::write(mlx.path().join("adapters.safetensors"), "").unwrap();
+    let text = PeftAdapter::open(mlx.path()).unwrap_err().to_string();
+    assert!(text.contains("MLX") && text.contains("mlx_lm.fuse"), "{text}");
+    let untyped = with("peft_type", json!(null));
+    let path = untyped.path().join("adapter_config.json");
+    let mut config: serde_json::Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config.remove("peft_type");
+    fs::write(&path, json!(config).to_string()).unwrap();
+    let text = PeftAdapter::open(untyped.path()).unwrap_err().to_string();
     assert!(
-        adapter
-            .config()
-            .to_json()
-            .contains("\"shiny_new_option\": {\n    \"on\": true\n  }")
+        text.contains("`peft_type` is missing") && text.contains("\"LORA\""),
+        "{text}"
     );
-    assert!(
-        PeftAdapter::open(with("shiny_new_option", json!(null)).path())
-            .unwrap()
-            .config()
-            .unknown_keys()
-            .is_empty()
-    );
+}
+
+#[test]
+fn initialisations_that_changed_the_base_by_what_the_file_does_not_hold_are_refused_by_name() {
+    for name in ["corda", "loftq", "something_new"] {
+        let text = PeftAdapter::open(with("init_lora_weights", json!(name)).path())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains(&format!("`init_lora_weights` = \"{name}\"")), "{text}");
+    }
+    for name in [
+        "gaussian",
+        "eva",
+        "orthogonal",
+        "pissa",
+        "pissa_niter_4",
+        "olora",
+        "OLoRA",
+        "mica",
+    ] {
+        PeftAdapter::open(with("init_lora_weights", json!(name)).path())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 #[test]
@@ -145,7 +206,10 @@ fn options_that_are_on_and_not_done_are_refused_by_name() {
     for (key, value) in [
         ("peft_type", json!("IA3")),
         ("bias", json!("all")),
-        ("fan_in_fan_out", json!(true)),
+        ("lora_bias", json!(true)),
+        ("monteclora_config", json!({"on": 1})),
+        ("use_bdlora", json!({"on": 1})),
+        ("ensure_weight_tying", json!(true)),
         ("use_qalora", json!(true)),
         ("layer_replication", json!([[0, 1], [0, 2]])),
         ("target_parameters", json!(["mlp.experts.down_proj"])),

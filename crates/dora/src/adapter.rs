@@ -2,6 +2,7 @@
 //!
 //! PEFT has no magnitudes without factors: those of magnitude-only modules are written as zeros, which compute the same.
 
+use checkpoint::PeftConfig;
 use lora::{LoraConfig, PREFIX, Result, TargetModules};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
@@ -16,33 +17,32 @@ pub fn to_peft_config<'a>(
     task_type: &str,
     targets: impl IntoIterator<Item = &'a ModulePath>,
 ) -> Map<String, Value> {
-    let targets: Vec<&ModulePath> = targets.into_iter().collect();
-    let mut lora = config.lora.clone();
-    if config.magnitude_only_modules.is_some() {
-        // Whole paths choose the same modules whatever options chose these.
-        let paths = targets.iter().map(ToString::to_string).collect();
-        lora = LoraConfig {
-            target_modules: TargetModules::Many(paths),
-            exclude_modules: None,
-            layers_to_transform: None,
-            layers_pattern: Vec::new(),
-            ..lora
-        };
-    }
-    let mut file = lora::to_peft_config(&lora, base_model, task_type, targets);
+    let mut file = lora::to_peft_config(&config.lora, base_model, task_type, targets);
     file.insert("use_dora".to_owned(), json!(true));
     file
 }
 
-/// The options of an `adapter_config.json`, and whether it decomposes; active options that are not supported are refused
+/// LoRA's options with all modules that have magnitudes as targets: whole paths where modules with magnitudes alone are
+/// among them, which choose the same modules whatever options chose these.
+pub fn targeted<'a>(config: &DoraConfig, targets: impl IntoIterator<Item = &'a ModulePath>) -> LoraConfig {
+    let lora = config.lora.clone();
+    if config.magnitude_only_modules.is_none() {
+        return lora;
+    }
+    LoraConfig {
+        target_modules: TargetModules::Many(targets.into_iter().map(ToString::to_string).collect()),
+        exclude_modules: None,
+        layers_to_transform: None,
+        layers_pattern: Vec::new(),
+        ..lora
+    }
+}
+
+/// The options of an `adapter_config.json`, and whether it decomposes; options that are on and not supported are refused
 /// by name.
 pub fn from_peft_config(file: &Map<String, Value>) -> Result<(LoraConfig, bool)> {
-    let mut rest = file.clone();
-    let use_dora = rest.get("use_dora").and_then(Value::as_bool) == Some(true);
-    if use_dora {
-        rest.remove("use_dora");
-    }
-    Ok((lora::from_peft_config(&rest)?, use_dora))
+    let file = PeftConfig::from_object("adapter_config.json".as_ref(), file.clone())?;
+    Ok((lora::of_peft(&file)?, file.use_dora))
 }
 
 /// The factors of zeros that stand in PEFT's file for a magnitude-only module of `[out, in]`.

@@ -33,7 +33,7 @@ mod place;
 mod projection;
 mod wrap;
 
-pub use adapter::{from_peft_config, still_factors, to_peft_config};
+pub use adapter::{from_peft_config, still_factors, targeted, to_peft_config};
 pub use analysis::{Change, Line, change, regression};
 pub use config::DoraConfig;
 pub use place::Placement;

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use lora::{Error, LoraConfig, PREFIX, Result};
+use checkpoint::PeftPart;
+use lora::{Error, LoraConfig, Result};
 use tch::Tensor;
 use tensor_core::{Embedding, ModulePath, Param, Projection};
 
@@ -30,11 +31,11 @@ impl Placement {
         let mut magnitudes = BTreeMap::new();
         let mut others = Vec::new();
         for (key, tensor) in tensors {
-            match module_of_magnitude(&key) {
+            match PeftPart::of(&key) {
                 // PEFT would pass over it; what it belongs to is not said then.
-                Some(_) if !use_dora => return Err(Error::Tensor { key }),
-                Some(module) => drop(magnitudes.insert(module, tensor)),
-                None => others.push((key, tensor)),
+                Some((_, PeftPart::Magnitude)) if !use_dora => return Err(Error::Tensor { key }),
+                Some((module, PeftPart::Magnitude)) => drop(magnitudes.insert(module, tensor)),
+                _ => others.push((key, tensor)),
             }
         }
         Ok(Self {
@@ -115,26 +116,5 @@ fn half(at: &ModulePath, found: &'static str, missing: &'static str) -> Error {
         at: at.clone(),
         found,
         missing,
-    }
-}
-
-/// The module that a magnitude's name belongs to: PEFT writes it without `.weight`, its model in memory has one.
-fn module_of_magnitude(key: &str) -> Option<ModulePath> {
-    let path = key.strip_prefix(PREFIX).unwrap_or(key).replace(".default", "");
-    let path = path.strip_suffix(".weight").unwrap_or(&path);
-    path.strip_suffix(".lora_magnitude_vector").map(ModulePath::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn magnitudes_are_known_in_every_spelling() {
-        for ending in ["", ".weight", ".default", ".default.weight"] {
-            let key = format!("base_model.model.lm_head.lora_magnitude_vector{ending}");
-            assert_eq!(module_of_magnitude(&key), Some(ModulePath::from("lm_head")), "{key}");
-        }
-        assert_eq!(module_of_magnitude("base_model.model.lm_head.lora_A.weight"), None);
     }
 }

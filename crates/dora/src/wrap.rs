@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use lora::{Error, Result};
+use lora::{Error, Originals, Result};
 use tensor_core::{Embedding, Error as CoreError, Found, ModulePath, Projection};
 
 use crate::{Dora, DoraConfig};
 
 /// A choice of modules and what is done to them: hand its two surgeons to the model.
 #[derive(Debug)]
-pub struct Wrapping {
-    lora: lora::Wrapping<'static>,
+pub struct Wrapping<'a> {
+    lora: lora::Wrapping<'a>,
     exact_norm: bool,
     magnitude_only: BTreeSet<ModulePath>,
 }
 
-impl Wrapping {
+impl<'a> Wrapping<'a> {
     /// Chooses as [`lora::Wrapping::choose`] does; a token table cannot be decomposed.
     pub fn choose(config: &DoraConfig, projections: &[(ModulePath, bool)], tables: &[ModulePath]) -> Result<Self> {
         let magnitude_only: BTreeSet<ModulePath> = match config.magnitude_only()? {
@@ -52,6 +52,15 @@ impl Wrapping {
             exact_norm: config.exact_norm,
             magnitude_only,
         })
+    }
+
+    /// With the weights from before quantising, which `init_lora_weights = "loftq"` begins from.
+    #[must_use]
+    pub fn with_originals(self, originals: Box<Originals<'a>>) -> Self {
+        Self {
+            lora: self.lora.with_originals(originals),
+            ..self
+        }
     }
 
     /// The modules that get an update and magnitudes, in order.

@@ -2,7 +2,7 @@
 
 use checkpoint::ModelDir;
 use decoder::Decoder;
-use dora::{DoraConfig, Placement, Wrapping, from_peft_config, still_factors, to_peft_config};
+use dora::{DoraConfig, Placement, Wrapping, from_peft_config, still_factors, targeted, to_peft_config};
 use golden::{Vectors, assert_close, vectors_dir};
 use lora::{LoraConfig, TargetModules};
 use serde_json::{Map, Value};
@@ -201,6 +201,10 @@ fn magnitudes_alone_are_written_so_that_peft_reads_them() {
         .chain(wrapping.magnitude_only())
         .cloned()
         .collect();
+    let config = DoraConfig {
+        lora: lora::as_written(&targeted(&config, &targets), &written).expect("patterns compile"),
+        ..config
+    };
     let file = to_peft_config(&config, None, "CAUSAL_LM", &targets);
     assert_eq!(
         (

@@ -8,14 +8,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
-use decoder::{Decoder, ExpertsSource, Sources};
+use decoder::{Decoder, ExpertsSource, Sources, projection_paths};
 use lora::AdapterNames;
+use quant::Quantizing;
 use serde_json::Value;
 use tensor_core::{Mix, ProjectionSurgeon};
 
 use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::experts::RouterOptions;
 use crate::machine::{Machine, MachineArgs};
+use crate::output;
+use crate::quantised::{Against, Quantisation};
 use crate::recipe::ModelConfig;
 
 pub(crate) use adapter::labels_of;
@@ -31,6 +34,9 @@ pub struct ModelArgs {
     /// chosen by each row's key `adapter` as NAME=DIR
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<AdapterArg>,
+    /// What is put under an adapter that was trained over packed weights [default: quantized]
+    #[arg(long, value_enum, value_name = "W", requires = "adapter")]
+    pub against: Option<Against>,
     #[command(flatten)]
     /// What to compute on.
     pub machine: MachineArgs,
@@ -68,8 +74,9 @@ impl ModelArgs {
             None => source,
         };
         let tokenizer = source.tokenizer()?;
+        let packing = Quantisation::under(&adapters.folders(), &source, self.against)?;
         let machine = self.machine.start()?;
-        let model = source.decoder(machine)?;
+        let model = source.decoder_packed(machine, packing.as_ref())?;
         let (model, adapters) = adapters.place(model, &self.model)?;
         Ok(Loaded {
             model,
@@ -105,6 +112,9 @@ impl Source {
     pub fn open(name: &str) -> Result<Self> {
         let path = checkpoint::resolve(name)?;
         let dir = ModelDir::open(&path)?;
+        for remark in dir.remarks() {
+            output::note(format!("warning: model `{name}`: {remark}"));
+        }
         Ok(Self {
             name: name.to_owned(),
             files: dir.tokenizer().clone(),
@@ -214,6 +224,25 @@ impl Source {
     /// Its weights in memory, nothing of them training.
     pub fn decoder(&self, machine: Machine) -> Result<Decoder> {
         self.decoder_with(machine, &mut |_, projection| Ok(projection))
+    }
+
+    /// As [`Self::decoder`], with the weights packed as `packing` says, one by one as they are read.
+    pub fn decoder_packed(&self, machine: Machine, packing: Option<&Quantisation>) -> Result<Decoder> {
+        let Some(packing) = packing else {
+            return self.decoder(machine);
+        };
+        let quantizing = Quantizing::choose(packing.config.clone(), &projection_paths(self.dir.config()))?;
+        self.decoder_with(machine, &mut |at, base| match quantizing.contains(at) {
+            true => packing.projection(self, at, machine),
+            false => Ok(base),
+        })
+    }
+
+    /// The name of the tensor in the files that `name` is: a tied output layer is the embedding.
+    pub fn stored(&self, name: &str) -> String {
+        let is_tied = self.dir.config().tie_word_embeddings && name == "lm_head.weight";
+        let stored = if is_tied { "model.embed_tokens.weight" } else { name };
+        stored.to_owned()
     }
 
     /// As [`Self::decoder`], with every projection given to `surgeon` as it is read.

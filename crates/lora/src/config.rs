@@ -82,7 +82,7 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// The choice of modules, with every pattern compiled.
+    /// The choice of modules, with every pattern compiled; and a check of all options that training needs.
     pub fn modules(&self) -> Result<Modules> {
         if self.r < 1 {
             return Err(Error::Option {
@@ -90,6 +90,27 @@ impl LoraConfig {
                 found: format!("rank {}", self.r),
                 hint: "a rank is at least 1; 8 to 64 are usual",
             });
+        }
+        for (key, rank) in &self.rank_pattern {
+            if *rank < 1 {
+                return Err(Error::Option {
+                    option: "rank_pattern",
+                    found: format!("rank {rank} for `{key}`"),
+                    hint: "a rank is at least 1; a module without an update goes into `exclude_modules`",
+                });
+            }
+        }
+        let alphas = self.alpha_pattern.iter().map(|(key, alpha)| (*alpha, Some(key)));
+        for (alpha, key) in alphas.chain([(self.lora_alpha, None)]) {
+            // The update is multiplied by it, and so is every gradient.
+            if !alpha.is_finite() || alpha <= 0.0 {
+                let of = key.map_or_else(String::new, |key| format!(" for `{key}`"));
+                return Err(Error::Option {
+                    option: if key.is_some() { "alpha_pattern" } else { "lora_alpha" },
+                    found: format!("{alpha}{of}: the update is scaled by it, so nothing could be learnt"),
+                    hint: "wanted a number above 0; the rank or twice the rank are usual",
+                });
+            }
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             let found = format!("{} is no probability below 1", self.lora_dropout);
@@ -117,6 +138,11 @@ impl LoraConfig {
                 hint: "write the layers into the pattern, or list the modules",
             });
         }
+        self.choice()
+    }
+
+    /// The choice of modules, with every pattern compiled.
+    pub(crate) fn choice(&self) -> Result<Modules> {
         let mut modules = Modules::new(self.target_modules.targets())?;
         if let Some(exclude) = &self.exclude_modules {
             modules = modules.excluding(exclude.targets())?;
@@ -127,10 +153,28 @@ impl LoraConfig {
         Ok(modules)
     }
 
-    /// Rank and scale of the module at `path`.
-    pub fn rank_and_scale(&self, path: &ModulePath) -> Result<(i64, f64)> {
+    /// Rank and alpha of the module at `path`.
+    pub(crate) fn rank_and_alpha(&self, path: &ModulePath) -> Result<(i64, f64)> {
         let rank = by_pattern("rank_pattern", &self.rank_pattern, path)?.unwrap_or(self.r);
         let alpha = by_pattern("alpha_pattern", &self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
+        Ok((rank, alpha))
+    }
+
+    /// The alpha that gives rank `other` the scale that `alpha` gives `rank`.
+    pub(crate) fn alpha_at(&self, rank: i64, alpha: f64, other: i64) -> f64 {
+        let ratio = other as f64 / rank as f64;
+        if rank == other {
+            alpha
+        } else if self.use_rslora {
+            alpha * ratio.sqrt()
+        } else {
+            alpha * ratio
+        }
+    }
+
+    /// Rank and scale of the module at `path`.
+    pub fn rank_and_scale(&self, path: &ModulePath) -> Result<(i64, f64)> {
+        let (rank, alpha) = self.rank_and_alpha(path)?;
         let scale = if self.use_rslora {
             alpha / (rank as f64).sqrt()
         } else {
@@ -151,16 +195,21 @@ impl LoraConfig {
 /// PEFT's rule: the first key that, as a regular expression, matches the whole path or its end after a dot.
 fn by_pattern<T: Copy>(option: &'static str, patterns: &BTreeMap<String, T>, path: &ModulePath) -> Result<Option<T>> {
     for (pattern, value) in patterns {
-        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|source| Error::Pattern {
-            option,
-            pattern: pattern.clone(),
-            source: Box::new(source),
-        })?;
-        if regex.is_match(path.as_str()).unwrap_or(false) {
+        if matches_end(option, pattern, path)? {
             return Ok(Some(*value));
         }
     }
     Ok(None)
+}
+
+/// Whether `pattern`, as a regular expression, matches the whole path or its end after a dot.
+pub(crate) fn matches_end(option: &'static str, pattern: &str, path: &ModulePath) -> Result<bool> {
+    let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|source| Error::Pattern {
+        option,
+        pattern: pattern.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(regex.is_match(path.as_str()).unwrap_or(false))
 }
 
 #[cfg(test)]

@@ -51,6 +51,54 @@ pub enum Error {
         /// What the adapter holds.
         found: Vec<i64>,
     },
+    /// An adapter whose two files disagree.
+    #[error(
+        "`{at}`: the adapter's factors have rank {found}, its `adapter_config.json` says {wanted}\n\
+         hint: `r` and `rank_pattern` belong to other weights: put the configuration beside the weights that it was written with"
+    )]
+    RankInFile {
+        /// The module.
+        at: ModulePath,
+        /// What the configuration says.
+        wanted: i64,
+        /// What the tensors say.
+        found: i64,
+    },
+    /// An adapter with factors of a module that its configuration does not choose: PEFT passes over them.
+    #[error(
+        "`{at}`: the adapter holds factors of it, and `target_modules` of its `adapter_config.json` does not choose it\n\
+         hint: the configuration belongs to other weights: put the one beside them that they were written with"
+    )]
+    Untargeted {
+        /// The module, as the file names it.
+        at: ModulePath,
+    },
+    /// An adapter whose base was changed at initialisation, over a base that does not hold its own numbers.
+    #[error(
+        "`{at}`: `init_lora_weights = \"{init}\"` takes the first update out of the dense base weight, and this base is packed\n\
+         hint: use the dense model; or convert the adapter in PEFT with `save_pretrained(folder, path_initial_model_for_weight_conversion=…)`"
+    )]
+    PackedBase {
+        /// The module.
+        at: ModulePath,
+        /// The initialisation.
+        init: String,
+    },
+    /// An option of a recipe that names what the model, or the choice of modules, does not have.
+    #[error("`{name}` in `{option}` matches no module{of}\nhint: {hint}")]
+    Idle {
+        /// The option.
+        option: &'static str,
+        /// Its key or entry.
+        name: String,
+        /// Among which.
+        of: &'static str,
+        /// What is there.
+        hint: String,
+    },
+    /// The adapter's configuration.
+    #[error(transparent)]
+    File(#[from] checkpoint::Error),
     /// An adapter names modules that the model does not have.
     #[error(
         "the adapter names {count} modules that this model does not have, such as `{first}`\nhint: the adapter was made for another model"

@@ -38,6 +38,19 @@ impl Init {
         matches!(self, Self::Pissa | Self::PissaIterations(_) | Self::Olora)
     }
 
+    /// Its name among PEFT's; `true` and `false` have none and stand as they are.
+    pub fn name(self) -> String {
+        match self {
+            Self::Default => "true".into(),
+            Self::Random => "false".into(),
+            Self::Gaussian => "gaussian".into(),
+            Self::Pissa => "pissa".into(),
+            Self::PissaIterations(n) => format!("pissa_niter_{n}"),
+            Self::Olora => "olora".into(),
+            Self::Loftq => "loftq".into(),
+        }
+    }
+
     /// A `[rank, in]` and B `[out, rank]` in f32 for `weight` `[out, in]`; of `loftq`, for `W - Ŵ`.
     pub fn factors(self, weight: &Tensor, rank: i64, scale: f64, seed: u64) -> (Tensor, Tensor) {
         let (out, input) = weight.size2().expect("a projection's weight has two dimensions");
@@ -165,11 +178,7 @@ impl Serialize for Init {
         match self {
             Self::Default => serializer.serialize_bool(true),
             Self::Random => serializer.serialize_bool(false),
-            Self::Gaussian => serializer.serialize_str("gaussian"),
-            Self::Pissa => serializer.serialize_str("pissa"),
-            Self::PissaIterations(n) => serializer.serialize_str(&format!("pissa_niter_{n}")),
-            Self::Olora => serializer.serialize_str("olora"),
-            Self::Loftq => serializer.serialize_str("loftq"),
+            named => serializer.serialize_str(&named.name()),
         }
     }
 }

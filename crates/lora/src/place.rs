@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::Tensor;
+use checkpoint::PeftPart;
+use tch::{Kind, Tensor};
 use tensor_core::{Embedding, ModulePath, Param, Projection};
 
-use crate::adapter::PREFIX;
 use crate::{Error, FullTable, FullUpdate, Lora, LoraConfig, LoraEmbedding, LowRank, Result};
 
 /// What an adapter's file holds: pairs of factors (A, B) of projections and of tables, and tensors of whole modules.
@@ -32,25 +32,23 @@ impl Placement {
         let mut halves: BTreeMap<(bool, ModulePath), [Option<Tensor>; 2]> = BTreeMap::new();
         let mut whole = BTreeMap::new();
         for (key, tensor) in tensors {
-            let path = key.strip_prefix(PREFIX).unwrap_or(&key);
-            // The adapter's name stands in old files only.
-            let path = path.replace(".default", "");
-            if path.ends_with(".base_layer.weight") {
-                continue; // PEFT stores a copy of the base beside adapted embeddings.
-            }
-            let found = [
-                (".lora_A.weight", false, 0),
-                (".lora_B.weight", false, 1),
-                (".lora_embedding_A", true, 0),
-                (".lora_embedding_B", true, 1),
-            ]
-            .into_iter()
-            .find_map(|(suffix, table, half)| Some((path.strip_suffix(suffix)?.to_owned(), table, half)));
-            match found {
-                Some((module, table, half)) => halves.entry((table, module.into())).or_default()[half] = Some(tensor),
-                None if path.contains("lora_") => return Err(Error::Tensor { key }),
-                None => drop(whole.insert(ModulePath::from(path), tensor)),
-            }
+            let Some((module, part)) = PeftPart::of(&key) else {
+                return Err(Error::Tensor { key });
+            };
+            let (table, half) = match part {
+                PeftPart::A => (false, 0),
+                PeftPart::B => (false, 1),
+                PeftPart::EmbeddingA => (true, 0),
+                PeftPart::EmbeddingB => (true, 1),
+                PeftPart::Saved(name) => {
+                    whole.insert(module.join(name), tensor);
+                    continue;
+                }
+                // PEFT stores a copy of the base beside adapted embeddings.
+                PeftPart::BaseLayer(name) if name == "weight" => continue,
+                _ => return Err(Error::Tensor { key }),
+            };
+            halves.entry((table, module)).or_default()[half] = Some(tensor);
         }
         let (mut projections, mut tables) = (BTreeMap::new(), BTreeMap::new());
         for ((table, at), pair) in halves {
@@ -70,6 +68,14 @@ impl Placement {
                         missing: "lora_A",
                     });
                 }
+            }
+        }
+        for (at, (a, _)) in projections.iter().chain(&tables) {
+            let (wanted, _) = config.rank_and_scale(at)?;
+            let found = a.size().first().copied().unwrap_or(0);
+            if found != wanted {
+                let at = at.clone();
+                return Err(Error::RankInFile { at, wanted, found });
             }
         }
         Ok(Self {
@@ -117,8 +123,23 @@ impl Placement {
         let Some((a, b)) = self.projections.get(at) else {
             return Ok(None);
         };
+        self.refuse_packed(at, base).map_err(|error| error.at(at))?;
         let placed = self.placed_pair(at, a, b, &base.weight(), false);
         placed.map(Some).map_err(|error| error.at(at))
+    }
+
+    /// What was taken out of a dense weight cannot be taken out of a packed one.
+    fn refuse_packed(&self, at: &ModulePath, base: &dyn Projection) -> Result<()> {
+        let init = self.config.init_lora_weights;
+        let mut is_packed = false;
+        base.visit(&ModulePath::root(), &mut |_, param| {
+            is_packed |= matches!(param.value().kind(), Kind::Uint8 | Kind::Int8);
+        });
+        if init.takes_from_base() && is_packed {
+            let (at, init) = (at.clone(), init.name());
+            return Err(Error::PackedBase { at, init });
+        }
+        Ok(())
     }
 
     /// The options.
@@ -170,11 +191,12 @@ impl Placement {
         }
     }
 
-    /// The update that the adapter holds for the module at `at` (a token table if `table`), which counts as placed.
-    pub(crate) fn update(&self, at: &ModulePath, weight: &Tensor, table: bool) -> tensor_core::Result<Option<LowRank>> {
-        let pairs = if table { &self.tables } else { &self.projections };
-        let Some((a, b)) = pairs.get(at) else { return Ok(None) };
-        let placed = self.placed_pair(at, a, b, weight, table);
+    /// The update that the adapter holds for the token table at `at`, which counts as placed.
+    pub(crate) fn table_update(&self, at: &ModulePath, weight: &Tensor) -> tensor_core::Result<Option<LowRank>> {
+        let Some((a, b)) = self.tables.get(at) else {
+            return Ok(None);
+        };
+        let placed = self.placed_pair(at, a, b, weight, true);
         placed.map(Some).map_err(|error| error.at(at))
     }
 
@@ -194,11 +216,20 @@ impl Placement {
         fits(at, "lora_A", &[rank, input], a)?;
         fits(at, "lora_B", &[out, rank], b)?;
         self.placed.borrow_mut().insert(at.clone());
-        Ok(LowRank::new(
-            &a.to_device(weight.device()),
-            &b.to_device(weight.device()),
-            scale,
-        ))
+        let (a, b) = (a.to_device(weight.device()), b.to_device(weight.device()));
+        let init = self.config.init_lora_weights;
+        if table || !init.takes_from_base() {
+            return Ok(LowRank::new(&a, &b, scale));
+        }
+        if rank > out.min(input) {
+            let at = at.clone();
+            return Err(Error::Rank { at, rank, out, input });
+        }
+        // PEFT's base is `W - s B₀ A₀` then: over W itself the update is `s (B A - B₀ A₀)`.
+        let (first_a, first_b) = tch::no_grad(|| init.factors(weight, rank, scale, self.config.seed));
+        let a = Tensor::cat(&[a.to_kind(Kind::Float), first_a], 0);
+        let b = Tensor::cat(&[b.to_kind(Kind::Float), first_b.neg()], 1).contiguous();
+        Ok(LowRank::new(&a, &b, scale))
     }
 }
 

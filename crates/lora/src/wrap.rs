@@ -6,6 +6,7 @@ use std::fmt;
 use tch::{Kind, Tensor};
 use tensor_core::{Dense, Embedding, Error as CoreError, Found, ModulePath, Param, Parameters, Projection};
 
+use crate::idle;
 use crate::{Error, FullTable, FullUpdate, Init, Lora, LoraConfig, LoraEmbedding, LowRank, Result};
 
 /// A choice of modules and what is done to them: hand its two surgeons to the model.
@@ -64,11 +65,12 @@ impl<'a> Wrapping<'a> {
                 .into());
             }
         }
-        let chosen = modules
-            .choose(all)?
+        let chosen: BTreeSet<ModulePath> = modules
+            .choose(all.clone())?
             .into_iter()
             .filter(|path| !whole.contains(path))
             .collect();
+        idle::refuse(&config, &all.collect::<Vec<_>>(), &chosen)?;
         Ok(Self {
             config,
             chosen,
@@ -131,11 +133,16 @@ impl<'a> Wrapping<'a> {
         let weight = base.weight();
         let (out, input) = matrix(at, &weight)?;
         let (rank, scale) = self.rank_and_scale(at, out, input)?;
-        let init = self.config.init_lora_weights;
-        let weight = if init == Init::Loftq {
-            self.lost(at, &weight)?
-        } else {
-            weight
+        let (init, weight) = match self.config.init_lora_weights {
+            Init::Loftq => {
+                let lost = self.lost(at, &weight)?;
+                // A module that was not quantised has lost nothing; factors of zeros could not learn.
+                match lost.count_nonzero(None::<i64>).int64_value(&[]) {
+                    0 => (Init::Default, weight),
+                    _ => (Init::Loftq, lost),
+                }
+            }
+            init => (init, weight),
         };
         let (a, b) = tch::no_grad(|| init.factors(&weight, rank, scale, self.config.seed ^ at.site()));
         let low_rank = LowRank::new(&a, &b, scale);

@@ -4,6 +4,8 @@ mod agents;
 mod bad_files;
 mod bad_recipes;
 mod bad_runs;
+mod cases_artefacts;
+mod cases_weights;
 mod command;
 mod cuda;
 mod experts;

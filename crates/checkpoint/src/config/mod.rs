@@ -135,6 +135,8 @@ pub struct ModelConfig {
     pub labels: Vec<String>,
     /// The dtype that the file names.
     pub dtype: Option<Kind>,
+    /// Whether this is the text model of a multimodal one, whose modules Transformers finds below `model.language_model`.
+    pub is_of_multimodal: bool,
     path: PathBuf,
     raw: Map<String, Value>,
 }

@@ -92,6 +92,7 @@ impl ModelConfig {
 
     /// Reads the object of a `config.json`; `path` is named in errors.
     pub fn from_object(path: &Path, raw: Map<String, Value>) -> Result<Self> {
+        let is_of_multimodal = raw.get("text_config").is_some();
         let (family, output, raw) = identify(path, raw)?;
         let fields = Fields {
             path,
@@ -177,6 +178,7 @@ impl ModelConfig {
             pad_token_id: first("pad_token_id", defaults.pad)?,
             labels: labels(fields, output)?,
             dtype: dtype(fields)?,
+            is_of_multimodal,
             path: path.to_owned(),
             raw,
         })

@@ -1,11 +1,9 @@
-//! `adapter_config.json` of a LoRA adapter: known keys typed, all others kept as they are.
-
-use std::path::Path;
+//! `adapter_config.json` of a LoRA adapter: known keys typed, all others kept as they are. It is read in `read.rs`.
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Result, python_json};
+use crate::python_json;
 
 /// Module names, or one regular expression.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +91,7 @@ pub struct PeftConfig {
 }
 
 /// Keys that PEFT 0.21.2 writes besides those above, with what means "off".
-fn inactive() -> Map<String, Value> {
+pub(super) fn inactive() -> Map<String, Value> {
     let json = json!({
         "alora_invocation_tokens": null, "arrow_config": null, "auto_mapping": null, "corda_config": null,
         "ensure_weight_tying": false, "eva_config": null, "kasa_config": null, "layer_replication": null,
@@ -106,20 +104,6 @@ fn inactive() -> Map<String, Value> {
     };
     keys
 }
-
-/// Of these, the ones that change what the adapter computes, or what of it is in the file.
-const DECISIVE: [&str; 10] = [
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
-];
 
 impl Default for PeftConfig {
     /// PEFT's own defaults, as of 0.21.2, for a causal language model's adapter that is saved for use.
@@ -153,19 +137,6 @@ impl Default for PeftConfig {
 }
 
 impl PeftConfig {
-    /// Reads an `adapter_config.json`.
-    pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let object: Map<String, Value> = serde_json::from_slice(&text).map_err(Error::json(path))?;
-        let mut config: Self = serde_json::from_value(Value::Object(object.clone())).map_err(Error::json(path))?;
-        // The defaults of these are for what is saved here; a file that leaves them out does not say.
-        let has = |key: &str| object.contains_key(key);
-        config.task_type = config.task_type.filter(|_| has("task_type"));
-        config.peft_version = config.peft_version.filter(|_| has("peft_version"));
-        config.inference_mode &= has("inference_mode");
-        Ok(config)
-    }
-
     /// Layers that are adapted; none for all.
     pub fn layers_to_transform(&self) -> Option<Vec<usize>> {
         self.layers_to_transform.clone().map(|layers| match layers {
@@ -189,64 +160,19 @@ impl PeftConfig {
         self.layers_pattern = (!patterns.is_empty()).then_some(OneOrMany::Many(patterns));
     }
 
-    /// Keys that neither PEFT 0.21.2 nor this program knows and that are not off.
-    pub fn unknown_keys(&self) -> Vec<&str> {
-        let known = inactive();
-        let is_off = |value: &Value| match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Object(object) => object.is_empty(),
-            Value::Array(array) => array.is_empty(),
-            _ => false,
-        };
-        let unknown = self
-            .other
-            .iter()
-            .filter(|(key, value)| !known.contains_key(*key) && !is_off(value));
-        unknown.map(|(key, _)| key.as_str()).collect()
-    }
-
-    /// An error that names the first option that is on and is not done here; `path` is the file's.
-    pub(super) fn refuse_unsupported(&self, path: &Path) -> Result<()> {
-        let refuse = |what: String, hint: &str| {
-            Err(Error::Unsupported {
-                path: path.to_owned(),
-                what,
-                hint: hint.to_owned(),
-            })
-        };
-        if self.peft_type != "LORA" {
-            return refuse(format!("`peft_type` = \"{}\"", self.peft_type), "LORA is");
+    /// The keys and values as an object, sorted.
+    pub fn to_object(&self) -> Map<String, Value> {
+        let mut value = serde_json::to_value(self).expect("a configuration is JSON");
+        value.sort_all_objects();
+        match value {
+            Value::Object(object) => object,
+            _ => unreachable!("a structure is an object"),
         }
-        if self.bias != "none" {
-            let what = format!("`bias` = \"{}\"", self.bias);
-            return refuse(what, "adapters with trained biases are not; train with bias = \"none\"");
-        }
-        if self.fan_in_fan_out {
-            return refuse(
-                "`fan_in_fan_out` = true".into(),
-                "it is for Conv1D layers, which no supported model has",
-            );
-        }
-        let off = inactive();
-        for key in DECISIVE {
-            match self.other.get(key) {
-                Some(value) if *value != off[key] && !value.is_null() && *value != json!(false) => {
-                    return refuse(
-                        format!("`{key}` = {value}"),
-                        "merge this adapter with PEFT and use the merged model",
-                    );
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// The file's text, as Python prints it: keys sorted, two spaces, nothing but ASCII, no newline at the end.
     pub fn to_json(&self) -> String {
-        let mut value = serde_json::to_value(self).expect("a configuration is JSON");
-        value.sort_all_objects();
-        python_json::to_string(&value)
+        python_json::to_string(&self.to_object())
     }
 }
 

@@ -38,8 +38,43 @@ const ENDINGS: [(&str, PeftPart); 6] = [
     (".lora_magnitude_vector", Magnitude),
 ];
 
-/// Module and part of a key; none if it is no adapter's key.
-pub(super) fn parse(key: &str) -> Option<(ModulePath, PeftPart)> {
+impl PeftPart {
+    /// Module and part of a key of `adapter_model.safetensors`; none if it is no adapter's key.
+    ///
+    /// The text model of a multimodal one is named as it is alone: `model.language_model.layers…` is `model.layers…`.
+    pub fn of(key: &str) -> Option<(ModulePath, Self)> {
+        let (module, part) = named(key)?;
+        Some((plain(&module), part))
+    }
+
+    /// The key of this part of the module at `at`.
+    pub fn key(&self, at: &ModulePath) -> String {
+        format(at, self)
+    }
+}
+
+/// The module as a text model alone names it.
+pub(super) fn plain(module: &ModulePath) -> ModulePath {
+    let path = module.as_str();
+    if let Some(rest) = path.strip_prefix("model.language_model.") {
+        return ModulePath::from(format!("model.{rest}"));
+    }
+    match path.strip_prefix("language_model.") {
+        Some(rest) if rest == "lm_head" || rest.starts_with("model.") => rest.into(),
+        _ => module.clone(),
+    }
+}
+
+/// The module as a multimodal model of Transformers names it.
+pub(super) fn wrapped(module: &ModulePath) -> ModulePath {
+    match module.as_str().strip_prefix("model.") {
+        Some(rest) => ModulePath::from(format!("model.language_model.{rest}")),
+        None => module.clone(),
+    }
+}
+
+/// Module, as the key names it, and part; none if it is no adapter's key.
+pub(super) fn named(key: &str) -> Option<(ModulePath, PeftPart)> {
     let name = key.strip_prefix(PREFIX)?;
     // Some files keep the adapter's name, as the model in memory does.
     let name = name.replace(".modules_to_save.default.", ".").replace(".default.", ".");
@@ -79,6 +114,32 @@ pub(super) fn format(module: &ModulePath, part: &PeftPart) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(key: &str) -> Option<(ModulePath, PeftPart)> {
+        PeftPart::of(key)
+    }
+
+    #[test]
+    fn a_multimodal_model_s_names_are_its_text_model_s() {
+        for (key, module) in [
+            (
+                "model.language_model.layers.0.mlp.up_proj.lora_A.weight",
+                "model.layers.0.mlp.up_proj",
+            ),
+            (
+                "language_model.model.layers.0.mlp.up_proj.lora_A.weight",
+                "model.layers.0.mlp.up_proj",
+            ),
+            ("language_model.lm_head.lora_A.weight", "lm_head"),
+            ("lm_head.lora_A.weight", "lm_head"),
+        ] {
+            let found = parse(&format!("{PREFIX}{key}")).map(|(module, _)| module);
+            assert_eq!(found, Some(module.into()), "{key}");
+        }
+        let there = ModulePath::from("model.layers.0.mlp.up_proj");
+        assert_eq!(plain(&wrapped(&there)), there);
+        assert_eq!(wrapped(&"lm_head".into()), "lm_head".into());
+    }
 
     #[test]
     fn keys_are_read_in_every_spelling_and_written_in_one() {

@@ -2,6 +2,7 @@
 
 mod config;
 mod keys;
+mod read;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,16 +43,19 @@ impl PeftAdapter {
     /// Opens an adapter's folder; an error if an option is on that nothing here does, or if ranks do not fit.
     pub fn open(folder: &Path) -> Result<Self> {
         let config = PeftConfig::open(&folder.join(CONFIG)).map_err(|error| explain(folder, error))?;
-        config.refuse_unsupported(&folder.join(CONFIG))?;
         let weights = folder.join(WEIGHTS);
         if !weights.is_file() {
-            let pickled = folder.join("adapter_model.bin").is_file();
-            let hint = match pickled {
-                true => {
-                    "`adapter_model.bin` can run code and is not read: load it in PEFT and \
-                     `save_pretrained(folder, safe_serialization=True)`"
-                }
-                false => "the folder has an adapter's configuration but no weights; is the copy complete?",
+            let has = |name: &str| folder.join(name).is_file();
+            let hint = if has("adapter_model.bin") {
+                "`adapter_model.bin` can run code and is not read: load it in PEFT and \
+                 `save_pretrained(folder, safe_serialization=True)`"
+            } else if has("adapters.safetensors") {
+                "`adapters.safetensors` is MLX's, with other names and transposed factors: fuse it there (`mlx_lm.fuse`) and use the \
+                 fused model"
+            } else if has("adapter_model.safetensors.index.json") {
+                "the adapter is split into shards, which PEFT does not read either: load it where it was written and save it in one file"
+            } else {
+                "the folder has an adapter's configuration but no weights; is the copy complete?"
             };
             return Err(Error::Missing {
                 path: folder.to_owned(),
@@ -62,12 +66,20 @@ impl PeftAdapter {
         let file = Safetensors::open(&weights)?;
         let mut keys = BTreeMap::new();
         for key in file.names() {
-            let place = keys::parse(key).ok_or_else(|| Error::Unsupported {
+            let (named, part) = keys::named(key).ok_or_else(|| Error::Unsupported {
                 path: weights.clone(),
                 what: format!("tensor `{key}`"),
-                hint: "wanted names that begin with `base_model.model.`".into(),
+                hint: "PEFT's names begin with `base_model.model.`; an adapter of another tool is to be merged or converted there".into(),
             })?;
-            keys.insert(place, key.to_owned());
+            if let Some(twice) = keys.insert((keys::plain(&named), part), key.to_owned()) {
+                return Err(Error::Broken {
+                    path: weights,
+                    format: "adapter",
+                    at: format!("tensor `{key}`"),
+                    wanted: "each module's tensor once".into(),
+                    found: format!("it as `{twice}` too"),
+                });
+            }
         }
         let adapter = Self {
             path: folder.to_owned(),
@@ -98,6 +110,15 @@ impl PeftAdapter {
             .map(|(module, _)| module)
     }
 
+    /// The modules with a low-rank update: as the model names them, and as the file does.
+    pub fn named_modules(&self) -> impl Iterator<Item = (&ModulePath, ModulePath)> {
+        let is_first = |part: &PeftPart| matches!(part, PeftPart::A | PeftPart::EmbeddingA);
+        self.keys.iter().filter_map(move |((module, part), key)| {
+            let (named, _) = is_first(part).then(|| keys::named(key)).flatten()?;
+            Some((module, named))
+        })
+    }
+
     /// Every tensor's module and part, in order.
     pub fn tensors(&self) -> impl Iterator<Item = (&ModulePath, &PeftPart)> {
         self.keys.keys().map(|(module, part)| (module, part))
@@ -115,6 +136,11 @@ impl PeftAdapter {
             Some(key) => self.file.tensor(key).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The module at `at` as Transformers names it in a multimodal model.
+    pub fn wrapped_name(at: &ModulePath) -> ModulePath {
+        keys::wrapped(at)
     }
 
     /// Saves an adapter into `folder`, which may exist and hold other files; an older adapter in it is replaced.

@@ -1,9 +1,10 @@
 //! Adapters on disk by the folders that hold them: PEFT's LoRA and DoRA, and bottleneck adapters.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use checkpoint::{PeftAdapter, PeftConfig, Safetensors, write_file, write_tensors};
+use anyhow::{Context as _, Result, ensure};
+use checkpoint::{InitLoraWeights, PeftAdapter, PeftConfig, PeftPart, Safetensors, finite, write_file, write_tensors};
 use decoder::{Decoder, HeadKind};
 use dora::Placement;
 use lora::LoraConfig;
@@ -13,6 +14,7 @@ use tensor_core::ModulePath;
 
 use crate::bottleneck::{self, Bottlenecks};
 use crate::memories::{self, Memories};
+use crate::output;
 use crate::zeros::{self, Zeros};
 
 /// What one `--adapter` means.
@@ -70,7 +72,13 @@ pub struct Adapter {
     keeps_zeros: bool,
     file: PeftAdapter,
     tensors: Vec<(String, Tensor)>,
+    remarks: Vec<String>,
+    /// Paths of the modules that it holds anything of.
+    modules: BTreeSet<String>,
 }
+
+/// Parts of the names of modules that read pictures.
+const VISION: [&str; 2] = [".vision_tower.", ".multi_modal_projector."];
 
 impl Adapter {
     /// Opens the adapter in the folder `path`, whose weights can be merged.
@@ -82,22 +90,51 @@ impl Adapter {
             return Err(adapters::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
         }
         let file = PeftAdapter::open(path)?;
-        let text = std::fs::read(path.join("adapter_config.json")).with_context(|| format!("`{}`", path.display()))?;
-        let object: Map<String, Value> = serde_json::from_slice(&text)?;
-        let (config, use_dora) = dora::from_peft_config(&object).with_context(|| format!("`{}`", path.display()))?;
+        let place = || format!("adapter `{}`", path.display());
+        let (config, idle) = lora::of_saved(file.config(), file.named_modules()).with_context(place)?;
         let weights = Safetensors::open(&path.join("adapter_model.safetensors"))?;
-        let tensors = weights
-            .names()
-            .map(|name| Ok((name.to_owned(), weights.tensor(name)?)))
-            .collect::<Result<_>>()?;
-        Ok(Self {
+        let (mut tensors, mut remarks) = (Vec::new(), remarks(file.config(), &idle));
+        let mut num_pictures = 0;
+        for name in weights.names() {
+            if VISION.iter().any(|part| name.contains(part)) {
+                num_pictures += 1;
+                continue;
+            }
+            tensors.push((name.to_owned(), weights.tensor(name)?));
+        }
+        if num_pictures > 0 {
+            remarks.push(format!(
+                "{num_pictures} tensors of the vision tower are left out: texts alone are read and written here"
+            ));
+        }
+        let adapter = Self {
             path: path.to_owned(),
             config,
-            use_dora,
-            keeps_zeros: object.get(zeros::KEY).is_some_and(|kept| *kept == Value::Bool(true)),
+            use_dora: file.config().use_dora,
+            keeps_zeros: file.config().other.get(zeros::KEY) == Some(&Value::Bool(true)),
             file,
+            modules: tensors
+                .iter()
+                .filter_map(|(name, _)| Some(PeftPart::of(name)?.0.to_string()))
+                .collect(),
             tensors,
-        })
+            remarks,
+        };
+        // Ranks and scales that the two files do not agree on are found before a model is read.
+        adapter.placement().with_context(place)?;
+        Ok(adapter)
+    }
+
+    /// What its user has to know: what was not understood, or cannot be had exactly.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// Says the remarks to whoever watches.
+    pub fn tell(&self) {
+        for remark in &self.remarks {
+            output::note(format!("warning: adapter `{}`: {remark}", self.path.display()));
+        }
     }
 
     /// The folder.
@@ -132,7 +169,7 @@ impl Adapter {
 
     /// Whether anything of it belongs to the module at `path`.
     pub fn touches(&self, path: &str) -> bool {
-        self.file.tensors().any(|(module, _)| module.as_str() == path)
+        self.modules.contains(path)
     }
 
     /// The classes of the head that it brings; none if it brings no classification head.
@@ -163,6 +200,7 @@ impl Adapter {
              hint: load it alone, or merge it into a model of its own",
             self.path.display()
         );
+        self.tell();
         let tensors = self
             .tensors
             .iter()
@@ -178,6 +216,7 @@ impl Adapter {
             }
             _ => model,
         };
+        self.tell();
         let place = || format!("adapter `{}`", self.path.display());
         let (model, zeros) = match self.keeps_zeros {
             true => Zeros::of(model)
@@ -225,9 +264,66 @@ pub(crate) fn labels_of(folder: &Path, tensors: &[(String, Tensor)]) -> Result<O
     Ok(Some(labels))
 }
 
-/// Writes an adapter as PEFT writes it.
+/// What is to be said of an adapter with this configuration; `idle`: keys of its patterns that match none of its modules.
+fn remarks(config: &PeftConfig, idle: &[String]) -> Vec<String> {
+    let mut remarks: Vec<String> = idle
+        .iter()
+        .map(|key| format!("{key} matches none of its modules and changes nothing\nhint: it may be misspelt; the tensors say what their ranks are, not their alphas"))
+        .collect();
+    if config.lora_alpha == 0.0 {
+        remarks.push("`lora_alpha` is 0: the update is scaled by it, so the adapter changes nothing".into());
+    }
+    if let InitLoraWeights::Named(name) = &config.init_lora_weights {
+        if name.starts_with("pissa_niter_") {
+            remarks.push(format!(
+                "`init_lora_weights` = \"{name}\": PEFT took a randomly started approximation out of the base, which the file does not hold; the exact \
+                 decomposition is taken out here (PEFT's own numbers differ from one load to the next)\n\
+                 hint: convert it where it was trained: `save_pretrained(folder, path_initial_model_for_weight_conversion=…)`"
+            ));
+        }
+        if name.eq_ignore_ascii_case("lora_ga") {
+            remarks.push(
+                "`init_lora_weights` = \"lora_ga\": training changed the base by gradients that the file does not hold; as in PEFT, the base is taken as it is\n\
+                 hint: convert it where it was trained: `save_pretrained(folder, path_initial_model_for_weight_conversion=…)`"
+                    .into(),
+            );
+        }
+    }
+    remarks
+}
+
+/// Writes an adapter as PEFT writes it; an error if it would not be read back, or holds what is no number.
 pub fn save_adapter(folder: &Path, config: Map<String, Value>, tensors: &[(String, Tensor)]) -> Result<()> {
-    let config: PeftConfig = serde_json::from_value(Value::Object(config)).context("an adapter's configuration")?;
+    let config = PeftConfig::from_object(&folder.join("adapter_config.json"), config)?;
+    let shared = tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+    let modules: Vec<ModulePath> = tensors
+        .iter()
+        .filter_map(|(name, _)| match PeftPart::of(name)? {
+            (at, PeftPart::A | PeftPart::EmbeddingA) => Some(at),
+            _ => None,
+        })
+        .collect();
+    let named = |at: &ModulePath| {
+        let is_wrapped = tensors.iter().any(|(name, _)| name.contains(".model.language_model."));
+        if is_wrapped {
+            PeftAdapter::wrapped_name(at)
+        } else {
+            at.clone()
+        }
+    };
+    let (read, idle) = lora::of_saved(&config, modules.iter().map(|at| (at, named(at))))?;
+    ensure!(
+        idle.is_empty(),
+        "`{}`: {} would match no module of the adapter that is written",
+        folder.display(),
+        idle.join(", ")
+    );
+    Placement::new(read, config.use_dora, shared).context("the adapter that is to be written")?;
+    for (name, tensor) in tensors {
+        finite(name, tensor)?;
+    }
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     write_tensors(&folder.join("adapter_model.safetensors"), named)?;
     write_file(&folder.join("adapter_config.json"), config.to_json().as_bytes())?;

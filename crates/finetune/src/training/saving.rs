@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use decoder::HeadKind;
+use lora::LoraConfig;
 
 use super::operate::{Kept, Operated};
 use super::sets::Sets;
@@ -22,11 +23,12 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
             targets,
             keeps_zeros,
         } => {
-            let mut config = lora::to_peft_config(config, Some(source.name()), task, targets);
+            let (config, tensors) = as_saved(config, lora::adapter_tensors(&operated.model), source)?;
+            let mut config = lora::to_peft_config(&config, Some(source.name()), task, targets);
             if *keeps_zeros {
                 config.insert(zeros::KEY.to_owned(), true.into());
             }
-            crate::model::save_adapter(folder, config, &lora::adapter_tensors(&operated.model))?;
+            crate::model::save_adapter(folder, config, &tensors)?;
         }
         Kept::Decomposed { config, targets, still } => {
             let mut tensors = lora::adapter_tensors(&operated.model);
@@ -34,7 +36,14 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
                 let (rank, _) = config.lora.rank_and_scale(at)?;
                 tensors.extend(dora::still_factors(at, rank, *shape));
             }
-            let config = dora::to_peft_config(config, Some(source.name()), task, targets);
+            // Magnitudes alone are among the targets whatever options chose them.
+            let named = dora::DoraConfig {
+                lora: dora::targeted(config, targets),
+                ..config.clone()
+            };
+            let (lora, tensors) = as_saved(&named.lora, tensors, source)?;
+            let config = dora::DoraConfig { lora, ..named };
+            let config = dora::to_peft_config(&config, Some(source.name()), task, targets);
             crate::model::save_adapter(folder, config, &tensors)?;
         }
         Kept::Bottleneck(config) => crate::bottleneck::save(folder, config, &operated.model, source.name())?,
@@ -46,6 +55,16 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
         quantisation.save(folder)?;
     }
     source.save_tokenizer(folder)
+}
+
+/// What is written of an adapter: options that agree with the tensors, under the names that the base's modules have.
+fn as_saved(config: &LoraConfig, tensors: lora::Tensors, source: &Source) -> Result<(LoraConfig, lora::Tensors)> {
+    let config = lora::as_written(config, &tensors)?;
+    if source.dir().config().is_of_multimodal {
+        Ok(lora::in_multimodal(config, tensors)?)
+    } else {
+        Ok((config, tensors))
+    }
 }
 
 /// Beside an adapter of a classifier: the names of its classes.

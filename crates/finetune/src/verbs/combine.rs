@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::adapters::{AdapterArg, Templates};
 use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
+use crate::quantised::Quantisation;
 
 /// Arguments of `combine`.
 #[derive(clap::Args, Debug)]
@@ -56,6 +57,34 @@ pub struct Args {
     json: bool,
 }
 
+/// How the base under them was packed, as far as they say; an error if they say different things.
+fn quantisation(adapters: &[Adapter]) -> Result<Option<Quantisation>> {
+    let mut found: Option<(&Path, Quantisation)> = None;
+    for adapter in adapters {
+        match (&found, Quantisation::of_adapter(adapter.path())?) {
+            (Some((first, one)), Some(other)) if *one != other => bail!(
+                "`{}` was trained over {one}, `{}` over {other}\n\
+                 hint: adapters of one base can be combined; merge one of them into a model of its own",
+                first.display(),
+                adapter.path().display()
+            ),
+            (None, Some(own)) => found = Some((adapter.path(), own)),
+            _ => {}
+        }
+    }
+    let Some((first, own)) = found else { return Ok(None) };
+    for adapter in adapters {
+        if Quantisation::of_adapter(adapter.path())?.is_none() {
+            output::note(format!(
+                "warning: `{}` was trained over {own}, `{}` does not say that it was: the result is one for {own}",
+                first.display(),
+                adapter.path().display()
+            ));
+        }
+    }
+    Ok(Some(own))
+}
+
 fn types() -> impl clap::builder::TypedValueParser<Value = CombinationType> {
     PossibleValuesParser::new(CombinationType::ALL.map(|(_, name)| name)).try_map(|name| name.parse())
 }
@@ -81,6 +110,8 @@ impl Args {
         options.check()?;
         let adapters = self.open()?;
         self.refuse_other_bases(&adapters)?;
+        let packing = quantisation(&adapters)?;
+        adapters.iter().for_each(Adapter::tell);
         if self.output.join("adapter_config.json").exists() {
             let path = self.output.clone();
             return Err(checkpoint::Error::Exists {
@@ -97,7 +128,7 @@ impl Args {
         })?;
         let seconds = begun.elapsed().as_secs_f64();
         bar.finish_and_clear();
-        self.write(&adapters, &combination)?;
+        self.write(&adapters, &combination, packing.as_ref())?;
         if self.json {
             output::json(&self.facts(&combination, seconds))?;
         } else {
@@ -140,18 +171,33 @@ impl Args {
         Ok(())
     }
 
-    fn write(&self, adapters: &[Adapter], combination: &Combination) -> Result<()> {
+    fn write(&self, adapters: &[Adapter], combination: &Combination, packing: Option<&Quantisation>) -> Result<()> {
         let configs = || adapters.iter().map(|adapter| adapter.file().config());
         let base = configs().find_map(|config| config.base_model_name_or_path.as_deref());
         let task = configs().find_map(|config| config.task_type.as_deref());
         let modules: Vec<_> = combination.modules.iter().map(|module| &module.at).collect();
         let base = self.base_model.as_deref().or(base);
-        let mut config = lora::to_peft_config(&combination.config, base, task.unwrap_or_default(), modules);
+        let is_wrapped = |adapter: &Adapter| {
+            let mut named = adapter.file().named_modules();
+            named.any(|(at, named)| *at != named)
+        };
+        let tensors = combination.tensors.iter();
+        let mut tensors: lora::Tensors = tensors
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect();
+        let mut options = combination.config.clone();
+        if adapters.iter().any(is_wrapped) {
+            (options, tensors) = lora::in_multimodal(options, tensors)?;
+        }
+        let mut config = lora::to_peft_config(&options, base, task.unwrap_or_default(), modules);
         if task.is_none() {
             config.insert("task_type".into(), Value::Null);
         }
         let staged = StagedDir::create(&self.output)?;
-        save_adapter(staged.path(), config, &combination.tensors)?;
+        save_adapter(staged.path(), config, &tensors)?;
+        if let Some(packing) = packing {
+            packing.save(staged.path())?;
+        }
         for adapter in adapters.iter().filter(|adapter| adapter.path().join(LABELS).is_file()) {
             // The classes go with the head, which one adapter at most has.
             if adapter.touches("score") {

@@ -65,6 +65,7 @@ fn load(model: &str, adapter: Vec<AdapterArg>) -> Result<String, String> {
     let args = ModelArgs {
         model: model.to_owned(),
         adapter,
+        against: None,
         machine: MachineArgs {
             dtype: Some(Dtype::F32),
             device: Some("cpu".into()),
@@ -122,7 +123,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
         dtype: None,
         device: Device::Cpu,
         existing: checkpoint::Existing::Refuse,
-        through: None,
+        against: None,
         keep_zeros: false,
     }
     .write(&to)

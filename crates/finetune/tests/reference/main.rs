@@ -3,5 +3,6 @@
 mod adapters;
 mod chat_templates;
 mod logits;
+mod multimodal;
 mod preference_steps;
 mod trajectories;

@@ -179,6 +179,14 @@ fn refuse(adapter: &Weighted) -> Result<()> {
             hint: "a weight is a number; negative ones take an adapter out",
         });
     }
+    if adapter.config.init_lora_weights.takes_from_base() {
+        return Err(uncombined(
+            &adapter.name,
+            &format!("init_lora_weights = \"{}\"", adapter.config.init_lora_weights.name()),
+            "an update of what is left of the base after its first update was taken out, so it is no update of the base",
+            "convert the adapter in PEFT with `save_pretrained(folder, path_initial_model_for_weight_conversion=…)`",
+        ));
+    }
     for (key, tensor) in &adapter.tensors {
         let what = if key.contains("lora_magnitude_vector") {
             "DoRA's magnitudes, which do not add up"

@@ -92,7 +92,7 @@ impl AdapterSet {
 
     /// What is done to the projection at `at`.
     pub fn projection(&self, at: &ModulePath, base: Box<dyn Projection>) -> tensor_core::Result<Box<dyn Projection>> {
-        let updates = self.updates(at, &|member| member.placement.update(at, &base.weight(), false))?;
+        let updates = self.updates(at, &|member| member.placement.low_rank(at, &*base))?;
         Ok(match updates {
             Some(updates) => Box::new(SwitchedLora::new(base, updates)),
             None => base,
@@ -101,7 +101,7 @@ impl AdapterSet {
 
     /// What is done to the token table at `at`.
     pub fn table(&self, at: &ModulePath, base: Box<dyn Embedding>) -> tensor_core::Result<Box<dyn Embedding>> {
-        let updates = self.updates(at, &|member| member.placement.update(at, &base.weight(), true))?;
+        let updates = self.updates(at, &|member| member.placement.table_update(at, &base.weight()))?;
         Ok(match updates {
             Some(updates) => Box::new(SwitchedTable::new(base, updates)),
             None => base,

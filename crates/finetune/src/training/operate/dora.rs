@@ -3,11 +3,12 @@
 use anyhow::{Result, bail};
 use decoder::HeadKind;
 use dora::{DoraConfig, Wrapping};
+use lora::Originals;
 use tensor_core::ModulePath;
 
 use super::{Kept, Patient};
 
-pub(super) fn operate(patient: Patient, config: &DoraConfig) -> Result<Patient> {
+pub(super) fn operate(patient: Patient, config: &DoraConfig, originals: Option<&Originals>) -> Result<Patient> {
     let Patient { model, kept, mut what } = patient;
     if kept.is_some() {
         bail!(
@@ -22,7 +23,10 @@ pub(super) fn operate(patient: Patient, config: &DoraConfig) -> Result<Patient> 
     if has_new_head {
         paths.retain(|(_, is_output)| !is_output);
     }
-    let wrapping = Wrapping::choose(config, &paths, &tables)?;
+    let mut wrapping = Wrapping::choose(config, &paths, &tables)?;
+    if let Some(originals) = originals {
+        wrapping = wrapping.with_originals(Box::new(originals));
+    }
     let decomposed: Vec<ModulePath> = wrapping.decomposed().cloned().collect();
     let magnitude_only: Vec<ModulePath> = wrapping.magnitude_only().cloned().collect();
     let whole = wrapping.whole().count();

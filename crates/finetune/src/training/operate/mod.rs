@@ -91,7 +91,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
     // Weights as they were, one by one from the files, where the first surgery has quantised them.
     let kind = patient.model.kind();
     let dense = |at: &ModulePath| -> tensor_core::Result<Tensor> {
-        let weight = source.dir().tensor_as(at.join("weight").as_str(), kind);
+        let weight = source.dir().tensor_as(&source.stored(at.join("weight").as_str()), kind);
         weight.map_err(|error| tensor_core::Error::Surgery {
             at: at.clone(),
             source: Box::new(error),
@@ -114,7 +114,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
         patient = match surgery {
             Surgery::Quantize(config) => Ok(quantize::operate(patient, config)),
             Surgery::Lora(config) => lora::operate(patient, config, originals),
-            Surgery::Dora(config) => dora::operate(patient, config),
+            Surgery::Dora(config) => dora::operate(patient, config, originals),
             Surgery::Adapter(config) => adapter::operate(patient, config),
             Surgery::Full(config) => full::operate(patient, config),
             Surgery::Memory(config) => memory::operate(patient, config),
@@ -133,7 +133,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
             config: config.clone(),
             dtype: Dtype::of(patient.model.kind()),
         }),
-        _ => None,
+        _ => Quantisation::of_model(source.dir())?,
     };
     Ok(Operated {
         model: patient.model,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::bottleneck::{self, Bottlenecks};
 use crate::memories::{self, Memories};
 use crate::model::Adapter;
+use crate::quantised::Quantisation;
 use crate::training::memory::facts as memorised;
 
 /// The facts, in the order they are shown.
@@ -53,9 +54,11 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
     put("modules", json!(modules));
     put("trained_whole", json!(config.modules_to_save));
     put("labels", json!(adapter.labels()?));
-    let unknown = file.unknown_keys();
-    if !unknown.is_empty() {
-        put("unknown_keys", json!(unknown));
+    if let Some(quantisation) = Quantisation::of_adapter(path)? {
+        put("trained_over", json!(quantisation.to_string()));
+    }
+    if !adapter.remarks().is_empty() {
+        put("remarks", json!(adapter.remarks()));
     }
     Ok(facts)
 }
