@@ -244,7 +244,10 @@ fn factors_of_a_module_that_the_configuration_does_not_choose_are_an_error() {
     for (targets, refused) in [
         (checkpoint::NamesOrPattern::Names(vec!["q_proj".into()]), true),
         (checkpoint::NamesOrPattern::Pattern(r".*\.0\..*".into()), true),
-        (checkpoint::NamesOrPattern::Names(vec!["q_proj".into(), "mlp.up_proj".into()]), false),
+        (
+            checkpoint::NamesOrPattern::Names(vec!["q_proj".into(), "mlp.up_proj".into()]),
+            false,
+        ),
         (checkpoint::NamesOrPattern::Pattern("all-linear".into()), false),
     ] {
         file.target_modules = Some(targets);
