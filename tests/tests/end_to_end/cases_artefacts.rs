@@ -65,7 +65,6 @@ fn train(home: &Home, surgery: &str, more: &[&str]) -> (String, Answer) {
     let settings = [
         format!("surgery={surgery}"),
         "train.max_steps=2".to_owned(),
-        format!("data.train=[{{path={texts:?}}}]"),
         format!("data.eval=[{{path={texts:?}}}]"),
     ];
     let mut args = vec!["train", recipe.as_str()];
