@@ -60,8 +60,8 @@ fn trained(config: &LoraConfig) -> (Tiny, Wrapping<'static>) {
     // Away from where they began.
     model.visit(&ModulePath::root(), &mut |at, param| {
         if param.is_trainable() {
-            let step = random(at.as_str().len() as i64, [1, 1]) * 0.2 + 0.1;
-            tch::no_grad(|| drop(param.value().shallow_clone().g_add_(&step.view([]))));
+            let step = random(at.as_str().len() as i64, [1, 1]).double_value(&[0, 0]) * 0.2 + 0.1;
+            tch::no_grad(|| drop(param.value().shallow_clone().g_add_scalar_(step)));
         }
     });
     (model, wrapping)

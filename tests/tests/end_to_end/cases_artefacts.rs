@@ -187,7 +187,7 @@ fn an_option_that_names_no_module_is_refused_when_training() {
         (
             "alpha_pattern={\"layers.0.self_attn.q_proj\"=8,\".*self_attn.q_proj\"=8,q_proj=2}",
             "alpha_pattern",
-            "q_proj",
+            "layers.0.self_attn.q_proj",
         ),
         ("exclude_modules=[\"up_proj\",\"up_prj\"]", "exclude_modules", "up_prj"),
         ("layers_to_transform=[0,9]", "layers_to_transform", "9"),
