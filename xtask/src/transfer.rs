@@ -158,8 +158,10 @@ mod tests {
     fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
         let tools = Tools::from_env();
         let Ok(python) = tools.python().and_then(|python| tools.pip().map(|_| python)) else {
-            eprintln!("skipped: no Python with pip here");
-            return;
+            return crate::check::skip(
+                "a_transfer_that_breaks_off_goes_on_where_it_stopped",
+                "needs Python with pip",
+            );
         };
         let home = tempfile::tempdir().unwrap();
         let package = Package {

@@ -314,8 +314,7 @@ fn smollm2() -> Option<PathBuf> {
 #[test]
 fn smollm2_is_read_as_transformers_reads_it() {
     let Some(path) = smollm2() else {
-        eprintln!("skipped: SmolLM2 is not in the local store; `cargo xtask fetch` gets it");
-        return;
+        return golden::skip!("needs `cargo xtask fetch smollm2-135m-instruct`");
     };
     let golden = golden::json("smollm2");
     let model = ModelDir::open(&path).unwrap();

@@ -17,12 +17,8 @@ fn numbers(value: &serde_json::Value) -> Vec<f64> {
 
 #[test]
 fn smollm2_says_what_transformers_says() {
-    let path = match checkpoint::resolve("smollm2-135m-instruct") {
-        Ok(path) => path,
-        Err(why) => {
-            eprintln!("skipped: {why}\nhint: `cargo xtask fetch smollm2-135m-instruct`");
-            return;
-        }
+    let Ok(path) = checkpoint::resolve("smollm2-135m-instruct") else {
+        return golden::skip!("needs `cargo xtask fetch smollm2-135m-instruct`");
     };
     let golden = golden::json("smollm2");
     let dir = ModelDir::open(&path).expect("the store's model opens");

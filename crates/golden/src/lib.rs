@@ -11,7 +11,9 @@
 
 mod close;
 pub mod laws;
+mod skip;
 mod vectors;
 
 pub use close::assert_close;
+pub use skip::{SKIPPED_TESTS, record_skip};
 pub use vectors::{Vectors, json, vectors_dir};

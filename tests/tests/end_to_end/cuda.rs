@@ -20,7 +20,7 @@ fn home() -> Option<Home> {
     {
         return Some(home);
     }
-    eprintln!("skipped: no CUDA device ({})", doctor["cuda"]);
+    golden::skip!("needs a CUDA device ({})", doctor["cuda"].as_str().unwrap_or("none"));
     None
 }
 

@@ -9,7 +9,7 @@ fn smollm2() -> Option<String> {
     if path.join("model.gguf").is_file() {
         return Some(path.display().to_string());
     }
-    eprintln!("skipped: `cargo xtask fetch smollm2-135m-instruct` has not been run");
+    golden::skip!("needs `cargo xtask fetch smollm2-135m-instruct`");
     None
 }
 
@@ -61,7 +61,7 @@ fn it_learns_headlines_from_the_shipped_recipe() {
     let Some(model) = smollm2() else { return };
     let rows = checkpoint::cache_dir().map(|cache| cache.join("data/sarcasm/train.jsonl"));
     let Some(rows) = rows.filter(|rows| rows.is_file()) else {
-        return eprintln!("skipped: `cargo xtask fetch sarcasm` has not been run");
+        return golden::skip!("needs `cargo xtask fetch sarcasm`");
     };
     let home = Home::new();
     let recipe = root().join("recipes/demo.toml").display().to_string();

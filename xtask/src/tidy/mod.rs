@@ -23,6 +23,7 @@ pub(crate) fn problems() -> Result<Vec<String>> {
         found.extend(sources::first_line(file));
         found.extend(sources::length(file));
         found.extend(sources::forbidden(file));
+        found.extend(sources::silent_skips(file));
     }
     for file in &files {
         found.extend(sources::home_paths(file));

@@ -1,6 +1,7 @@
 //! Rules for single files: a first line that says what it is, a length one can read, nothing that panics or prints in a library.
 
 use super::Source;
+use std::path::Path;
 
 /// Lines that a file may have, tests not counted.
 const CEILING: usize = 400;
@@ -55,6 +56,30 @@ pub(super) fn forbidden(file: &Source) -> Vec<String> {
     found
 }
 
+/// A test that does not run says why, where `cargo xtask test` counts it.
+pub(super) fn silent_skips(file: &Source) -> Vec<String> {
+    let quiet = [
+        (concat!("#[ign", "ore]"), "without a reason: `#[ignore = \"why\"]`"),
+        (
+            concat!("eprintln!(\"skip", "ped"),
+            "in a test counts as passed: `return golden::skip!(\"needs …\")`",
+        ),
+    ];
+    let mut found = Vec::new();
+    for (index, line) in file.text.lines().enumerate() {
+        for (start, what) in quiet {
+            // Where the convention itself is written down.
+            let own = ["crates/golden/src/skip.rs", "xtask/src/check.rs"]
+                .iter()
+                .any(|own| file.path == Path::new(own));
+            if line.contains(start) && !own {
+                found.push(format!("{}:{}: `{start}` {what}", file.path.display(), index + 1));
+            }
+        }
+    }
+    found
+}
+
 /// Whether `word` stands in the line and is not the end of a longer name (`eprintln!` is not `println!`).
 fn begins(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
@@ -90,7 +115,6 @@ pub(super) fn home_paths(file: &Source) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn file(path: &str, text: &str) -> Source {
         Source {
@@ -136,6 +160,19 @@ mod tests {
         }
         let found = forbidden(&file("crates/a/src/a.rs", "\n\ndbg!(x);"));
         assert!(found[0].starts_with("crates/a/src/a.rs:3: `dbg!("), "{found:?}");
+    }
+
+    #[test]
+    fn a_test_that_skips_itself_in_silence_is_found() {
+        let rows = [
+            (concat!("#[test]\n#[ign", "ore]\nfn a() {}"), 1),
+            (concat!("    eprintln!(\"skip", "ped: no GPU\");"), 1),
+            ("#[test]\n#[ignore = \"hours\"]\nfn a() {}", 0),
+            ("return golden::skip!(\"needs a GPU\");", 0),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(silent_skips(&file("crates/a/tests/a.rs", text)).len(), wanted, "{text}");
+        }
     }
 
     #[test]

@@ -238,19 +238,14 @@ fn two_processes_cannot_train_in_one_folder() {
 
 const KILLED_FOLDER: &str = "TRAIN_TEST_KILLED_FOLDER";
 
-/// The process that [`a_killed_process_leaves_whole_checkpoints`] kills.
-#[test]
-#[ignore = "runs until it is killed"]
-fn endless_run() {
-    let Ok(folder) = std::env::var(KILLED_FOLDER) else {
-        return;
-    };
+/// What the process that is killed does.
+fn train_until_killed(folder: &Path) {
     let config = parse("max_steps = 1000000\nsave_steps = 1\nsave_total_limit = 2");
     run(
         &Tiny::new(),
         &Formula::new(),
         &config,
-        (Path::new(&folder), Start::Resume),
+        (folder, Start::Resume),
         &mut |_, _| {},
     )
     .unwrap();
@@ -258,11 +253,16 @@ fn endless_run() {
 
 #[test]
 fn a_killed_process_leaves_whole_checkpoints() {
+    // The same test in a process of its own is the one that is killed.
+    if let Some(folder) = std::env::var_os(KILLED_FOLDER) {
+        train_until_killed(Path::new(&folder));
+        panic!("nobody killed it");
+    }
     let folder = tempfile::tempdir().unwrap();
     let mut reached = 0;
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "checkpoints::endless_run", "--ignored"])
+            .args(["--exact", "checkpoints::a_killed_process_leaves_whole_checkpoints"])
             .env(KILLED_FOLDER, folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
