@@ -44,6 +44,16 @@ pub enum Error {
     /// A reward model could not be opened.
     #[error("`rewards`: {0}")]
     RewardModel(Box<dyn std::error::Error + Send + Sync>),
+    /// A reward program that did not do as it is asked.
+    #[error("reward program `{program}`: {found}\nhint: {hint}")]
+    Program {
+        /// The program with its arguments.
+        program: String,
+        /// What was wanted and what it did.
+        found: String,
+        /// What to do.
+        hint: String,
+    },
     /// The policy could not reply.
     #[error("a rollout: {0}")]
     Rollout(#[source] decoder::Error),

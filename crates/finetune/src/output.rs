@@ -1,6 +1,8 @@
 //! Standard output: results for people or machines. Messages go to stderr.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,6 +51,25 @@ pub fn bar(total: usize, what: &str) -> ProgressBar {
     ProgressBar::new(total as u64)
         .with_style(style)
         .with_message(what.to_owned())
+}
+
+/// What `work` gives; whoever watches is told after ten seconds, then ever more rarely, that `waiting` is so.
+pub fn patiently<T>(waiting: &str, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let (mut waited, mut next) = (0, 10);
+            // The sender is dropped when the work is done.
+            while is_done.recv_timeout(Duration::from_secs(next)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                waited += next;
+                note(format!("{waiting}, after {waited} s"));
+                next = waited;
+            }
+        });
+        let found = work();
+        drop(done);
+        found
+    })
 }
 
 /// Bytes for people: `1.50 GB`.

@@ -51,8 +51,8 @@ pub enum Error {
     /// A data set without a step.
     #[error("the training data make no step: wanted at least one row")]
     NoData,
-    /// The data side failed.
-    #[error("step {step}: the training rows cannot be read: {source}")]
+    /// What the step learns from could not be read or made.
+    #[error("step {step}: {source}")]
     Rows {
         /// The optimiser step, from 1.
         step: usize,

@@ -155,12 +155,12 @@ fn a_reward_model_over_the_policys_base_and_a_program_outside_score() {
     let objective = format!(
         "kind = \"ppo\"\nmax_completion_length = 6\nvalue_init = \"reward_model\"\nsync_ref_model = {{ ref_model_sync_steps = 2 }}\n\
          rewards = [{{ kind = \"model\", model = {tiny:?}, adapter = {place:?} }},\n\
-         {{ kind = \"command\", command = [\"sh\", \"-c\", \"read line; echo '{{\\\"score\\\": 0.25}}'; echo bad\"], weight = 0.0 }}]\n"
+         {{ kind = \"command\", command = [\"sh\", \"-c\", \"read line; echo '{{\\\"id\\\": 0, \\\"score\\\": 0.25}}'; for id in 1 2 3; do echo '{{\\\"id\\\": '$id', \\\"error\\\": \\\"too long\\\"}}'; done\"], weight = 0.0 }}]\n"
     );
     let recipe = recipe(&home, &objective);
     let said = finetune(&home, &["train", recipe.as_str()]).works().stderr;
     assert!(
-        said.contains("3 of 4 replies could not be scored, first: command:"),
+        said.contains("3 of 4 replies could not be scored, first: command: too long"),
         "{said}"
     );
     let run = home.path().join("run");

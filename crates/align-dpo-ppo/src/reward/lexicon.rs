@@ -54,8 +54,8 @@ impl Reward for Lexicon {
         "lexicon"
     }
 
-    fn scores(&self, replies: &[Said]) -> Vec<Result<f64, String>> {
-        replies.iter().map(|said| Ok(self.score(said.reply))).collect()
+    fn scores(&self, replies: &[Said]) -> Result<Vec<Result<f64, String>>> {
+        Ok(replies.iter().map(|said| Ok(self.score(said.reply))).collect())
     }
 }
 

@@ -3,9 +3,11 @@
 //! A [`Reward`] scores replies; one that cannot be scored is told why, and teaches nothing, while the others do.
 //! [`Rewards`] is the weighted sum of several.
 
+mod answers;
 mod command;
 mod lexicon;
 mod model;
+mod program;
 mod rule;
 mod sum;
 
@@ -16,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-pub use command::Command;
+pub use command::{Command, TIMEOUT_SECONDS};
 pub use lexicon::Lexicon;
 pub use model::ModelReward;
 pub use rule::Rule;
@@ -43,7 +45,9 @@ pub trait Reward {
     fn name(&self) -> &str;
 
     /// The score of each reply, or why it has none.
-    fn scores(&self, replies: &[Said]) -> Vec<Result<f64, String>>;
+    ///
+    /// Errors: scores of which it is not known whose they are.
+    fn scores(&self, replies: &[Said]) -> Result<Vec<Result<f64, String>>>;
 }
 
 /// A reward in a recipe.
@@ -97,11 +101,14 @@ pub enum RewardFunction {
         #[serde(default = "one")]
         weight: f64,
     },
-    /// A program that reads one JSON object a line (`prompt`, `reply`, the row's columns) and writes one `{"score": …}`
-    /// a line.
+    /// A program that reads a JSON object a line (`id`, `prompt`, `reply`, the row's columns) and answers each by a line
+    /// `{"id": …, "score": …}`.
     Command {
         /// The program and its arguments.
         command: Vec<String>,
+        /// Seconds without an answer after which it is stopped, and the run with it.
+        #[serde(default = "timeout", skip_serializing_if = "is_timeout")]
+        timeout_seconds: f64,
         /// What the score counts.
         #[serde(default = "one")]
         weight: f64,
@@ -123,6 +130,15 @@ fn one() -> f64 {
     1.0
 }
 
+fn timeout() -> f64 {
+    TIMEOUT_SECONDS
+}
+
+#[expect(clippy::float_cmp, reason = "as serde asks: the default is not written")]
+fn is_timeout(seconds: &f64) -> bool {
+    *seconds == TIMEOUT_SECONDS
+}
+
 /// Opens a reward model by the model's name and its adapter.
 pub type OpenModel<'a> =
     dyn FnMut(&str, Option<&Path>) -> Result<ModelReward, Box<dyn std::error::Error + Send + Sync>> + 'a;
@@ -142,7 +158,11 @@ impl RewardFunction {
                 Box::new(open(model, adapter.as_deref()).map_err(Error::RewardModel)?)
             }
             Self::Lexicon { path, .. } => Box::new(Lexicon::open(path)?),
-            Self::Command { command, .. } => Box::new(Command::new(command)?),
+            Self::Command {
+                command,
+                timeout_seconds,
+                ..
+            } => Box::new(Command::new(command, *timeout_seconds)?),
         })
     }
 

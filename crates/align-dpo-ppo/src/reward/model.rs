@@ -59,7 +59,7 @@ impl Reward for ModelReward {
         "model"
     }
 
-    fn scores(&self, replies: &[Said]) -> Vec<Result<f64, String>> {
+    fn scores(&self, replies: &[Said]) -> Result<Vec<Result<f64, String>>> {
         let mut scores = Vec::with_capacity(replies.len());
         let mut rest: Vec<&Said> = replies.iter().collect();
         while !rest.is_empty() {
@@ -75,6 +75,6 @@ impl Reward for ModelReward {
             }
             rest = behind;
         }
-        scores
+        Ok(scores)
     }
 }

@@ -93,8 +93,8 @@ impl Reward for Rule {
         }
     }
 
-    fn scores(&self, replies: &[Said]) -> Vec<Result<f64, String>> {
-        replies.iter().map(|said| self.score(said)).collect()
+    fn scores(&self, replies: &[Said]) -> Result<Vec<Result<f64, String>>> {
+        Ok(replies.iter().map(|said| self.score(said)).collect())
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
             num_tokens,
             extra: &extra,
         };
-        rule.scores(&[said]).remove(0)
+        rule.scores(&[said]).unwrap().remove(0)
     }
 
     #[test]

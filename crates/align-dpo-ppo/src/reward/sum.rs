@@ -60,7 +60,9 @@ impl Rewards {
     }
 
     /// The verdict on each reply.
-    pub fn judge(&self, replies: &[Said]) -> Vec<Verdict> {
+    ///
+    /// Errors: what [`Reward::scores`] refuses.
+    pub fn judge(&self, replies: &[Said]) -> Result<Vec<Verdict>> {
         let mut verdicts = vec![
             Verdict {
                 score: Some(0.0),
@@ -69,7 +71,7 @@ impl Rewards {
             replies.len()
         ];
         for (name, weight, reward) in &self.each {
-            for (verdict, score) in verdicts.iter_mut().zip(reward.scores(replies)) {
+            for (verdict, score) in verdicts.iter_mut().zip(reward.scores(replies)?) {
                 let finite = |score: f64| {
                     if score.is_finite() {
                         Ok(score)
@@ -91,7 +93,7 @@ impl Rewards {
                 }
             }
         }
-        verdicts
+        Ok(verdicts)
     }
 }
 
@@ -131,13 +133,13 @@ mod tests {
             num_tokens: 3,
             extra: &extra,
         };
-        let verdict = rewards.judge(&[said]).remove(0);
+        let verdict = rewards.judge(&[said]).unwrap().remove(0);
         assert_eq!(verdict.score, Some(2.5));
         assert_eq!(verdict.parts["regex_2"], 1.0);
         assert!(!verdict.parts.contains_key("exact"));
         assert!(verdict.failed.unwrap().starts_with("exact: the row has no column"));
         rewards.each[3].1 = 1.0;
-        assert_eq!(rewards.judge(&[said])[0].score, None);
+        assert_eq!(rewards.judge(&[said]).unwrap()[0].score, None);
     }
 
     #[test]

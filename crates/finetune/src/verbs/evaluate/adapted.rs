@@ -9,6 +9,7 @@ use tensor_core::{Documents, Mix, ModulePath, Parameters as _, Role};
 
 use crate::adapters;
 use crate::model::Loaded;
+use crate::output;
 use crate::recipe;
 use crate::rewards::Speaker;
 
@@ -81,6 +82,20 @@ impl Judge for Loaded {
             parts: verdict.parts,
             score: verdict.score,
         };
-        Ok(rewards.judge(&said).into_iter().map(verdict).collect())
+        let waiting = format!(
+            "`{}`: the rewards have not yet scored these {} replies",
+            task.name,
+            said.len()
+        );
+        let verdicts = output::patiently(&waiting, || rewards.judge(&said)).map_err(|error| match error {
+            // What to do is the program's own, not how rewards are written.
+            align_dpo_ppo::Error::Program { program, found, hint } => Error::Task {
+                task: task.name.clone(),
+                found: format!("reward program `{program}`: {found}"),
+                hint,
+            },
+            other => refused(other.to_string()),
+        })?;
+        Ok(verdicts.into_iter().map(verdict).collect())
     }
 }
