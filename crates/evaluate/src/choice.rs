@@ -46,27 +46,14 @@ pub(crate) fn multiple_choice(
         answered.push(row.collect::<Result<Vec<_>>>()?);
     }
     let mixes = rows::mixes(task, scorer, questions.iter().map(|question| question.adapter.as_ref()))?;
-    let sums = scores(task, scorer, &answered, &mixes, progress)?;
-    let right = |per_byte: bool| {
-        let chosen = |row: usize| {
-            let scores: Vec<f64> = sums[row]
-                .iter()
-                .zip(&answered[row])
-                .map(|(score, answer)| {
-                    if per_byte {
-                        score / answer.bytes.max(1) as f64
-                    } else {
-                        *score
-                    }
-                })
-                .collect();
-            best(&scores)
-        };
+    let sums = log_probs(scorer, &answered, &mixes, progress)?;
+    let right = |normalise: Normalise| {
+        let chosen = |row: usize| best(&normalised(&sums[row], &answered[row], normalise));
         (0..gold.len()).filter(|&row| chosen(row) == gold[row]).count()
     };
     Ok(TaskReport {
-        accuracy_norm: Some(right(true) as f64 / gold.len().max(1) as f64),
-        ..TaskReport::with_accuracy(task.kind, right(false), gold.len())
+        accuracy_norm: Some(right(Normalise::PerByte) as f64 / gold.len().max(1) as f64),
+        ..TaskReport::with_accuracy(task.kind, right(task.normalise), gold.len())
     })
 }
 
@@ -108,9 +95,19 @@ pub(crate) fn answered(
     })
 }
 
-/// `[rows][answers]` log-probabilities of the answers, divided as the task says; `mixes`: one a row, or none.
-pub(crate) fn scores(
-    task: &Task,
+/// The log-probabilities of a row's answers, each divided as `normalise` says.
+pub(crate) fn normalised(log_probs: &[f64], answered: &[Answered], normalise: Normalise) -> Vec<f64> {
+    let each = log_probs.iter().zip(answered);
+    each.map(|(log_prob, answer)| match normalise {
+        Normalise::Sum => *log_prob,
+        Normalise::PerToken => log_prob / (answer.tokens.len() - answer.answer_from) as f64,
+        Normalise::PerByte => log_prob / answer.bytes.max(1) as f64,
+    })
+    .collect()
+}
+
+/// `[rows][answers]` log-probabilities of the answers, in nats; `mixes`: one a row, or none.
+pub(crate) fn log_probs(
     scorer: &dyn Scorer,
     answered: &[Vec<Answered>],
     mixes: &[Mix],
@@ -122,17 +119,13 @@ pub(crate) fn scores(
     let of_answers = |(mix, row): (&Mix, &Vec<Answered>)| std::iter::repeat_n(mix.clone(), row.len());
     let mixes: Vec<Mix> = mixes.iter().zip(answered).flat_map(of_answers).collect();
     packing::rows(&documents, &mixes, |first, tokens, row| -> Result<()> {
-        let log_probs = scorer.log_probs(tokens, row)?;
+        let each_token = scorer.log_probs(tokens, row)?;
         for (range, answer) in row.ranges().zip(&flat[first..]) {
-            let sum: f64 = log_probs[range.start + answer.answer_from..range.end]
+            let sum: f64 = each_token[range.start + answer.answer_from..range.end]
                 .iter()
                 .map(|&p| f64::from(p))
                 .sum();
-            each.push(match task.normalise {
-                Normalise::Sum => sum,
-                Normalise::PerToken => sum / (answer.tokens.len() - answer.answer_from) as f64,
-                Normalise::PerByte => sum / answer.bytes.max(1) as f64,
-            });
+            each.push(sum);
         }
         progress(first + row.len(), flat.len());
         Ok(())

@@ -105,7 +105,11 @@ fn label_scores(
         })
         .collect::<Result<_>>()?;
     let Some(tokens) = one_token_each(&answered).filter(|_| task.normalise == Normalise::Sum) else {
-        return choice::scores(task, scorer, &answered, mixes, progress);
+        let sums = choice::log_probs(scorer, &answered, mixes, progress)?;
+        let rows = sums.iter().zip(&answered);
+        return Ok(rows
+            .map(|(sums, row)| choice::normalised(sums, row, task.normalise))
+            .collect());
     };
     let documents: Vec<Vec<u32>> = answered
         .iter()

@@ -35,6 +35,7 @@ pub use compare::{Change, compare, perplexity_ratio};
 pub use continual::{Continual, Drift, Drifted, Stage, continual};
 pub use error::{Error, Result};
 pub use exact::word_f1;
+pub use perplexity::unpredicted;
 pub use report::{Metric, Report, TaskReport};
 pub use run::evaluate;
 pub use scorer::{Answer, Drawing, Judge, Said, Scorer, Verdict};

@@ -1,4 +1,7 @@
 //! Which of two replies the model finds likelier: the better one, it is hoped.
+//!
+//! Replies are cut at `max_length` as in training, and such pairs are counted; a pair of one and the same reply, from the
+//! start or once cut, has no better one: it is counted and left out.
 
 use data::{EncodeConfig, Row, Tokenizer, encode};
 use tensor_core::Mix;
@@ -17,6 +20,8 @@ pub(crate) fn pairs(
         ..EncodeConfig::default()
     };
     let (mut documents, mut trained) = (Vec::new(), Vec::new());
+    // Pairs of two different replies, and how many were cut.
+    let (mut kept, mut cut) = (Vec::new(), 0);
     let count = dataset.len().min(task.max_rows.unwrap_or(usize::MAX));
     for idx in 0..count {
         let row = dataset.row(idx);
@@ -33,12 +38,33 @@ pub(crate) fn pairs(
             row: idx + 1,
             source,
         };
-        for document in encode(row, tokenizer, &config).map_err(failed)?.remove(0).documents {
+        let sample = encode(row, tokenizer, &config).map_err(failed)?.remove(0);
+        cut += usize::from(sample.truncated);
+        if let [chosen, rejected] = &sample.documents[..]
+            && chosen.tokens == rejected.tokens
+        {
+            continue;
+        }
+        kept.push(idx);
+        for document in sample.documents {
             documents.push(document.tokens);
             trained.push(document.trained);
         }
     }
-    let chosen = rows::mixes(task, scorer, (0..count).map(|idx| dataset.kept(idx, rows::ADAPTER)))?;
+    if kept.is_empty() {
+        return Err(Error::Task {
+            task: task.name.clone(),
+            found: format!(
+                "none of {count} pairs has two different replies of at most `max_length` = {} tokens",
+                task.max_length
+            ),
+            hint:
+                "look at the rows with `finetune inspect`; where they differ only behind `max_length`, make it larger"
+                    .into(),
+        });
+    }
+    let alike = count - kept.len();
+    let chosen = rows::mixes(task, scorer, kept.iter().map(|&idx| dataset.kept(idx, rows::ADAPTER)))?;
     let mixes: Vec<Mix> = chosen.iter().flat_map(|mix| [mix.clone(), mix.clone()]).collect();
     // Log-probability and length of each reply, as the model's tokens or as bytes.
     let mut sums = Vec::with_capacity(documents.len());
@@ -65,12 +91,14 @@ pub(crate) fn pairs(
         Ok::<(), Error>(())
     })?;
     let pairs = || sums.chunks_exact(2);
-    let mean = |of: &dyn Fn(&[f64]) -> f64| Some(pairs().map(of).sum::<f64>() / count.max(1) as f64);
+    let mean = |of: &dyn Fn(&[f64]) -> f64| Some(pairs().map(of).sum::<f64>() / kept.len() as f64);
     let right = pairs().filter(|pair| pair[0] > pair[1]).count();
     Ok(TaskReport {
         margin: mean(&|pair| pair[0] - pair[1]),
         chosen_log_prob: mean(&|pair| pair[0]),
         rejected_log_prob: mean(&|pair| pair[1]),
-        ..TaskReport::with_accuracy(task.kind, right, count)
+        cut: (cut > 0).then_some(cut),
+        alike: (alike > 0).then_some(alike),
+        ..TaskReport::with_accuracy(task.kind, right, kept.len())
     })
 }

@@ -1,9 +1,10 @@
 //! Perplexity and bits per byte, over windows that overlap by `max_length - stride` tokens.
 //!
 //! Each token but a text's first is scored once. Where the model wants a BOS token it stands first, so that every token
-//! of the text is scored. `bits per byte = -log₂ P(text) / bytes` compares models with different tokenizers.
+//! of the text is scored. `bits per byte = -log₂ P / bytes`, both of the tokens that are scored, compares models with
+//! different tokenizers, with a BOS token and without.
 
-use data::Tokenizer;
+use data::{Problem, Tokenizer};
 
 use crate::{Error, Result, Scorer, Task, TaskReport, packing, rows};
 
@@ -20,7 +21,7 @@ pub(crate) fn perplexity(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
     let texts = rows::texts(task, tokenizer)?;
-    let mut bytes = 0;
+    let (mut bytes, mut used) = (0, 0);
     let row_mixes = rows::mixes(task, scorer, texts.iter().map(|(_, adapter)| adapter.as_ref()))?;
     let (mut windows, mut mixes) = (Vec::new(), Vec::new());
     for (row, (text, _)) in texts.iter().enumerate() {
@@ -32,7 +33,14 @@ pub(crate) fn perplexity(
         if tokens.len() < 2 {
             continue;
         }
-        bytes += text.len();
+        used += 1;
+        // The first token of a text is not predicted, unless a BOS token stands before it: nor do its bytes count.
+        bytes += text.len()
+            - unpredicted(text, &tokens, tokenizer).map_err(|source| Error::Text {
+                path: task.data.clone(),
+                row: row + 1,
+                source,
+            })?;
         windows.extend(split(&tokens, task.max_length, task.stride.unwrap_or(task.max_length)));
         if let Some(mix) = row_mixes.get(row) {
             mixes.resize(windows.len(), mix.clone());
@@ -59,12 +67,22 @@ pub(crate) fn perplexity(
         Ok(())
     })?;
     Ok(TaskReport {
-        rows: texts.len(),
+        rows: used,
         perplexity: Some((-sum / count as f64).exp()),
         bits_per_byte: Some(-sum / std::f64::consts::LN_2 / bytes as f64),
         tokens: Some(count),
         bytes: Some(bytes),
         ..TaskReport::of(task.kind)
+    })
+}
+
+/// The bytes of `text` that no token of its `tokens` predicts: its first token's, if that is no BOS token.
+pub fn unpredicted(text: &str, tokens: &[u32], tokenizer: &Tokenizer) -> Result<usize, Problem> {
+    let pieces = tokenizer.encode_pieces(text)?;
+    let starts_with_bos = tokens.len() > pieces.tokens.len();
+    Ok(match pieces.bytes.first() {
+        Some(first) if !starts_with_bos => first.end.min(text.len()),
+        _ => 0,
     })
 }
 

@@ -60,16 +60,22 @@ pub(crate) fn replies(
         .map(|(asked, answer)| [asked.tokens.as_slice(), &answer.tokens].concat())
         .collect();
     let mean = |sum: f64| Some(sum / count.max(1) as f64);
-    let (rewards, reward, win_rate) = judged(task, scorer, (&asked, &said, &documents), tokenizer)?;
+    let judged = judged(task, scorer, (&asked, &said, &documents), tokenizer)?;
+    let nats = nats(scorer, &asked, &documents, &mixes)?;
+    // Of replies drawn from the model itself, the mean is the divergence; of others it is not.
+    #[expect(clippy::float_cmp, reason = "a temperature that was written down")]
+    let own = task.temperature == 1.0;
     let lengths = answers.iter().map(|answer| answer.tokens.len());
     Ok(TaskReport {
         rows: count,
         mean_length: mean(lengths.sum::<usize>() as f64),
         ended: mean(answers.iter().filter(|answer| answer.ended).count() as f64),
-        kl: kl(scorer, &asked, &documents, &mixes)?,
-        rewards,
-        reward,
-        win_rate,
+        kl: nats.filter(|_| own),
+        log_ratio: nats.filter(|_| !own),
+        rewards: judged.parts,
+        reward: judged.reward,
+        win_rate: judged.win_rate,
+        unscored: (judged.unscored > 0).then_some(judged.unscored),
         ..TaskReport::of(task.kind)
     })
 }
@@ -121,8 +127,15 @@ fn asked(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<As
     })
 }
 
-/// What rewards say: the mean of each, of their sum, and how often a reply's sum is above its row's own answer's.
-type Judged = (BTreeMap<String, f64>, Option<f64>, Option<f64>);
+/// What rewards say: the mean of each, of their sum, how often a reply's sum is above its row's own answer's, and of how
+/// many replies there is no sum.
+#[derive(Default)]
+struct Judged {
+    parts: BTreeMap<String, f64>,
+    reward: Option<f64>,
+    win_rate: Option<f64>,
+    unscored: usize,
+}
 
 fn judged(
     task: &Task,
@@ -131,7 +144,7 @@ fn judged(
     tokenizer: &Tokenizer,
 ) -> Result<Judged> {
     if task.rewards.is_empty() {
-        return Ok((BTreeMap::new(), None, None));
+        return Ok(Judged::default());
     }
     let Some(judge) = scorer.judge() else {
         return Err(Error::Task {
@@ -186,11 +199,17 @@ fn judged(
     let known: Vec<f64> = replies.iter().filter_map(|verdict| verdict.score).collect();
     let mean = |numbers: &[f64]| (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64);
     let parts = sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64));
-    Ok((parts.collect(), mean(&known), mean(&won)))
+    Ok(Judged {
+        parts: parts.collect(),
+        reward: mean(&known),
+        win_rate: mean(&won),
+        unscored: asked.len() - known.len(),
+    })
 }
 
-/// Nats a reply between the model and its base, over the replies that were drawn; none without adapters.
-fn kl(scorer: &dyn Scorer, asked: &[Asked], documents: &[Vec<u32>], mixes: &[Mix]) -> Result<Option<f64>> {
+/// `log π - log π₀` of the model and its base, summed over a reply's tokens, the mean of the replies; none without
+/// adapters.
+fn nats(scorer: &dyn Scorer, asked: &[Asked], documents: &[Vec<u32>], mixes: &[Mix]) -> Result<Option<f64>> {
     let Some(judge) = scorer.judge() else { return Ok(None) };
     let (mut sum, mut known) = (0.0, true);
     packing::rows(documents, mixes, |first, tokens, row| {

@@ -32,7 +32,8 @@ pub struct TaskReport {
     /// Its standard error, `√(p (1 - p) / rows)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy_stderr: Option<f64>,
-    /// Share of right answers where scores are divided by the answer's bytes.
+    /// Share of right answers where the log-probability of an answer is divided by its bytes, whatever `normalise` says:
+    /// `acc_bytes` of lm-evaluation-harness, whose `acc_norm` divides by characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy_norm: Option<f64>,
     /// Mean F1 of the classes.
@@ -53,13 +54,13 @@ pub struct TaskReport {
     /// `exp` of the mean negative log-probability of a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
-    /// `-log₂ P / bytes`.
+    /// `-log₂ P / bytes`, both of the tokens that were scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
     /// Tokens that were scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
-    /// Bytes of their texts.
+    /// The bytes that they stand for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
     /// How much likelier the better reply is than the worse one, in nats, as `normalise` says.
@@ -71,21 +72,35 @@ pub struct TaskReport {
     /// How likely the worse replies are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected_log_prob: Option<f64>,
+    /// Pairs of which `max_length` cut a reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<usize>,
+    /// Pairs left out because both replies are the same, from the start or once cut; `rows` are the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike: Option<usize>,
     /// Tokens of a reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_length: Option<f64>,
     /// Share of replies that ended by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<f64>,
-    /// Nats a reply between the model and the base beneath its adapters.
+    /// The divergence of the model from the base beneath its adapters, in nats a reply: the mean of `log π - log π₀` over
+    /// replies that were drawn at temperature 1, which estimates it without bias.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// The same mean over replies that were drawn at another temperature: how much likelier the model finds what it said
+    /// than its base does. No divergence, and it may be negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_ratio: Option<f64>,
     /// The mean of each reward.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rewards: BTreeMap<String, f64>,
     /// The mean of the rewards' weighted sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
+    /// Replies that a reward could not score: the means are of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unscored: Option<usize>,
     /// How often a reply earns more than its row's own answer; an equal one counts half.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub win_rate: Option<f64>,
@@ -167,11 +182,15 @@ impl TaskReport {
             margin: None,
             chosen_log_prob: None,
             rejected_log_prob: None,
+            cut: None,
+            alike: None,
             mean_length: None,
             ended: None,
             kl: None,
+            log_ratio: None,
             rewards: BTreeMap::new(),
             reward: None,
+            unscored: None,
             win_rate: None,
         }
     }
@@ -218,8 +237,15 @@ impl TaskReport {
         numbers.extend(self.bits_per_byte.map(|value| ("bits/byte", format!("{value:.4}"))));
         numbers.extend(self.margin.map(|value| ("margin", format!("{value:.3} nats"))));
         numbers.extend(self.reward.map(|value| ("reward", format!("{value:.4}"))));
+        numbers.extend(self.unscored.map(|value| ("without a score", value.to_string())));
         numbers.extend(self.win_rate.map(|value| ("wins", percent(value))));
         numbers.extend(self.kl.map(|value| ("KL", format!("{value:.3} nats"))));
+        numbers.extend(self.log_ratio.map(|value| ("log-ratio", format!("{value:.3} nats"))));
+        numbers.extend(self.cut.map(|value| ("cut at `max_length`", value.to_string())));
+        numbers.extend(
+            self.alike
+                .map(|value| ("left out with the same reply twice", value.to_string())),
+        );
         numbers.extend(self.mean_length.map(|value| ("length", format!("{value:.1}"))));
         numbers
     }

@@ -64,11 +64,14 @@ impl Judge for Known {
 
 /// Words `a b c d …` are tokens 0, 1, 2, 3 …
 fn tokenizer() -> Tokenizer {
-    let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
-        "pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
-        "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"d":3,"e":4,"f":5},"unk_token":"f"}}"#;
-    let inner = json.parse().expect("a tokenizer");
+    let inner = tokenizer_json().parse().expect("a tokenizer");
     Tokenizer::from_parts(inner, SpecialTokens::new([]), None).expect("a tokenizer")
+}
+
+fn tokenizer_json() -> &'static str {
+    r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"d":3,"e":4,"f":5},"unk_token":"f"}}"#
 }
 
 fn run(dir: &Path, suite: &str) -> Result<evaluate::Report> {
@@ -86,11 +89,78 @@ fn perplexity_is_that_of_the_tokens_after_the_first() {
         "[[task]]\nname = \"p\"\nkind = \"perplexity\"\ndata = \"t.txt\"\nmax_length = 3\n",
     )
     .unwrap();
-    // Scored: b, c, d and b, at 1/3, 1/4, 1/5, 1/3; two texts of 7 and 3 bytes.
+    // Scored: b, c, d and b, at 1/3, 1/4, 1/5, 1/3; of two texts of 7 and 3 bytes, all but the two `a`.
     let task = &report.tasks["p"];
-    assert_eq!((task.tokens, task.bytes), (Some(4), Some(10)));
+    assert_eq!((task.tokens, task.bytes), (Some(4), Some(8)));
     assert!((task.perplexity.unwrap() - 180f64.powf(0.25)).abs() < 1e-5);
-    assert!((task.bits_per_byte.unwrap() - 180f64.log2() / 10.0).abs() < 1e-6);
+    assert!((task.bits_per_byte.unwrap() - 180f64.log2() / 8.0).abs() < 1e-6);
+}
+
+#[test]
+fn bits_per_byte_are_of_the_bytes_that_are_predicted_with_a_bos_token_and_without() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("t.txt"), "bb é d\n").unwrap();
+    let suite = "[[task]]\nname = \"p\"\nkind = \"perplexity\"\ndata = \"t.txt\"\n";
+    let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"a":0,"bb":1,"é":2,"d":3},"unk_token":"a"}}"#;
+    let bytes = |special: SpecialTokens| {
+        let tokenizer = Tokenizer::from_parts(json.parse().unwrap(), special, None).unwrap();
+        let path = dir.path().join("suite.toml");
+        fs::write(&path, suite).unwrap();
+        let report = evaluate(
+            &Suite::load(&path).unwrap(),
+            "known",
+            &Known,
+            &tokenizer,
+            &mut |_, _, _| (),
+        )
+        .unwrap();
+        let task = report.tasks["p"].clone();
+        (task.bytes, task.tokens, task.bits_per_byte.unwrap())
+    };
+    let (without, tokens, bits) = bytes(SpecialTokens::new([]));
+    // `bb` is given; ` é d` are 5 bytes.
+    assert_eq!((without, tokens), (Some(5), Some(2)));
+    assert!((bits - 20f64.log2() / 5.0).abs() < 1e-6);
+    let mut special = SpecialTokens::new([("bos_token", "a")]);
+    special.add_bos = Some(true);
+    let (with, tokens, bits) = bytes(special);
+    assert_eq!((with, tokens), (Some(7), Some(3)));
+    assert!((bits - 60f64.log2() / 7.0).abs() < 1e-6);
+}
+
+#[test]
+fn an_answer_is_divided_by_its_length_once_whatever_the_task_normalises_by() {
+    let dir = tempfile::tempdir().unwrap();
+    // `a` is 1/2 over one byte: -0.69. `e f` is 1/42 over three: -1.25 a byte, which divided again would be -0.42.
+    // `c d` is 1/20 over three: -1.0 a byte, -1.5 a token, where `b` is 1/3: -1.1.
+    let rows = "{\"question\":\"c\",\"choices\":[\"a\",\"e f\"],\"answer\":\"a\"}\n{\"question\":\"c\",\"choices\":[\"b\",\"c d\"],\"answer\":\"c d\"}\n";
+    fs::write(dir.path().join("t.jsonl"), rows).unwrap();
+    let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
+    let json = tokenizer_json();
+    let tokenizer = Tokenizer::from_parts(json.parse().unwrap(), SpecialTokens::new([]), Some(template)).unwrap();
+    for (normalise, accuracy) in [("sum", 0.5), ("per_token", 0.5), ("per_byte", 1.0)] {
+        let suite = format!(
+            "[[task]]\nname = \"m\"\nkind = \"multiple_choice\"\ndata = \"t.jsonl\"\nnormalise = \"{normalise}\"\n"
+        );
+        let path = dir.path().join("suite.toml");
+        fs::write(&path, suite).unwrap();
+        let report = evaluate(
+            &Suite::load(&path).unwrap(),
+            "known",
+            &Known,
+            &tokenizer,
+            &mut |_, _, _| (),
+        )
+        .unwrap();
+        let task = &report.tasks["m"];
+        assert_eq!(
+            (task.accuracy, task.accuracy_norm),
+            (Some(accuracy), Some(1.0)),
+            "{normalise}"
+        );
+    }
 }
 
 #[test]
@@ -176,6 +246,20 @@ fn of_two_replies_the_likelier_one_wins_and_the_margin_is_in_nats() {
         report("normalise = \"per_token\"\n").chosen_log_prob,
         -(2f64.ln() + 42f64.ln() / 2.0) / 2.0,
     );
+    assert_eq!((task.cut, task.alike), (None, None));
+    // Cut to four tokens, the second pair is one and the same reply, and the third loses an end that does not matter.
+    let long = "{\"prompt\": \"c \", \"chosen\": \"a b c d\", \"rejected\": \"a b c e\"}\n{\"prompt\": \"c \", \"chosen\": \"d e f f f\", \"rejected\": \"b\"}\n";
+    let first = rows.lines().next().unwrap();
+    fs::write(dir.path().join("t.jsonl"), format!("{first}\n{long}")).unwrap();
+    let task = report("max_length = 4\n");
+    assert_eq!(
+        (task.rows, task.accuracy, task.cut, task.alike),
+        (2, Some(0.5), Some(2), Some(1))
+    );
+    fs::write(dir.path().join("t.jsonl"), long.lines().next().unwrap()).unwrap();
+    let suite = "[[task]]\nname = \"p\"\nkind = \"pairs\"\ndata = \"t.jsonl\"\nmax_length = 4\n";
+    let error = run(dir.path(), suite).unwrap_err().to_string();
+    assert!(error.contains("none of 1 pairs has two different replies"), "{error}");
     fs::write(
         dir.path().join("t.jsonl"),
         "{\"prompt\": \"c\", \"completion\": \"a\"}\n",
@@ -203,7 +287,15 @@ fn replies_are_rewarded_held_against_the_rows_own_and_against_the_base() {
         (Some(1.0), Some(1.0), Some(1.0))
     );
     assert_eq!((task.win_rate, task.rewards["letters"]), (Some(0.25), 1.0));
-    assert!((task.kl.unwrap() + 2f64.ln()).abs() < 1e-6, "{:?}", task.kl);
+    // Of greedy replies the mean is a log-ratio, and negative here; of drawn ones it estimates the divergence.
+    assert!(
+        (task.log_ratio.unwrap() + 2f64.ln()).abs() < 1e-6,
+        "{:?}",
+        task.log_ratio
+    );
+    assert_eq!(task.kl, None);
+    let drawn = &run(dir.path(), &format!("{suite}temperature = 1.0\n")).unwrap().tasks["r"];
+    assert_eq!((drawn.kl, drawn.log_ratio), (task.log_ratio, None));
     let wrong = suite.replace("replies", "pairs");
     let error = run(dir.path(), &wrong).unwrap_err().to_string();
     assert!(error.contains("`rewards`, of another kind"), "{error}");

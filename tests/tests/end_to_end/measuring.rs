@@ -18,10 +18,18 @@ fn scores_add_up_to_the_summary() {
     let summary = lines.pop().unwrap();
     assert_eq!(lines.len(), 24);
     let sum = |name: &str| lines.iter().map(|line| line[name].as_f64().unwrap()).sum::<f64>();
-    let predicted = sum("tokens") - 24.0;
-    let perplexity = (-sum("log_prob") / predicted).exp();
+    assert_eq!(sum("predicted"), sum("tokens") - 24.0);
+    let perplexity = (-sum("log_prob") / sum("predicted")).exp();
     assert!((summary["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-9);
-    let bits = -sum("log_prob") / std::f64::consts::LN_2 / sum("bytes");
+    let bits = -sum("log_prob") / std::f64::consts::LN_2 / sum("predicted_bytes");
+    let given = lines
+        .iter()
+        .filter(|line| line["predicted_bytes"] == line["bytes"])
+        .count();
+    assert_eq!(
+        given, 0,
+        "the tiny model has no BOS token: the first bytes are not predicted"
+    );
     assert!((summary["bits_per_byte"].as_f64().unwrap() / bits - 1.0).abs() < 1e-9);
     let spoken = finetune(&home, &["score", "--model", &model, "--data", &texts]).works();
     assert!(
@@ -167,7 +175,7 @@ fn an_estimate_says_afterwards_how_wrong_it_was() {
         after["run"]["peak"].as_f64().unwrap(),
         after["memory"]["peak"].as_f64().unwrap(),
     );
-    assert!(guess / found > 0.4 && guess / found < 2.5, "{guess} of {found}");
+    assert!(guess / found > 0.8 && guess / found < 1.25, "{guess} of {found}");
     let spoken = finetune(&home, &["estimate", &recipe]).works().stdout;
     assert_eq!(spoken.matches("the estimate is off by").count(), 2, "{spoken}");
     let run = home.at("run");

@@ -16,8 +16,9 @@ use crate::{output, prompts};
 /// Arguments of `score`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "A line of JSON a row: its tokens, its bytes, and the log-probability in nats of all tokens after the first.\n\
-                  Perplexity is over these tokens; bits per byte over the row's bytes.\n\n\
+    after_help = "A line of JSON a row: its tokens, those that are predicted (all but the first), its bytes, those of the\n\
+                  predicted tokens, and the log-probability of the predicted tokens in nats.\n\
+                  Perplexity and bits per byte are of the predicted tokens.\n\n\
                   Example:\n  finetune score --model smollm2-135m-instruct --data texts.jsonl --dtype f32"
 )]
 pub struct Args {
@@ -41,6 +42,8 @@ const ROW_TOKENS: usize = 2048;
 struct Scored {
     tokens: Vec<u32>,
     bytes: usize,
+    /// Those of them that are predicted.
+    predicted_bytes: usize,
     /// Its adapters, where it may choose them.
     mix: Option<Mix>,
 }
@@ -51,6 +54,7 @@ struct Sums {
     tokens: usize,
     predicted: usize,
     bytes: usize,
+    predicted_bytes: usize,
     log_prob: f64,
 }
 
@@ -91,8 +95,9 @@ fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
             bail!("the text has {found} tokens; the model sees {context} positions\nhint: split it into several rows")
         }
         _ => Ok(Scored {
-            tokens,
             bytes: text.len(),
+            predicted_bytes: text.len() - evaluate::unpredicted(&text, &tokens, &loaded.tokenizer)?,
+            tokens,
             mix: loaded.mix(rows, idx)?,
         }),
     }
@@ -127,11 +132,18 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
     }
     for (row, range) in lot.iter().zip(documents.ranges()) {
         let log_prob: f64 = each[range].iter().map(|&log_prob| f64::from(log_prob)).sum();
-        output::json(&json!({ "tokens": row.tokens.len(), "bytes": row.bytes, "log_prob": log_prob }))?;
+        output::json(&json!({
+            "tokens": row.tokens.len(),
+            "predicted": row.tokens.len() - 1,
+            "bytes": row.bytes,
+            "predicted_bytes": row.predicted_bytes,
+            "log_prob": log_prob,
+        }))?;
         sums.rows += 1;
         sums.tokens += row.tokens.len();
         sums.predicted += row.tokens.len() - 1;
         sums.bytes += row.bytes;
+        sums.predicted_bytes += row.predicted_bytes;
         sums.log_prob += log_prob;
     }
     Ok(())
@@ -164,13 +176,15 @@ fn write_logits(loaded: &Loaded, rows: &Dataset, path: &Path) -> Result<()> {
 fn summary(sums: &Sums, as_json: bool) -> Result<()> {
     // A single token predicts nothing: there is no perplexity then.
     let perplexity = (sums.predicted > 0).then(|| (-sums.log_prob / sums.predicted as f64).exp());
-    let bits_per_byte = (sums.bytes > 0).then(|| -sums.log_prob / std::f64::consts::LN_2 / sums.bytes as f64);
+    let bits_per_byte =
+        (sums.predicted_bytes > 0).then(|| -sums.log_prob / std::f64::consts::LN_2 / sums.predicted_bytes as f64);
     if as_json {
         return output::json(&json!({
             "rows": sums.rows,
             "tokens": sums.tokens,
             "predicted": sums.predicted,
             "bytes": sums.bytes,
+            "predicted_bytes": sums.predicted_bytes,
             "log_prob": sums.log_prob,
             "perplexity": perplexity,
             "bits_per_byte": bits_per_byte,
