@@ -37,7 +37,7 @@ use crate::machine::{Dtype, Machine};
 use crate::model::Source;
 use crate::output;
 use crate::quantised::num_params;
-use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe};
+use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe, Surgery};
 use crate::rewards::Speaker;
 
 /// How to begin.
@@ -170,6 +170,15 @@ impl Run<'_> {
     /// The model that is learnt from; its tokens must mean what the student's mean.
     fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
         let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
+        let still = |surgery: &Surgery| !surgery.changes_the_model() && surgery.dropout() == 0.0;
+        let place = |source: &Source| source.dir().path().canonicalize().ok();
+        if place(&source) == place(self.source) && distill.alpha == 0.0 && self.recipe.surgery.iter().all(still) {
+            bail!(
+                "`objective.teacher`: wanted another model than the student, found `{}` for both: they agree from the first step on, and nothing is learnt\n\
+                 hint: name a larger model of the same family; or change the student first with `kind = \"prune\"` or \"quantize\"; `objective.alpha` learns from the text too",
+                distill.teacher
+            );
+        }
         self.speaker().same_tokens(&source).context("`objective.teacher`")?;
         let teacher = source.decoder(machine)?;
         let (wanted, found) = (self.operated.model.vocab_size(), teacher.vocab_size());

@@ -118,6 +118,12 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The same pass without what is drawn at random: dropout, and the noise of a router.
+    #[must_use]
+    pub fn without_dropout(self) -> Self {
+        Self { dropout: None, ..self }
+    }
+
     /// The same pass over other documents, such as the tokens of these that a head is asked about.
     #[must_use]
     pub fn over(self, documents: &'a Documents) -> Self {

@@ -39,6 +39,12 @@ pub trait Objective {
     /// How much this row weighs in its step: its trained tokens, or its pairs.
     fn weight(&self, batch: &Self::Batch) -> f64;
 
+    /// Whether layers drop out while it trains; not where its rows were written by the model without dropout, and a step
+    /// compares with what it said then.
+    fn drops_out(&self) -> bool {
+        true
+    }
+
     /// The row's loss. `policy` notes every hidden state asked of it for the way back.
     fn loss(&self, policy: &Policy, batch: &Self::Batch) -> Result<Loss>;
 }
@@ -53,8 +59,19 @@ pub struct Policy<'a> {
 
 #[derive(Clone, Copy)]
 enum Mode {
-    Train(DropoutKey),
+    /// With the row's dropout, or without any.
+    Train(Option<DropoutKey>),
     Evaluate,
+}
+
+impl Mode {
+    fn pass(self, documents: &Documents) -> Pass<'_> {
+        match self {
+            Self::Train(Some(key)) => Pass::train(documents, key),
+            Self::Train(None) => Pass::train(documents, DropoutKey(0)).without_dropout(),
+            Self::Evaluate => Pass::evaluate(documents),
+        }
+    }
 }
 
 impl<'a> Policy<'a> {
@@ -63,7 +80,17 @@ impl<'a> Policy<'a> {
         Self {
             model,
             plan,
-            mode: Mode::Train(key),
+            mode: Mode::Train(Some(key)),
+            rows: RefCell::default(),
+        }
+    }
+
+    /// A model that trains without dropout.
+    pub fn train_without_dropout(model: &'a dyn LanguageModel, plan: &'a Plan) -> Self {
+        Self {
+            model,
+            plan,
+            mode: Mode::Train(None),
             rows: RefCell::default(),
         }
     }
@@ -83,8 +110,8 @@ impl<'a> Policy<'a> {
     pub fn hidden(&self, tokens: &Tensor, documents: &Documents) -> Tensor {
         match self.mode {
             Mode::Evaluate => evaluate(self.model, tokens, &Pass::evaluate(documents)),
-            Mode::Train(key) => {
-                let tape = Tape::forward(self.model, tokens, &Pass::train(documents, key), self.plan);
+            Mode::Train(_) => {
+                let tape = Tape::forward(self.model, tokens, &self.mode.pass(documents), self.plan);
                 let hidden = tape.hidden().shallow_clone();
                 self.rows.borrow_mut().push((tape, documents.clone()));
                 hidden
@@ -109,10 +136,7 @@ impl<'a> Policy<'a> {
 
     /// A pass over `documents` in this policy's mode, for what reads the hidden states.
     pub fn pass<'d>(&self, documents: &'d Documents) -> Pass<'d> {
-        match self.mode {
-            Mode::Train(key) => Pass::train(documents, key),
-            Mode::Evaluate => Pass::evaluate(documents),
-        }
+        self.mode.pass(documents)
     }
 
     /// Side losses (a router's balance) of the rows so far, as a plain number.
@@ -134,11 +158,7 @@ impl<'a> Policy<'a> {
             crate::autograd::backward(&[&loss.sum], &[&loss.sum.full_like(scale)])?;
         }
         for (tape, documents) in self.rows.into_inner().into_iter().rev() {
-            let pass = match self.mode {
-                Mode::Train(key) => Pass::train(&documents, key),
-                Mode::Evaluate => Pass::evaluate(&documents),
-            };
-            tape.backward(self.model, &pass, side_weight)?;
+            tape.backward(self.model, &self.mode.pass(&documents), side_weight)?;
         }
         Ok(())
     }

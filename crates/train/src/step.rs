@@ -45,7 +45,11 @@ pub(crate) fn accumulate<B>(
     let mut report = StepReport::default();
     for (idx, Row { batch, num_tokens }) in rows.into_iter().enumerate() {
         let failed = |source| Error::Step { step: number, source };
-        let policy = Policy::train(model, plan, key.at(number as u64).at(idx as u64));
+        let policy = if objective.drops_out() {
+            Policy::train(model, plan, key.at(number as u64).at(idx as u64))
+        } else {
+            Policy::train_without_dropout(model, plan)
+        };
         let loss = objective.loss(&policy, &batch).map_err(failed)?;
         let share = objective.weight(&batch) / total;
         let (sum, side) = (loss.sum.double_value(&[]), policy.side_total());

@@ -6,6 +6,7 @@ mod bad_recipes;
 mod bad_runs;
 mod cases_artefacts;
 mod cases_weights;
+mod cases_learning;
 mod command;
 mod cuda;
 mod experts;

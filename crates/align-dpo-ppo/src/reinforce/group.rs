@@ -55,6 +55,17 @@ pub fn leave_one_out(rewards: &[f64], size: usize) -> Vec<f64> {
     groups.collect()
 }
 
+/// Whether these rewards of one group differ by no more than rounding, so that nothing is learnt from them; so does a
+/// group of fewer than two.
+pub fn has_no_spread(rewards: impl IntoIterator<Item = f64>) -> bool {
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for reward in rewards {
+        (low, high) = (low.min(reward), high.max(reward));
+    }
+    // Advantages divide by a deviation of at least 1e-4, beside which this is nothing. A group of none is -inf wide.
+    high - low <= 1e-9 + 1e-12 * low.abs().max(high.abs()).min(f64::MAX)
+}
+
 fn mean(numbers: &[f64]) -> f64 {
     numbers.iter().sum::<f64>() / numbers.len() as f64
 }
@@ -88,6 +99,21 @@ mod tests {
         );
         let batch = group_advantages(&rewards, 4, GroupScale::Batch);
         assert!((batch[0] - 0.5 / (deviation(&rewards) + 1e-4)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_group_without_spread_is_one_whose_rewards_differ_by_rounding_only() {
+        for (rewards, none) in [
+            (&[][..], true),
+            (&[0.5], true),
+            (&[1.0, 1.0, 1.0], true),
+            (&[0.1 + 0.2, 0.3], true),
+            (&[1e6 * (0.1 + 0.2), 3e5], true),
+            (&[0.0, 1e-6], false),
+            (&[1.0, 1.0, 0.0], false),
+        ] {
+            assert_eq!(has_no_spread(rewards.iter().copied()), none, "{rewards:?}");
+        }
     }
 
     #[test]

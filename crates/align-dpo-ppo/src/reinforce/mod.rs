@@ -9,5 +9,5 @@ mod kl;
 
 pub use advantages::{Shift, advantages, returns, whiten};
 pub use clip::{Clip, clip_fraction, policy_loss, value_loss};
-pub use group::{GroupScale, group_advantages, leave_one_out};
+pub use group::{GroupScale, group_advantages, has_no_spread, leave_one_out};
 pub use kl::{AdaptiveKl, KlEstimator};

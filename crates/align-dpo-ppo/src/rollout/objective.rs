@@ -99,6 +99,11 @@ impl Objective for PolicyGradient {
         row.weight
     }
 
+    /// Replies are drawn without dropout, and a token's ratio is between two states of one and the same policy.
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn loss(&self, policy: &Policy, row: &PolicyRow) -> tensor_core::Result<Loss> {
         let ReplyRow {
             tokens,

@@ -46,6 +46,21 @@ impl Surgery {
         matches!(self, Self::Prune(_) | Self::Quantize(_))
     }
 
+    /// The probability with which what it makes drops out of training.
+    pub fn dropout(&self) -> f64 {
+        match self {
+            Self::Lora(config) => config.lora_dropout,
+            Self::Dora(config) => config.lora.lora_dropout,
+            Self::Adapter(config) => config.dropout,
+            _ => 0.0,
+        }
+    }
+
+    /// Whether the model says something else once it is made, before any step.
+    pub fn changes_the_model(&self) -> bool {
+        matches!(self, Self::Quantize(_) | Self::Prune(_) | Self::Upcycle(_))
+    }
+
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
         matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_) | Self::Memory(_))

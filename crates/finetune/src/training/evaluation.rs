@@ -33,11 +33,13 @@ impl<'d> Evaluation<'d> {
         });
         Ok(Self {
             sets: steps.collect::<Result<_>>()?,
-            has_perplexity: !matches!(recipe.objective, ObjectiveConfig::Classify(_)),
+            // Of no other objective is the loss the mean negative log-probability of a token.
+            has_perplexity: matches!(recipe.objective, ObjectiveConfig::Sft(_)),
         })
     }
 
-    /// `loss` over all sets together, and `NAME_loss`, `NAME_perplexity` and the objective's counts of each.
+    /// `loss` over all sets together, and `NAME_loss` and the objective's counts of each; `NAME_perplexity` where the loss
+    /// is a token's.
     pub fn measure<B: ToRow>(
         &self,
         model: &dyn LanguageModel,

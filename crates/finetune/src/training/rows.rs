@@ -2,6 +2,7 @@
 //!
 //! Shapes: t tokens of a row, n documents.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use align_dpo_ppo::{Mismatched, ReplyRow, ScoredRow, SingleRow};
@@ -9,6 +10,8 @@ use data::{DocumentId, Packed, best_fit};
 use decoder::loss::{IGNORED, LabelledRow, TokenRow};
 use tch::{Device, Tensor};
 use tensor_core::Documents;
+
+use crate::output;
 
 /// What rows are made with besides tokens.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct Making {
     pub known: Rc<Vec<Vec<f32>>>,
     /// By set, by how much each sample's better reply is better; empty where the rows do not say.
     pub margins: Rc<Vec<Vec<f32>>>,
+    /// Whether it was told that a prompt of KTO's baseline meets its own reply: once is enough.
+    pub told: Rc<Cell<bool>>,
 }
 
 /// What an objective reads of a packed row.
@@ -162,8 +167,9 @@ type Document = (Vec<i64>, Vec<i64>);
 /// A document's place in its step, its part of the sample, prompt and reply.
 type Exchange<'a> = (usize, usize, &'a [i64], &'a [i64]);
 
-/// Each prompt of a step with the reply of the sample before it (the first one's with the last one's), cut to
-/// `max_length` and packed anew: the order is the step's, however it was packed.
+/// Each prompt of a step with the last reply of the sample before it (the first one's with the last one's), cut to
+/// `max_length` and packed anew: the order is the step's, however it was packed. None where the step has one sample: its
+/// baseline is 0.
 fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
     let mut exchanges: Vec<Exchange> = Vec::new();
     for row in packed {
@@ -180,10 +186,14 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
         }
     }
     exchanges.sort_unstable_by_key(|&(place, part, ..)| (place, part));
-    let documents: Vec<Document> = (0..exchanges.len())
-        .map(|idx| {
-            let (_, _, prompt, _) = exchanges[idx];
-            let (_, _, _, reply) = exchanges[(idx + exchanges.len() - 1) % exchanges.len()];
+    let count = exchanges.len();
+    let mut same = 0;
+    let documents: Vec<Document> = (0..count)
+        .filter_map(|idx| {
+            let (place, _, prompt, own) = exchanges[idx];
+            let mut before = (1..count).map(|back| exchanges[(idx + count - back) % count]);
+            let (_, _, _, reply) = before.find(|(other, ..)| *other != place)?;
+            same += usize::from(reply == own);
             let mut tokens = [prompt, reply].concat();
             tokens.truncate(making.max_length.max(prompt.len() + 1));
             let target = |at: usize| match tokens.get(at + 1) {
@@ -191,9 +201,19 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
                 _ => IGNORED,
             };
             let targets = (0..tokens.len()).map(target).collect();
-            (tokens, targets)
+            Some((tokens, targets))
         })
         .collect();
+    if (documents.is_empty() || same > 0) && !making.told.replace(true) {
+        output::note(if documents.is_empty() {
+            "KTO: a step has a single sample, so no prompt meets another one's reply, and the step's baseline is 0"
+                .to_owned()
+        } else {
+            format!(
+                "KTO: {same} of {count} prompts of a step meet their own reply, since the sample before has the same: the baseline is measured on what is learnt"
+            )
+        });
+    }
     let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
     best_fit(&lengths, making.max_tokens)
         .into_iter()
@@ -250,6 +270,7 @@ mod tests {
             max_tokens: 99,
             known: Rc::default(),
             margins: Rc::default(),
+            told: Rc::default(),
         };
         let (a, b, c): (&[u32], &[u32], &[u32]) = (&[1, 2, 11, 12, 13], &[3, 21], &[4, 5, 6, 31]);
         let step = [packed(&[(0, a, 2), (1, b, 1)]), packed(&[(2, c, 3)])];
@@ -265,6 +286,15 @@ mod tests {
         let other = [packed(&[(2, c, 3), (0, a, 2)]), packed(&[(1, b, 1)])];
         let again = mismatched(&other, &making);
         assert_eq!(numbers(&again[0].tokens), numbers(&rows[0].tokens));
+        // A sample's second reply is another answer to the same prompt; and a single sample has no other prompt.
+        let mut pair = packed(&[(0, a, 2), (0, &[1, 2, 14], 2), (1, b, 1)]);
+        pair.documents[1].part = 1;
+        assert_eq!(
+            numbers(&mismatched(&[pair], &making)[0].tokens),
+            [1, 2, 21, 1, 2, 21, 3, 14]
+        );
+        assert!(!making.told.get());
+        assert!(mismatched(&[packed(&[(0, a, 2)])], &making).is_empty() && making.told.get());
         assert_eq!(
             mismatched(
                 &step,

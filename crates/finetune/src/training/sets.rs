@@ -1,6 +1,8 @@
 //! A recipe's data as tokens: read, checked, tokenised, cached.
 
+mod learnable;
 mod margins;
+pub(super) mod overlap;
 mod wanted;
 
 use std::path::PathBuf;
@@ -56,7 +58,12 @@ impl Sets {
             .eval
             .iter()
             .map(|source| Ok((source.name.clone(), set(source, Limit::Rows)?)))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<(String, TokenSet)>>>()?;
+        learnable::check(recipe, &train, &eval, labels.as_deref())?;
+        // Facts that are asked for are those that were learnt.
+        if !matches!(recipe.objective, ObjectiveConfig::Memory(_)) {
+            overlap::tell(&recipe.data.train, &train, &eval)?;
+        }
         let margins = match recipe.objective {
             ObjectiveConfig::Reward(_) => margins::read(&recipe.data.train, &train)?,
             _ => Vec::new(),

@@ -128,6 +128,7 @@ fn making(recipe: &Recipe, device: Device) -> Making {
         max_tokens: recipe.data.max_tokens,
         known: Rc::default(),
         margins: Rc::default(),
+        told: Rc::default(),
     }
 }
 

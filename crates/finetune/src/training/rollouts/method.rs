@@ -1,6 +1,6 @@
 //! What PPO and GRPO do differently: how many replies a prompt gets, who says what was expected, how tokens weigh.
 
-use align_dpo_ppo::reinforce::Clip;
+use align_dpo_ppo::reinforce::{Clip, has_no_spread};
 use align_dpo_ppo::reward::{RewardFunction, Rewards};
 use align_dpo_ppo::rollout::{
     Episode, GroupLoss, GrpoConfig, MovingReference, PolicyGradient, PpoConfig, TokenScale, ValueHead, ValueInit,
@@ -166,6 +166,17 @@ impl<'a> Method<'a> {
         let Self::Critic(config, _) = self else { return None };
         let nats: f64 = episodes.iter().map(|episode| episode.nats(config.kl_estimator)).sum();
         Some(-price * nats / episodes.len() as f64)
+    }
+
+    /// How many groups of a rollout have one reward for all of their replies, of how many; PPO's whole rollout is one.
+    pub(super) fn without_spread(&self, episodes: &[Episode]) -> (usize, usize) {
+        let size = match self {
+            Self::Critic(..) => episodes.len().max(1),
+            Self::Groups(config) => config.num_generations,
+        };
+        let scores = |group: &[Episode]| has_no_spread(group.iter().filter_map(|episode| episode.score));
+        let groups = episodes.chunks(size);
+        (groups.clone().filter(|group| scores(group)).count(), groups.count())
     }
 
     /// Turns the scores of a rollout into advantages.

@@ -26,10 +26,12 @@ use self::prompts::PromptSet;
 use self::record::{Records, Rollout};
 use self::steps::Steps;
 use self::writer::Writer;
+use super::sets::overlap;
 use super::telling::Telling;
 use super::{Run, announce, saving, states, stop_flag};
 use crate::experts::Balancing;
 use crate::output;
+use crate::recipe::{Recipe, Surgery};
 
 pub use self::extent::{Extent, extent};
 
@@ -50,6 +52,8 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     }
     let train = prompts::read(&recipe.data.train, recipe, run.tokenizer)?;
     let eval = prompts::read(&recipe.data.eval, recipe, run.tokenizer)?;
+    tell_overlap(&train, &eval);
+    tell_dropout(recipe);
     let rewards = run.speaker().rewards(method.rewards(), "`objective`")?;
     method.begin_critic(&rewards, model)?;
     let reference = match (method.needs_reference(), method.moving()) {
@@ -106,6 +110,11 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     };
     let report = train::fit(learner, &method.objective(), &steps, &recipe.train, hooks)?;
     if !matches!(report.outcome, Outcome::Interrupted { .. }) {
+        if records.never_differed(report.num_steps)? {
+            output::note(
+                "in every rollout of this run all replies to a prompt earned the same reward: nothing was learnt from rewards",
+            );
+        }
         telling.end(&report, records.results(report.num_steps)?, Vec::new())?;
     }
     Ok(report)
@@ -118,6 +127,14 @@ fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
     for set in sets {
         let prompts: Vec<_> = set.prompts.iter().collect();
         let rollout = writer.measure(&prompts)?;
+        let mut failed = rollout.replies.iter().filter_map(|reply| reply.failed.as_deref());
+        if let Some(first) = failed.next() {
+            let (count, of) = (1 + failed.count(), rollout.replies.len());
+            output::note(format!(
+                "{}: {count} of {of} replies could not be scored, first: {first}",
+                set.name
+            ));
+        }
         scores.extend(rollout.replies.iter().filter_map(|reply| reply.episode.score));
         let facts = rollout
             .facts
@@ -125,11 +142,36 @@ fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
             .filter(|(name, _)| !name.ends_with("tokens_per_second"));
         measured.extend(facts.map(|(name, value)| (format!("{}_{name}", set.name), value)));
     }
-    measured.push((
-        "reward".to_owned(),
-        scores.iter().sum::<f64>() / scores.len().max(1) as f64,
-    ));
+    // Without a score there is no mean of them.
+    if !scores.is_empty() {
+        measured.push(("reward".to_owned(), scores.iter().sum::<f64>() / scores.len() as f64));
+    }
     Ok(measured)
+}
+
+/// Says how many held-out prompts are learnt from too.
+fn tell_overlap(train: &[PromptSet], eval: &[PromptSet]) {
+    let eval: Vec<(&str, Vec<&[u32]>)> = eval
+        .iter()
+        .map(|set| {
+            (
+                set.name.as_str(),
+                set.prompts.iter().map(|prompt| prompt.tokens.as_slice()).collect(),
+            )
+        })
+        .collect();
+    let train = train.iter().flat_map(|set| &set.prompts);
+    overlap::tell_prompts(train.map(|prompt| prompt.tokens.as_slice()), &eval);
+}
+
+/// Says that dropout is off, where the recipe asks for some.
+fn tell_dropout(recipe: &Recipe) {
+    let dropout = recipe.surgery.iter().map(Surgery::dropout).fold(0.0, f64::max);
+    if dropout > 0.0 {
+        output::note(format!(
+            "dropout ({dropout}) stays off: replies are written without it, and a step compares with what the policy said then"
+        ));
+    }
 }
 
 /// After each step: what its rollout is like is told, the reference moves, and experts are balanced.
@@ -153,6 +195,29 @@ impl AfterStep for After<'_> {
         let mut tensors = self.steps.tensors();
         tensors.extend(self.balancing.iter().flat_map(Balancing::tensors));
         tensors
+    }
+}
+
+/// Says in how many groups every reply earned the same: at the first rollout if there is one such, later if all are.
+fn tell_spread(number: usize, (alike, groups): (usize, usize), num_replies: usize) {
+    if alike == 0 || (number > 0 && alike < groups) {
+        return;
+    }
+    let what = if groups == 1 {
+        format!("all {num_replies} replies earned the same reward")
+    } else {
+        format!("in {alike} of {groups} groups all replies earned the same reward")
+    };
+    let meaning = if alike == groups {
+        "nothing is learnt from it: a reply is measured against the others"
+    } else {
+        "those teach nothing: a reply is measured against the others of its group"
+    };
+    output::note(format!("rollout {number}: {what}; {meaning}"));
+    if number == 0 && alike == groups {
+        output::note(
+            "hint: `rollouts/rollout-000000.jsonl` holds the replies and what each reward gave; rewards that no reply earns, or that cancel out, cannot be learnt",
+        );
     }
 }
 

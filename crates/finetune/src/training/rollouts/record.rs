@@ -12,6 +12,9 @@ use train::RunDir;
 
 const FOLDER: &str = "rollouts";
 
+/// TRL's name for the share of groups in which every reply earned the same.
+pub(super) const ALIKE: &str = "frac_reward_zero_std";
+
 /// Replies, scored and taught.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rollout {
@@ -109,6 +112,17 @@ impl Records {
             )
         };
         Ok(first.keys().map(line).collect())
+    }
+
+    /// Whether in no rollout of so many steps any group had replies of different rewards.
+    pub(super) fn never_differed(&self, num_steps: usize) -> Result<bool> {
+        for number in 0..num_steps.div_ceil(self.steps_per_rollout) {
+            let facts = self.read(number)?.facts;
+            if facts.get(ALIKE).is_none_or(|alike| *alike < 1.0) {
+                return Ok(false);
+            }
+        }
+        Ok(num_steps > 0)
     }
 
     fn path(&self, number: usize) -> PathBuf {

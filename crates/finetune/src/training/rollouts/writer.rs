@@ -12,8 +12,9 @@ use decoder::Decoder;
 use tensor_core::{LanguageModel as _, Plan, Policy, Treatment};
 
 use super::prompts::Prompt;
-use super::record::{About, Reply, Rollout};
-use super::{Method, tell_failures};
+use super::record::{ALIKE, About, Reply, Rollout};
+use super::{Method, tell_failures, tell_spread};
+use crate::output;
 
 /// All that a rollout is made with.
 pub(super) struct Writer<'a> {
@@ -39,6 +40,9 @@ impl Writer<'_> {
         let mut rollout = self.reply(number as u64, &each)?;
         tell_failures(number, &rollout)?;
         let mut episodes: Vec<Episode> = rollout.replies.iter().map(|reply| reply.episode.clone()).collect();
+        let (alike, groups) = self.method.without_spread(&episodes);
+        tell_spread(number, (alike, groups), rollout.replies.len());
+        rollout.facts.insert(ALIKE.into(), alike as f64 / groups.max(1) as f64);
         self.method.teach(&mut episodes, kl_coef);
         if let Some(reward) = self.method.non_score_reward(&episodes, kl_coef) {
             rollout.facts.insert("objective/non_score_reward".into(), reward);
@@ -74,7 +78,7 @@ impl Writer<'_> {
             .iter()
             .map(|episode| Ok(self.tokenizer.decode(&episode.reply)?))
             .collect::<Result<_>>()?;
-        let verdicts = self.judge(prompts, &episodes, &said);
+        let verdicts = self.judge(prompts, &episodes, &said)?;
         for (episode, verdict) in episodes.iter_mut().zip(&verdicts) {
             episode.score = verdict.score;
         }
@@ -102,7 +106,7 @@ impl Writer<'_> {
         })
     }
 
-    fn judge(&self, prompts: &[&Prompt], episodes: &[Episode], said: &[String]) -> Vec<Verdict> {
+    fn judge(&self, prompts: &[&Prompt], episodes: &[Episode], said: &[String]) -> Result<Vec<Verdict>> {
         let tokens: Vec<Vec<u32>> = episodes
             .iter()
             .map(|episode| [episode.prompt.as_slice(), episode.reply.as_slice()].concat())
@@ -119,7 +123,8 @@ impl Writer<'_> {
                 extra: &prompt.extra,
             })
             .collect();
-        self.rewards.judge(&replies)
+        let waiting = format!("the rewards have not yet scored these {} replies", replies.len());
+        Ok(output::patiently(&waiting, || self.rewards.judge(&replies))?)
     }
 
     /// The rollout in numbers, under TRL's names where it has them.

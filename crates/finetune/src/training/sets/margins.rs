@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use data::{Dataset, ReadConfig, TokenSet};
 use serde_json::Value;
 
+use crate::output;
 use crate::recipe::Source;
 
 const COLUMN: &str = "margin";
@@ -34,6 +35,14 @@ fn of(source: &Source, set: &TokenSet) -> Result<Vec<f32>> {
             set.len(),
             rows.len()
         );
+    }
+    let without = given.iter().filter(|margin| margin.is_none()).count();
+    if without > 0 {
+        output::note(format!(
+            "`{}`: {without} of {} rows have no `{COLUMN}`, and 0 is taken for theirs",
+            source.path.display(),
+            rows.len()
+        ));
     }
     let number = |(idx, value): (usize, Option<&Value>)| match value {
         None => Ok(0.0),
