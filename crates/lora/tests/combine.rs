@@ -506,7 +506,7 @@ fn what_cannot_be_combined_is_refused_by_name() {
     );
     let mut lying = adapter("a", 1.0, 2, 1);
     lying.config.r = 5;
-    check(&[lying], &sum, &[MODULES[0], "lora_A", "[5, 17]", "[2, 17]"]);
+    check(&[lying], &sum, &[MODULES[0], "rank 2", "says 5"]);
 }
 
 #[test]

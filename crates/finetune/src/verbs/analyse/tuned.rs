@@ -10,6 +10,8 @@ use tensor_core::{Dense, ModulePath, Param, Role};
 
 use crate::bottleneck;
 use crate::model::Adapter;
+use crate::output;
+use crate::quantised::Quantisation;
 
 /// One result of training, with the group that it is a point of.
 #[derive(Debug)]
@@ -83,6 +85,13 @@ impl Tuned {
         }
         let held = if path.join("adapter_config.json").is_file() {
             let adapter = Adapter::open(path)?;
+            adapter.tell();
+            if let Some(own) = Quantisation::of_adapter(path)? {
+                output::note(format!(
+                    "warning: adapter `{}` was trained over {own}; how far it moved the weights is measured against the dense ones",
+                    path.display()
+                ));
+            }
             let placement = adapter.placement()?;
             Held::Adapter(Box::new((adapter, placement)))
         } else {
