@@ -43,5 +43,5 @@ pub use safetensors::{
     PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors, write_tensors,
 };
 pub use staged::{StagedDir, write_file};
-pub use store::{cache_dir, resolve};
+pub use store::{cache_dir, resolve, use_cache_dir};
 pub use tokenizer_files::TokenizerFiles;

@@ -2,11 +2,26 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::{Error, Result};
 
-/// Where models and data are kept: `$FINETUNE_CACHE`, else `$XDG_CACHE_HOME/finetune`, else `~/.cache/finetune`.
+/// The folder that this process has chosen.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Keeps models and data of this process in `folder`, whatever the environment says; the first call decides.
+///
+/// For programs that use these crates as a library. Returns the folder that is in use.
+pub fn use_cache_dir(folder: PathBuf) -> &'static Path {
+    CHOSEN.get_or_init(|| folder)
+}
+
+/// Where models and data are kept: the folder given to [`use_cache_dir`], else `$FINETUNE_CACHE`, else
+/// `$XDG_CACHE_HOME/finetune`, else `~/.cache/finetune`.
 pub fn cache_dir() -> Option<PathBuf> {
+    if let Some(chosen) = CHOSEN.get() {
+        return Some(chosen.clone());
+    }
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     choose(set("FINETUNE_CACHE"), set("XDG_CACHE_HOME"), set("HOME"))
 }

@@ -13,12 +13,10 @@ pub mod sets;
 mod states;
 pub mod steps;
 mod telling;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod watch;
 
 use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, RewardLoss, ScoredRow, SingleReplies, SingleRow};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use decoder::loss::{ClassificationLoss, Distillation, LabelledRow, SupervisedLoss, TokenRow};
 use decoder::{Decoder, HeadKind};
 use tensor_core::Objective;
@@ -40,6 +38,8 @@ use crate::quantised::num_params;
 use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe, Surgery};
 use crate::rewards::Speaker;
 
+pub use self::watch::Watch;
+
 /// How to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
@@ -49,8 +49,8 @@ pub enum Begin {
     Resume,
 }
 
-/// Trains as `recipe` says.
-pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report> {
+/// Trains as `recipe` says, until it is done or the caller stops it.
+pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) -> Result<Report> {
     recipe.model.dtype = Dtype::of(machine.kind);
     recipe.model.device = device_name(machine.device);
     let start = match (begin, recipe.train.overwrite_output_dir) {
@@ -98,9 +98,10 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
         operated: &operated,
         dir: &dir,
         known: None,
+        watch,
     };
     let reference = || reference::choose(&recipe, &source, machine, &operated);
-    match &recipe.objective {
+    let report = match &recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
         ObjectiveConfig::Distill(distill) => {
@@ -128,7 +129,9 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin) -> Result<Report>
             Kept::Memory(bank) => memory::fit(&run, bank, options),
             _ => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
         },
-    }
+    }?;
+    watch.ended(&operated.model);
+    Ok(report)
 }
 
 /// Refuses to continue a run with another method: its checkpoints hold what the old one trained.
@@ -164,6 +167,7 @@ struct Run<'a> {
     operated: &'a Operated,
     dir: &'a RunDir,
     known: Option<Known>,
+    watch: &'a Watch<'a>,
 }
 
 impl Run<'_> {
@@ -218,11 +222,10 @@ impl Run<'_> {
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
         let save =
             |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
-        let mut listen = |entry: &Entry| announce(entry);
-        let stop = stop_flag()?;
+        let mut listen = |entry: &Entry| self.watch.heard(entry);
         let mut hooks = Hooks::new(self.dir, &save)
             .with_listener(&mut listen)
-            .with_stop(&stop)
+            .with_stop(self.watch.stop())
             .with_states(states::states(&recipe.train)?);
         if !self.sets.eval.is_empty() {
             hooks = hooks.with_evaluation(&mut evaluate);
@@ -247,39 +250,6 @@ impl Run<'_> {
         }
         Ok(report)
     }
-}
-
-/// One line a log entry, for whoever reads the log afterwards.
-fn announce(entry: &Entry) {
-    let number = |name: &str| entry.number(name);
-    if let (Some(loss), Some(rate)) = (number("loss"), number("learning_rate")) {
-        let speed = number("tokens_per_second").unwrap_or(0.0);
-        output::note(format!(
-            "step {:>5}  epoch {:.2}  loss {loss:.4}  learning rate {rate:.2e}  {speed:.0} tokens/s",
-            entry.step, entry.epoch
-        ));
-        return;
-    }
-    let measured: Vec<String> = entry
-        .values
-        .iter()
-        .filter_map(|(name, value)| Some(format!("{name} {:.4}", value.as_f64()?)))
-        .collect();
-    output::note(format!("step {:>5}  {}", entry.step, measured.join("  ")));
-}
-
-/// Set by the first Ctrl-C; the second one leaves at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = stop.clone();
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        eprintln!("stopping after this step; once more to stop at once and lose what was not saved");
-    })
-    .map_err(|error| anyhow!("Ctrl-C cannot be caught: {error}"))?;
-    Ok(stop)
 }
 
 fn device_name(device: tch::Device) -> String {

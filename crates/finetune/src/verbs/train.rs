@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use train::{Outcome, Report};
 
 use crate::machine::MachineArgs;
 use crate::output;
 use crate::recipe::{Recipe, Surgery};
-use crate::training::{self, Begin};
+use crate::training::{self, Begin, Watch};
 
 /// Arguments of `train`.
 #[derive(clap::Args, Debug)]
@@ -42,7 +44,7 @@ impl Args {
         let folder = recipe.output_dir().clone();
         let is_adapter = recipe.surgery.iter().any(Surgery::is_adapter);
         let model = recipe.model.name_or_path.clone();
-        let report = training::run(recipe, machine, begin)?;
+        let report = training::run(recipe, machine, begin, &Watch::new(stop_flag()?))?;
         if self.json {
             output::json(&serde_json::json!({
                 "output_dir": folder,
@@ -85,4 +87,19 @@ fn tell(report: &Report, folder: &std::path::Path) {
         report.train_loss,
         folder.display()
     ));
+}
+
+/// Set by the first Ctrl-C; the second one leaves at once. A process has one, whatever it trains.
+fn stop_flag() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static CAUGHT: OnceLock<Result<(), String>> = OnceLock::new();
+    let handler = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping after this step; once more to stop at once and lose what was not saved");
+    };
+    let caught = CAUGHT.get_or_init(|| ctrlc::set_handler(handler).map_err(|error| error.to_string()));
+    caught.clone().map_err(|error| anyhow!("Ctrl-C cannot be caught: {error}"))?;
+    Ok(&STOP)
 }

@@ -22,7 +22,7 @@ use self::steps::Steps;
 use self::tail::Tail;
 use super::evaluation::Evaluation;
 use super::telling::{Results, Telling};
-use super::{Run, announce, saving, stop_flag};
+use super::{Run, saving};
 use crate::output;
 use crate::prompts;
 use crate::recipe::{MemoryObjective, Surgery};
@@ -79,11 +79,10 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     let save = |folder: &Path| write(folder).map_err(Into::into);
     let evaluation = Evaluation::new(run.sets, recipe, None, model.device())?;
     let mut evaluate = |_: usize| evaluation.measure(model, &SupervisedLoss).map_err(Into::into);
-    let mut listen = |entry: &Entry| announce(entry);
-    let stop = stop_flag()?;
+    let mut listen = |entry: &Entry| run.watch.heard(entry);
     let mut hooks = Hooks::new(run.dir, &save)
         .with_listener(&mut listen)
-        .with_stop(&stop)
+        .with_stop(run.watch.stop())
         .with_sparse(&steps);
     if !run.sets.eval.is_empty() {
         hooks = hooks.with_evaluation(&mut evaluate);

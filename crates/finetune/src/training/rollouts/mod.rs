@@ -28,7 +28,7 @@ use self::steps::Steps;
 use self::writer::Writer;
 use super::sets::overlap;
 use super::telling::Telling;
-use super::{Run, announce, saving, states, stop_flag};
+use super::{Run, saving, states};
 use crate::experts::Balancing;
 use crate::output;
 use crate::recipe::{Recipe, Surgery};
@@ -86,15 +86,14 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     };
     let save = |folder: &Path| save(folder).map_err(Into::into);
     let mut evaluate = |_: usize| measure(&writer, &eval).map_err(Into::into);
-    let mut listen = |entry: &Entry| announce(entry);
-    let stop = stop_flag()?;
+    let mut listen = |entry: &Entry| run.watch.heard(entry);
     let after = After {
         steps: &steps,
         balancing: Balancing::of(model, &recipe.router_options()),
     };
     let mut hooks = Hooks::new(run.dir, &save)
         .with_listener(&mut listen)
-        .with_stop(&stop)
+        .with_stop(run.watch.stop())
         .with_states(states::states(&recipe.train)?)
         .with_after_step(&after);
     if !eval.is_empty() {
