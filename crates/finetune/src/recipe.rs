@@ -3,6 +3,7 @@
 //! `[model]` says what is trained, each `[[surgery]]` (in order) what is put into it, `[objective]` what is minimised,
 //! `[data]` on what, `[train]` how. The resolved recipe, with every default, reproduces the run.
 
+pub mod combinations;
 mod data;
 mod document;
 mod low_rank;
@@ -144,6 +145,14 @@ impl Recipe {
     }
 
     fn from_document(document: &Document) -> Result<Self> {
+        let recipe = Self::unchecked(document)?;
+        recipe.check(document)?;
+        Ok(recipe)
+    }
+
+    /// The recipe of `document`, every section right in itself, with every path found; whether the sections go together
+    /// is not asked.
+    pub fn unchecked(document: &Document) -> Result<Self> {
         if let Some(key) = document.keys().find(|key| !SECTIONS.contains(key)) {
             let wanted = listing(SECTIONS.into_iter());
             return Err(document.error(
@@ -181,13 +190,7 @@ impl Recipe {
             return Err(document.error(&format!("router.{key}"), &what, None));
         }
         let places = places::Places::of(document.path());
-        let is_own = router.as_ref().is_some_and(RouterOptions::chooses);
         let surgery = surgery::read(document, train.seed, &places)?;
-        if is_own && surgery.iter().any(|surgery| matches!(surgery, Surgery::Upcycle(_))) {
-            let what = "`gating` and `skip_below` wanted a model with experts, found one that `kind = \"upcycle\"` gives them\n\
-                        hint: write the mixture with `finetune upcycle`, and train that";
-            return Err(document.error("router", what, None));
-        }
         model.name_or_path = places.model(&model.name_or_path);
         model.chat_template = model.chat_template.map(|template| places.template(template));
         data.resolve(document, &places)?;
@@ -197,7 +200,7 @@ impl Recipe {
         if let Some(path) = &mut report.forgetting {
             *path = found(document, &places, "report.forgetting", path)?;
         }
-        let recipe = Self {
+        Ok(Self {
             model,
             surgery,
             head,
@@ -206,13 +209,12 @@ impl Recipe {
             data,
             train,
             report,
-        };
-        recipe.check(document)?;
-        Ok(recipe)
+        })
     }
 
     /// Refuses sections that do not go together.
     fn check(&self, document: &Document) -> Result<()> {
+        combinations::check(self, document)?;
         memory::check(self, document)?;
         match (&self.objective, &self.head) {
             (ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_), _) if self.report.forgetting.is_some() => {

@@ -61,6 +61,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     // Whether an older run may be thrown away says nothing about this one.
     recipe.train.overwrite_output_dir = false;
     let source = Source::of(&recipe.model)?;
+    recipe.fits(source.dir())?;
     let tokenizer = source.tokenizer()?;
     let sets = Sets::read(&recipe, &tokenizer)?;
     if start == Start::Resume {

@@ -24,13 +24,38 @@ METHODS = {
     ),
     "embedding-head": "r = 3\nlora_alpha = 7\ntarget_modules = ['embed_tokens', 'lm_head', 'o_proj']",
     "modules-to-save": "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj']\nmodules_to_save = ['embed_tokens', 'lm_head']",
+    "head": "r = 3\nlora_alpha = 7\ntarget_modules = ['lm_head', 'o_proj']",
+    "embedding": "r = 3\nlora_alpha = 7\ntarget_modules = ['embed_tokens', 'o_proj']",
+    "embedding-pissa": "r = 3\nlora_alpha = 7\ntarget_modules = ['embed_tokens', 'o_proj']\ninit_lora_weights = 'pissa'",
+    "projection-whole": "r = 3\nlora_alpha = 7\nmodules_to_save = ['o_proj']",
+    "pissa-embedding-whole": "r = 3\nlora_alpha = 7\ninit_lora_weights = 'pissa'\nmodules_to_save = ['embed_tokens']",
+    "gaussian": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'gaussian'",
+    "random": "r = 4\nlora_alpha = 10\ninit_lora_weights = false",
     "pissa": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'pissa'",
+    "pissa-niter": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'pissa_niter_4'",
+    "pissa-patterns": (
+        "r = 5\nlora_alpha = 3\ninit_lora_weights = 'pissa'\n"
+        "rank_pattern = { 'down_proj' = 7, 'layers\\.0\\..*q_proj' = 2 }\nalpha_pattern = { 'v_proj' = 5 }"
+    ),
+    "pissa-rslora": "r = 5\nlora_alpha = 3\nuse_rslora = true\ninit_lora_weights = 'pissa'",
+    "olora": "r = 4\nlora_alpha = 10\ninit_lora_weights = 'olora'",
     "dora": "r = 4\nlora_alpha = 10\nuse_dora = true",
     "dora-exact-dropout": "r = 5\nlora_alpha = 3\nuse_rslora = true\nlora_dropout = 0.1\nuse_dora = true\nexact_norm = true",
     "dora-magnitude-only": (
         "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj', 'down_proj']\nlayers_to_transform = [1]\n"
         "use_dora = true\nmagnitude_only_modules = ['up_proj', 'down_proj']"
     ),
+    "dora-magnitude-only-pissa": (
+        "r = 3\nlora_alpha = 7\ntarget_modules = ['q_proj', 'down_proj']\ninit_lora_weights = 'pissa'\n"
+        "use_dora = true\nmagnitude_only_modules = ['up_proj', 'down_proj']"
+    ),
+    "dora-rslora-patterns": (
+        "r = 5\nlora_alpha = 3\nuse_dora = true\nuse_rslora = true\n"
+        "rank_pattern = { 'down_proj' = 7 }\nalpha_pattern = { 'v_proj' = 5 }"
+    ),
+    "dora-head": "r = 4\nlora_alpha = 10\nuse_dora = true\ntarget_modules = ['lm_head', 'q_proj']",
+    "dora-ends-whole": "r = 4\nlora_alpha = 10\nuse_dora = true\nmodules_to_save = ['embed_tokens', 'lm_head']",
+    "dora-olora": "r = 4\nlora_alpha = 10\nuse_dora = true\ninit_lora_weights = 'olora'",
     "dora-pissa": "r = 4\nlora_alpha = 10\nuse_dora = true\ninit_lora_weights = 'pissa'",
     "olora-rslora": "r = 4\nlora_alpha = 10\nuse_rslora = true\ninit_lora_weights = 'olora'",
 }
@@ -158,6 +183,39 @@ def quantised(report, finetune, base):
             report.close(f"{name}: their 4-bit model says here what it says there", finetune.logits(back), wanted)
 
 
+# What is trained over packed weights: PEFT reads it over what these weights stand for.
+OVER_PACKED = {
+    "lora": "kind = 'lora'\nr = 4\nlora_alpha = 10",
+    "loftq": "kind = 'lora'\nr = 4\nlora_alpha = 10\ninit_lora_weights = 'loftq'",
+    "loftq-rslora-patterns": (
+        "kind = 'lora'\nr = 5\nlora_alpha = 3\nuse_rslora = true\ninit_lora_weights = 'loftq'\n"
+        "rank_pattern = { 'down_proj' = 7 }\nalpha_pattern = { 'v_proj' = 5 }"
+    ),
+    "dora": "kind = 'dora'\nr = 4\nlora_alpha = 10",
+    "dora-loftq": "kind = 'dora'\nr = 4\nlora_alpha = 10\ninit_lora_weights = 'loftq'",
+}
+
+
+def over_packed(report, finetune, base, chats):
+    """Adapters that were trained over packed weights: ours, merged, and in PEFT over the dequantised weights."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for scheme in ("nf4", "fp4", "int8"):
+        dense = finetune.work / "dense" / scheme
+        finetune("quantize", "--model", base, "--scheme", scheme, "--dense", "--output", dense)
+        for name, surgery in OVER_PACKED.items():
+            what = f"{name} over {scheme}"
+            surgery = f"kind = 'quantize'\nscheme = '{scheme}'\n\n[[surgery]]\n{surgery}"
+            adapter = finetune.train(f"{name}-{scheme}", base, surgery, chats)
+            peft = load_peft(report, what, base_model(dense), adapter)
+            theirs = reference_logits(peft, tokenizer, finetune.texts)
+            report.moved(f"{what}: training moved it", theirs, finetune.logits(dense))
+            merged = finetune.work / "merged" / f"{name}-{scheme}"
+            finetune("merge", "--model", base, "--adapter", adapter, "--output", merged)
+            model = load_model(report, f"{what}, merged", merged)
+            report.close(f"{what}: merged, it says in Transformers what it says in PEFT", reference_logits(model, tokenizer, finetune.texts), theirs)
+            report.close(f"{what}: it says here what it says in PEFT", finetune.logits(dense, adapter), theirs)
+
+
 def classifier(report, finetune, base):
     """A new head and an adapter under it: PEFT's SEQ_CLS."""
     labels = ["bad", "good"]
@@ -189,6 +247,20 @@ def classifier(report, finetune, base):
 def whole_models(report, finetune, base, gguf, chats):
     """Full fine-tuning, export and import."""
     before = finetune.logits(base)
+    mixture = "kind = 'upcycle'\nnum_local_experts = 3\nnum_experts_per_tok = 2\nnoise_scale = 0.1\n\n[[surgery]]\n"
+    for name, surgery in (
+        ("full-norms", "kind = 'full'\nunfrozen_parameters = ['norm\\.weight$']"),
+        ("hft", "kind = 'hft'\nresample = 1"),
+        ("lisa", "kind = 'hft'\ngranularity = 'lisa'\nlisa_n_layers = 1\nlisa_step_interval = 1\nfreeze_embeddings = false\nfreeze_head = false"),
+        ("upcycled-full", f"{mixture}kind = 'full'"),
+        ("upcycled-hft", f"{mixture}kind = 'hft'"),
+    ):
+        run = finetune.train(name, base, surgery, chats)
+        ours = finetune.logits(run)
+        report.moved(f"{name}: training moved it", ours, before)
+        model = load_model(report, name, run)
+        tokenizer = AutoTokenizer.from_pretrained(run)
+        report.close(f"{name}: it says in Transformers what it says here", ours, reference_logits(model, tokenizer, finetune.texts))
     run = finetune.train("full", base, "kind = 'full'", chats, more="weight_decay = 0.01")
     ours = finetune.logits(run)
     report.moved("full: training moved it", ours, before)

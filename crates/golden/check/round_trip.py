@@ -38,6 +38,7 @@ def main():
     adapters.adapters(report, finetune, base, chats)
     adapters.combined(report, finetune, base, chats)
     adapters.quantised(report, finetune, base)
+    adapters.over_packed(report, finetune, base, chats)
     adapters.classifier(report, finetune, base)
     adapters.whole_models(report, finetune, base, gguf, chats)
     adapters.pruned(report, finetune, base, chats)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use memory_tuning::{Choice, RowOptimizer};
 use serde::{Deserialize, Serialize};
 
-use super::{Document, ObjectiveConfig, Recipe, Surgery};
+use super::{Document, ObjectiveConfig, Recipe};
 
 /// Options of `memory`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,24 +52,9 @@ impl Default for MemoryObjective {
 /// Refuses what does not go together.
 pub(super) fn check(recipe: &Recipe, document: &Document) -> anyhow::Result<()> {
     let refuse = |at: &str, what: &str| Err(document.error(at, what, None));
-    let count = |kind: fn(&Surgery) -> bool| recipe.surgery.iter().filter(|surgery| kind(surgery)).count();
-    let num_memories = count(|surgery| matches!(surgery, Surgery::Memory(_)));
-    let num_others = count(|surgery| !matches!(surgery, Surgery::Memory(_) | Surgery::Quantize(_)));
     let ObjectiveConfig::Memory(objective) = &recipe.objective else {
-        return match num_memories {
-            0 => Ok(()),
-            _ => refuse(
-                "objective.kind",
-                "`kind = \"memory\"` among the surgeries is trained by `objective.kind = \"memory\"` alone",
-            ),
-        };
+        return Ok(());
     };
-    if (num_memories, num_others) != (1, 0) {
-        return refuse(
-            "surgery",
-            "`objective.kind = \"memory\"` wants one `[[surgery]]`, of `kind = \"memory\"`: everything else stays as it is",
-        );
-    }
     if !(objective.target_loss > 0.0 && objective.target_loss.is_finite()) {
         return refuse("objective.target_loss", "wanted nats above 0, such as 0.05");
     }

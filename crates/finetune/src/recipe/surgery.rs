@@ -113,7 +113,7 @@ pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Ve
             document.path().display()
         );
     }
-    let surgeries = (0..count)
+    (0..count)
         .map(|idx| {
             let at = format!("surgery.{idx}");
             Ok(match document.kind(&at, KINDS)? {
@@ -164,44 +164,7 @@ pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Ve
                 _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
             })
         })
-        .collect::<Result<Vec<Surgery>>>()?;
-    check_order(document, &surgeries)?;
-    let has = |kind: fn(&Surgery) -> bool| surgeries.iter().any(kind);
-    if has(|surgery| matches!(surgery, Surgery::Upcycle(_))) && has(Surgery::is_adapter) {
-        let what = "an adapter is kept beside its base, and a model upcycled in the run is no file\nhint: write it with `finetune upcycle` first, and train the adapter over that";
-        return Err(document.error("surgery", what, None));
-    }
-    if has(|surgery| matches!(surgery, Surgery::Hft(_))) && has(|surgery| matches!(surgery, Surgery::Full(_))) {
-        let what = "`kind = \"hft\"` and `kind = \"full\"` each decide what trains\nhint: leave one of the two out";
-        return Err(document.error("surgery", what, None));
-    }
-    Ok(surgeries)
-}
-
-/// Weights are packed while the model is read, so that comes first; and what is packed does not train.
-fn check_order(document: &Document, surgeries: &[Surgery]) -> Result<()> {
-    let is_last = |idx: usize| idx + 1 == surgeries.len();
-    for (idx, surgery) in surgeries.iter().enumerate() {
-        let what = match surgery {
-            Surgery::KeepZeros(_) if idx == 0 || !is_last(idx) => {
-                "what trains must be there before it, and nothing comes over it\nhint: make `keep_zeros` the last `[[surgery]]`"
-            }
-            Surgery::KeepZeros(_) => continue,
-            Surgery::Prune(_) if surgeries.iter().any(Surgery::is_adapter) => {
-                "an adapter's file does not hold its base, so a base that is pruned here would be lost\nhint: prune it first, by `finetune prune`, and train the adapter over what that writes"
-            }
-            _ if idx == 0 => continue,
-            Surgery::Quantize(_) => {
-                "`quantize` is done while the model is read, and once\nhint: make it the first `[[surgery]]`"
-            }
-            surgery if matches!(surgeries[0], Surgery::Quantize(_)) && !surgery.is_adapter() => {
-                "packed weights do not train\nhint: train an adapter over them: `kind = \"lora\"`"
-            }
-            _ => continue,
-        };
-        return Err(document.error(&format!("surgery.{idx}.kind"), what, None));
-    }
-    Ok(())
+        .collect()
 }
 
 fn has_seed(document: &Document, at: &str) -> Result<bool> {

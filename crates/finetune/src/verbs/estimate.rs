@@ -44,6 +44,7 @@ impl Args {
         let recipe = Recipe::read(&self.recipe, &self.set)?;
         let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
         let source = Source::of(&recipe.model)?;
+        recipe.fits(source.dir())?;
         let tokenizer = source.tokenizer()?;
         let sets = Sets::read(&recipe, &tokenizer)?;
         let work = match rollouts::extent(&recipe, &tokenizer)? {

@@ -1,19 +1,13 @@
 //! `kind = "adapter"`: bottleneck adapters behind or beside frozen sublayers.
 
 use adapters::{AdapterConfig, Insertion};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tensor_core::{LanguageModel as _, Role};
 
 use super::{Kept, Patient};
 
 pub(super) fn operate(patient: Patient, config: &AdapterConfig) -> Result<Patient> {
-    let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!(
-            "an adapter file holds one `kind = \"adapter\"` over a frozen base, found a surgery before it that trains\n\
-             hint: other widths by layer go into `reduction_factor`, norms into `train_norms`"
-        );
-    }
+    let Patient { model, mut what, .. } = patient;
     let (width, layers) = (model.config().hidden_size, model.num_blocks());
     let insertion = Insertion::new(config.clone(), width, layers, model.device())?;
     let mut model = model.map_sublayers(&mut |at, inner| insertion.sublayer(at, inner))?;

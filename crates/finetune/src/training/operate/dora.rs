@@ -1,6 +1,6 @@
 //! `kind = "dora"`: low-rank updates of directions, and magnitudes, over frozen weights.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use decoder::HeadKind;
 use dora::{DoraConfig, Wrapping};
 use lora::Originals;
@@ -9,13 +9,7 @@ use tensor_core::ModulePath;
 use super::{Kept, Patient};
 
 pub(super) fn operate(patient: Patient, config: &DoraConfig, originals: Option<&Originals>) -> Result<Patient> {
-    let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!(
-            "an adapter file holds one `kind = \"dora\"` over a frozen base, found a surgery before it that trains\n\
-             hint: other ranks go into `rank_pattern`, modules that train whole into `modules_to_save`"
-        );
-    }
+    let Patient { model, mut what, .. } = patient;
     let tables = [ModulePath::from("model.embed_tokens")];
     // A new head trains whole and is saved with the adapter.
     let has_new_head = *model.head_kind() != HeadKind::LanguageModel;

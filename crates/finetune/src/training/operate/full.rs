@@ -8,13 +8,7 @@ use super::{Kept, Patient};
 use crate::recipe::FullConfig;
 
 pub(super) fn operate(patient: Patient, config: &FullConfig) -> Result<Patient> {
-    let Patient { model, kept, mut what } = patient;
-    if kept.as_ref().is_some_and(|kept| !matches!(kept, Kept::Whole)) {
-        bail!(
-            "`kind = \"full\"` after an adapter: an adapter file does not hold the base\n\
-             hint: modules that train whole beside an adapter go into `modules_to_save`"
-        );
-    }
+    let Patient { model, mut what, .. } = patient;
     let patterns =
         RegexSet::new(&config.unfrozen_parameters).context("`unfrozen_parameters` holds no regular expression")?;
     for pattern in &config.unfrozen_parameters {

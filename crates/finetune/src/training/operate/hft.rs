@@ -2,27 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use checkpoint::{ModelConfig, Output};
 use decoder::Decoder;
 use hft::{Halves, HftConfig, Piece, Resample, pieces_of};
 use serde_json::{Value, json};
 use tch::Kind;
-use tensor_core::{ModulePath, Parameters, Role};
+use tensor_core::{ModulePath, Role};
 use train::Rounds;
 
 use super::{Kept, Patient};
 use crate::recipe::{Recipe, Surgery};
 
 pub(super) fn operate(patient: Patient, config: &HftConfig) -> Result<Patient> {
-    let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!(
-            "`kind = \"hft\"` decides alone what trains, found a surgery before it that trains\n\
-             hint: leave the other one out; `freeze_embeddings` and `freeze_head` decide about both ends"
-        );
-    }
-    refuse_packed(&model)?;
+    let Patient { model, mut what, .. } = patient;
     let selection = Halves::new(config, &pieces_of(&model))?.draw(0);
     let model = model.train_where(|at, _| selection.trains(at))?;
     what.push(format!(
@@ -36,22 +29,6 @@ pub(super) fn operate(patient: Patient, config: &HftConfig) -> Result<Patient> {
         kept: Some(Kept::Whole),
         what,
     })
-}
-
-/// A matrix in another form than numbers cannot take turns.
-fn refuse_packed(model: &Decoder) -> Result<()> {
-    let mut packed = None;
-    model.visit(&ModulePath::root(), &mut |at, param| {
-        if packed.is_none() && !param.value().is_floating_point() {
-            packed = Some(at.clone());
-        }
-    });
-    match packed {
-        None => Ok(()),
-        Some(at) => {
-            bail!("`{at}`: wanted plain numbers, found a quantised weight\nhint: leave `kind = \"quantize\"` out")
-        }
-    }
 }
 
 /// The halves of a model that trains by them, round by round.

@@ -1,6 +1,6 @@
 //! `kind = "lora"`: low-rank updates beside frozen weights.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use decoder::HeadKind;
 use lora::{LoraConfig, Originals, Wrapping};
 use tensor_core::ModulePath;
@@ -8,13 +8,7 @@ use tensor_core::ModulePath;
 use super::{Kept, Patient};
 
 pub(super) fn operate(patient: Patient, config: &LoraConfig, originals: Option<&Originals>) -> Result<Patient> {
-    let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!(
-            "an adapter file holds one `kind = \"lora\"` over a frozen base, found a surgery before it that trains\n\
-             hint: other ranks go into `rank_pattern`, modules that train whole into `modules_to_save`"
-        );
-    }
+    let Patient { model, mut what, .. } = patient;
     let tables = [ModulePath::from("model.embed_tokens")];
     // A new head trains whole and is saved with the adapter; an update of it would be lost in its noise.
     let has_new_head = *model.head_kind() != HeadKind::LanguageModel;

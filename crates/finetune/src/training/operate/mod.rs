@@ -77,7 +77,10 @@ struct Patient {
 }
 
 /// Applies the recipe's surgeries; `model` has its final head.
+///
+/// Errors: what [`Recipe::fits`] refuses, and what only the weights tell.
 pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Operated> {
+    recipe.fits(source.dir())?;
     let keeps_zeros = recipe
         .surgery
         .iter()
@@ -99,11 +102,6 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
     };
     let is_quantised = matches!(recipe.surgery.first(), Some(Surgery::Quantize(_)));
     let originals: Option<&Originals> = is_quantised.then_some(&dense);
-    let has_experts = patient.model.config().experts.is_some();
-    let upcycles = |surgery: &Surgery| matches!(surgery, Surgery::Upcycle(_));
-    if recipe.router.is_some() && !has_experts && !recipe.surgery.iter().any(upcycles) {
-        bail!("`[router]`: this model has no experts\nhint: remove the section, or add `kind = \"upcycle\"`");
-    }
     for (idx, surgery) in recipe.surgery.iter().enumerate() {
         // What is zero is seen before anything lies over it.
         if let (Some(keeps), None, false) = (keeps_zeros, &zeros, surgery.makes_zeros()) {

@@ -1,6 +1,6 @@
 //! `kind = "prune"`: weights become zero before anything trains.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Patient;
 use crate::model::Source;
@@ -9,9 +9,6 @@ use crate::recipe::{PruneSurgery, Recipe};
 
 pub(super) fn operate(patient: Patient, config: &PruneSurgery, recipe: &Recipe) -> Result<Patient> {
     let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!("what trains stands before it\nhint: prune first: make it an earlier `[[surgery]]`");
-    }
     let plan = config.rule.plan()?;
     let samples = match plan.needs_calibration() {
         true => {

@@ -1,6 +1,6 @@
 //! `kind = "quantize"`: frozen weights in 4 or 8 bits, packed one by one as the model is read.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use decoder::{Decoder, projection_paths};
 use quant::{QuantizeConfig, Quantizing};
 
@@ -15,12 +15,6 @@ pub fn load(source: &Source, machine: Machine, recipe: &Recipe) -> Result<Decode
     let Some(Surgery::Quantize(config)) = recipe.surgery.first() else {
         return source.decoder_routed(machine, &router, &mut |_, projection| Ok(projection));
     };
-    if source.dir().config().is_quantised() {
-        bail!(
-            "`surgery.0`: model `{}` is in 4 bits already\nhint: remove `kind = \"quantize\"`, or take the dense model",
-            source.name()
-        );
-    }
     let quantizing = Quantizing::choose(config.clone(), &projection_paths(source.dir().config()))?;
     source.decoder_routed(machine, &router, &mut |at, base| quantizing.projection(at, base))
 }

@@ -10,11 +10,6 @@ use crate::experts::RouterOptions;
 
 pub(super) fn operate(patient: Patient, config: &UpcycleConfig, router: &RouterOptions) -> Result<Patient> {
     let Patient { model, kept, mut what } = patient;
-    if kept.is_some() {
-        bail!(
-            "`kind = \"upcycle\"` changes what the model is, found a surgery before it that trains\nhint: put it first"
-        );
-    }
     let (e, k) = (config.num_local_experts, config.num_experts_per_tok);
     let sparse = model.config().clone().with_experts(e as i64, k as i64)?;
     let activation = match sparse.hidden_act {

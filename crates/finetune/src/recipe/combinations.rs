@@ -1,0 +1,117 @@
+//! What cannot go together in a recipe: one list of rules.
+//!
+//! The recipe's reader, training and `estimate` ask it before anything is computed or written; the tests that walk every
+//! method over every base hold it against what really happens, and write `docs/combinations.md` from it.
+
+mod modules;
+mod rules;
+
+use anyhow::{Result, anyhow};
+use checkpoint::ModelDir;
+
+use super::{Document, ObjectiveConfig, Recipe, Surgery};
+use crate::experts::RouterOptions;
+
+pub use rules::RULES;
+
+/// What a recipe puts together.
+#[derive(Clone, Copy, Debug)]
+pub struct Combination<'a> {
+    /// The surgeries, in order.
+    pub surgery: &'a [Surgery],
+    /// What is minimised.
+    pub objective: &'a ObjectiveConfig,
+    /// How experts are chosen.
+    pub router: Option<&'a RouterOptions>,
+    /// The model, once it is found. Rules that ask for it are not met before.
+    pub base: Option<&'a ModelDir>,
+}
+
+/// A combination that cannot work.
+#[derive(Debug)]
+pub struct Rule {
+    /// What it is called in tests and documents.
+    pub name: &'static str,
+    /// The combination, for the documents.
+    pub combination: &'static str,
+    /// Why it cannot work, as the error says it.
+    pub why: &'static str,
+    /// What to do instead.
+    pub hint: &'static str,
+    /// The key at which a recipe meets it; none if it does not.
+    meets: fn(&Combination) -> Option<String>,
+}
+
+/// A rule that a recipe meets.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// The key of the recipe at which it is met.
+    pub at: String,
+}
+
+impl Refusal {
+    /// The reason and the hint.
+    pub fn message(&self) -> String {
+        format!("{}\nhint: {}", self.rule.why, self.rule.hint)
+    }
+}
+
+/// The first rule that `combination` meets.
+pub fn refusal(combination: &Combination) -> Option<Refusal> {
+    RULES.iter().find_map(|rule| {
+        let at = (rule.meets)(combination)?;
+        Some(Refusal { rule, at })
+    })
+}
+
+impl Recipe {
+    /// What it puts together, over `base` if that is known.
+    pub fn combination<'a>(&'a self, base: Option<&'a ModelDir>) -> Combination<'a> {
+        Combination {
+            surgery: &self.surgery,
+            objective: &self.objective,
+            router: self.router.as_ref(),
+            base,
+        }
+    }
+
+    /// Refuses what cannot work over this model.
+    pub fn fits(&self, base: &ModelDir) -> Result<()> {
+        match refusal(&self.combination(Some(base))) {
+            None => Ok(()),
+            Some(refusal) => Err(anyhow!("`{}`: {}", refusal.at, refusal.message())),
+        }
+    }
+}
+
+/// Refuses what cannot work over any model, with the place in the recipe.
+pub(super) fn check(recipe: &Recipe, document: &Document) -> Result<()> {
+    match refusal(&recipe.combination(None)) {
+        None => Ok(()),
+        Some(refusal) => Err(document.error(&refusal.at, &refusal.message(), None)),
+    }
+}
+
+impl Combination<'_> {
+    /// The key of the first surgery that `is_meant`, given its place and those before it.
+    fn surgery_where(&self, is_meant: impl Fn(&Surgery, &[Surgery]) -> bool) -> Option<String> {
+        let idx = (0..self.surgery.len()).find(|&idx| is_meant(&self.surgery[idx], &self.surgery[..idx]))?;
+        Some(format!("surgery.{idx}.kind"))
+    }
+
+    fn has(&self, is_meant: fn(&Surgery) -> bool) -> bool {
+        self.surgery.iter().any(is_meant)
+    }
+
+    /// Whether the recipe packs the weights.
+    fn quantizes(&self) -> bool {
+        matches!(self.surgery.first(), Some(Surgery::Quantize(_)))
+    }
+
+    /// Whether the model's weights are packed in its files.
+    fn is_packed(&self) -> bool {
+        self.base.is_some_and(|base| base.config().is_quantised())
+    }
+}

@@ -1,0 +1,70 @@
+//! Which modules a low-rank surgery updates, and how their weights are held, before the model is loaded.
+
+use checkpoint::ModelDir;
+use lora::LoraConfig;
+use quant::Quantizing;
+use tensor_core::ModulePath;
+
+use super::Combination;
+use crate::recipe::{ObjectiveConfig, Surgery};
+
+/// The token table.
+const TABLE: &str = "model.embed_tokens";
+
+/// The options of a surgery that puts low-rank updates beside weights.
+pub(super) fn low_rank(surgery: &Surgery) -> Option<&LoraConfig> {
+    match surgery {
+        Surgery::Lora(config) => Some(config),
+        Surgery::Dora(config) => Some(&config.lora),
+        _ => None,
+    }
+}
+
+/// Whether the token table is among the modules that `config` updates.
+pub(super) fn updates_table(config: &LoraConfig) -> bool {
+    let table = ModulePath::from(TABLE);
+    let is_chosen = config.modules().is_ok_and(|modules| modules.contains(&table, true));
+    is_chosen && !config.is_saved_whole(&table)
+}
+
+/// The key `option` of the first low-rank surgery that `is_meant` and updates a projection whose weight is packed, or is
+/// not, as `packed` says.
+pub(super) fn updated(
+    combination: &Combination,
+    packed: bool,
+    option: &str,
+    is_meant: impl Fn(&LoraConfig) -> bool,
+) -> Option<String> {
+    let base = combination.base?;
+    combination.surgery.iter().enumerate().find_map(|(idx, surgery)| {
+        let config = low_rank(surgery).filter(|config| is_meant(config))?;
+        let updated = projections(combination, base, config);
+        let meets = updated.iter().any(|path| is_packed(combination, base, path) == packed);
+        meets.then(|| format!("surgery.{idx}.{option}"))
+    })
+}
+
+/// The projections of `base` that `config` updates.
+fn projections(combination: &Combination, base: &ModelDir, config: &LoraConfig) -> Vec<ModulePath> {
+    let Ok(modules) = config.modules() else { return Vec::new() };
+    // A new head trains whole.
+    let has_new_head = matches!(
+        combination.objective,
+        ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_)
+    );
+    let paths = decoder::projection_paths(base.config()).into_iter();
+    let paths = paths.filter(|(path, is_output)| {
+        modules.contains(path, *is_output) && !config.is_saved_whole(path) && !(has_new_head && *is_output)
+    });
+    paths.map(|(path, _)| path).collect()
+}
+
+/// Whether the weight of the module at `path` is packed when the surgery meets it.
+fn is_packed(combination: &Combination, base: &ModelDir, path: &ModulePath) -> bool {
+    if let Some(Surgery::Quantize(config)) = combination.surgery.first() {
+        let paths = decoder::projection_paths(base.config());
+        return Quantizing::choose(config.clone(), &paths).is_ok_and(|quantizing| quantizing.contains(path));
+    }
+    let packed = base.packed(path.join("weight").as_str());
+    packed.is_ok_and(|packed| packed.is_some())
+}

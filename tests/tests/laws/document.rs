@@ -1,0 +1,82 @@
+//! `docs/combinations.md`, written from the rules and the list of methods.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use finetune::recipe::combinations::RULES;
+
+use super::bases::{Base, Precision, Stock};
+use super::matrix::declared;
+use super::methods::{METHODS, Method};
+use super::run::{self, Case};
+
+const HEAD: &str = "# What goes together
+
+This page is written by a test, from the list of methods that the law matrix walks (`tests/tests/laws/methods.rs`) and from the rules that training itself asks (`crates/finetune/src/recipe/combinations/rules.rs`).
+`UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it anew.
+
+Every method is trained over every base below, stopped and resumed, saved and loaded, merged and exported, and must say the same each time; `docs/reliability.md` says how.
+What cannot work is refused by name, with its place in the recipe, before anything is computed or written.
+";
+
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    page += "\n## Methods over bases\n\nA name in a cell is the rule below that refuses the combination.\n\n| method |";
+    for precision in Precision::ALL {
+        let _ = write!(page, " {} |", precision.name());
+    }
+    page += "\n|---|";
+    page += &"---|".repeat(Precision::ALL.len());
+    page += "\n";
+    for method in METHODS {
+        let stock = match method.stock {
+            Stock::Dense | Stock::Experts => "",
+            Stock::Pruned => " (pruned base)",
+        };
+        let _ = write!(page, "| {}{stock} |", method.name);
+        for precision in Precision::ALL {
+            let _ = write!(page, " {} |", cell(method, precision));
+        }
+        page += "\n";
+    }
+    page += "\n## Rules\n\n| rule | refused | why | instead |\n|---|---|---|---|\n";
+    for rule in RULES {
+        let _ = writeln!(page, "| {} | {} | {} | {} |", rule.name, rule.combination, rule.why, rule.hint);
+    }
+    page
+}
+
+/// Whether the method works over bases of this precision: `yes`, a rule, or what it depends on.
+fn cell(method: &'static Method, precision: Precision) -> String {
+    let answer = |tied, biases| {
+        let stock = method.stock;
+        let base = Base { precision, stock, tied, biases };
+        let room = tempfile::tempdir_in(run::room()).expect("a folder");
+        let refusal = declared(&Case { method, base }, room.path());
+        let refusal = refusal.unwrap_or_else(|error| panic!("{} over {}: {error:#}", method.name, base.name()));
+        refusal.map_or("yes", |refusal| refusal.rule.name)
+    };
+    let [plain, tied, biased, both] = [(false, false), (true, false), (false, true), (true, true)].map(|(tied, biases)| answer(tied, biases));
+    match (plain == tied && biased == both, plain == biased && tied == both) {
+        (true, true) => plain.to_owned(),
+        (true, false) => format!("{plain}; with biases: {biased}"),
+        (false, true) => format!("{plain}; tied: {tied}"),
+        (false, false) => format!("{plain}; tied: {tied}; with biases: {biased}; both: {both}"),
+    }
+}
+
+#[test]
+fn the_page_of_combinations_is_what_the_rules_and_the_list_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/combinations.md");
+    let page = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &page).expect("the page is written");
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    let differs = page.lines().zip(there.lines()).find(|(wanted, found)| wanted != found);
+    assert!(
+        page == there,
+        "`docs/combinations.md` is out of date (first {differs:?})\nhint: `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it"
+    );
+}

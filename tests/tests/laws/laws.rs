@@ -1,0 +1,140 @@
+//! What must hold of every combination of a method and a base.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use finetune::training::Begin;
+use tch::Kind;
+
+use super::methods::Form;
+use super::run::{self, Case, Said};
+
+/// How far apart two forms of one model may be where they round at other places: relative, in the mean square.
+///
+/// In f32 a merged matrix is the sum `W + s B A` rounded once (2^-24) where the adapter's product is summed apart from
+/// the base's; after two layers some hundred roundings of 6e-8 have met. In bf16 each of the some sixteen products on the
+/// way to a logit is rounded at 2^-9 in either form, so that the two differ by `√32 · 2^-9 ≈ 1.1e-2` at most in the mean.
+fn rounding(kind: Kind) -> f64 {
+    match kind {
+        Kind::BFloat16 => 2e-2,
+        _ => 2e-5,
+    }
+}
+
+/// The least by which three steps must move what a model says: else a law could hold of an update that is nothing.
+const MOVED: f64 = 1e-3;
+
+/// The first law that does not hold.
+pub(crate) fn hold(case: &Case, room: &Path) -> Result<()> {
+    let model = case.base.write()?;
+    let (whole, halves) = (room.join("whole"), room.join("halves"));
+    let recipe = case.recipe(run::room(), &model, &whole)?;
+    let trained = run::train(&recipe, case.machine(), Begin::New, false).context("it trains")?;
+    ensure!(trained.iter().all(|number| number.is_finite()), "it trains: what it says is finite");
+
+    let adapter = (case.method.form != Form::Whole).then_some(whole.as_path());
+    let read_from = if adapter.is_some() { model.as_path() } else { whole.as_path() };
+    let loaded = run::load(case, &recipe, read_from, adapter).context("it loads")?;
+    same(&trained, &run::say(&loaded)).context("saved and loaded, it says the same bit for bit")?;
+    if case.method.objective != "classify" {
+        let apart = distance(&run::say(&run::base(case, &recipe)?), &trained);
+        ensure!(apart > MOVED, "training moves it: {apart:.1e} from its base");
+    }
+
+    resumes(case, (&model, &whole, &halves), &trained).context("stopped after a step and resumed, it is the same")?;
+    match case.method.form {
+        Form::Peft => merges(case, &model, &whole, &trained),
+        Form::Beside => refuses_to_merge(&model, &whole),
+        Form::Whole => exports(case, &whole, &trained),
+    }
+}
+
+/// A run that is stopped after its first step and resumed leaves the same bytes.
+fn resumes(case: &Case, (model, whole, halves): (&Path, &Path, &Path), trained: &Said) -> Result<()> {
+    let recipe = case.recipe(run::room(), model, halves)?;
+    run::train(&recipe, case.machine(), Begin::New, true)?;
+    let resumed = run::train(&recipe, case.machine(), Begin::Resume, false)?;
+    same(trained, &resumed)?;
+    let (first, second) = (results(whole)?, results(halves)?);
+    ensure!(!first.is_empty(), "no tensors in `{}`", whole.display());
+    ensure!(first == second, "wanted the files {first:?}, found {second:?}");
+    for name in first {
+        let read = |folder: &Path| fs::read(folder.join(&name));
+        ensure!(read(whole)? == read(halves)?, "`{}` is another", name.display());
+    }
+    Ok(())
+}
+
+/// The files of numbers that a run leaves at its end: the model's at the top, and what its last checkpoint holds.
+fn results(run: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in ["", "checkpoint-3"] {
+        for entry in fs::read_dir(run.join(folder))? {
+            let name = PathBuf::from(folder).join(entry?.file_name());
+            let is_numbers = |ending: &std::ffi::OsStr| ["safetensors", "rows", "states"].iter().any(|one| ending == *one);
+            if name.extension().is_some_and(is_numbers) {
+                found.push(name);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `merge` and `export --adapter` write the same model, which says what the adapter says.
+fn merges(case: &Case, model: &Path, adapter: &Path, trained: &Said) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let (merged, exported) = (adapter.with_file_name("merged"), adapter.with_file_name("exported"));
+    run::verb(&["merge", "--model", &text(model), "--adapter", &text(adapter), "--output", &text(&merged)])?;
+    let export = ["export", "--model", &text(model), "--adapter", &text(adapter), "--format", "hf", "--output", &text(&exported)];
+    run::verb(&export)?;
+    for name in ["model.safetensors", "config.json", "generation_config.json"] {
+        let read = |folder: &Path| fs::read(folder.join(name)).ok();
+        ensure!(read(&merged) == read(&exported), "`merge` and `export --adapter` write another `{name}`");
+    }
+    let said = run::say(&run::load(case, Path::new(""), &merged, None).context("merged, it loads")?);
+    let apart = distance(trained, &said);
+    let most = rounding(case.base.precision.kind());
+    ensure!(apart < most, "merged, it says the same to {most:.0e}: {apart:.1e} apart");
+    Ok(())
+}
+
+/// What is no matrix is not merged into one, and the refusal leaves nothing behind.
+fn refuses_to_merge(model: &Path, adapter: &Path) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let merged = adapter.with_file_name("merged");
+    let args = ["merge", "--model", &text(model), "--adapter", &text(adapter), "--output", &text(&merged)];
+    match run::verb(&args) {
+        Ok(()) => bail!("`merge` takes what no matrix can hold"),
+        Err(error) => ensure!(format!("{error:#}").contains("hint: "), "`merge` refuses without a hint: {error:#}"),
+    }
+    ensure!(!merged.exists(), "`merge` refuses and leaves `{}`", merged.display());
+    Ok(())
+}
+
+/// A whole model that is exported is the same model.
+fn exports(case: &Case, run: &Path, trained: &Said) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let exported = run.with_file_name("exported");
+    run::verb(&["export", "--model", &text(run), "--format", "hf", "--output", &text(&exported)])?;
+    let said = run::say(&run::load(case, Path::new(""), &exported, None).context("exported, it loads")?);
+    same(trained, &said).context("exported, it says the same bit for bit")
+}
+
+/// Bit for bit.
+fn same(wanted: &Said, found: &Said) -> Result<()> {
+    let bits = |said: &Said| -> Vec<u32> { said.iter().map(|number| number.to_bits()).collect() };
+    ensure!(bits(wanted) == bits(found), "what it says is {:.1e} apart", distance(wanted, found));
+    Ok(())
+}
+
+/// `√(Σ (a − b)² / Σ a²)`; infinite where the two have not the same length.
+pub(crate) fn distance(wanted: &Said, found: &Said) -> f64 {
+    if wanted.len() != found.len() {
+        return f64::INFINITY;
+    }
+    let pairs = || wanted.iter().zip(found).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let (apart, all): (f64, f64) = (pairs().map(|(a, b)| (a - b).powi(2)).sum(), pairs().map(|(a, _)| a * a).sum());
+    (apart / all).sqrt()
+}

@@ -1,0 +1,13 @@
+//! The law matrix: every method over every base, trained, saved, loaded, merged, exported and resumed.
+//!
+//! `methods` is the list, `bases` what they are trained over, `laws` what must hold of each combination, `refused` what
+//! must be refused by name, `document` the page that lists both. A new method enters by its entry in `methods`.
+
+mod bases;
+mod document;
+mod known;
+mod laws;
+mod matrix;
+mod methods;
+mod refused;
+mod run;
