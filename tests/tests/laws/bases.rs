@@ -81,18 +81,24 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn name(&self) -> String {
+    pub(crate) fn name(self) -> String {
         let tied = if self.tied { "tied" } else { "untied" };
         let biases = if self.biases { "biases" } else { "no biases" };
         format!("{}, {tied}, {biases}", self.precision.name())
     }
 
     /// Where the model lies; the first to ask writes it.
-    pub(crate) fn write(&self) -> Result<PathBuf> {
+    pub(crate) fn write(self) -> Result<PathBuf> {
         static WRITING: Mutex<()> = Mutex::new(());
         let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         let room = super::run::room().join("models");
-        let dense = room.join(format!("{:?}-{}-{}-{:?}", self.stock, self.tied, self.biases, self.precision.kind()));
+        let dense = room.join(format!(
+            "{:?}-{}-{}-{:?}",
+            self.stock,
+            self.tied,
+            self.biases,
+            self.precision.kind()
+        ));
         if !dense.join("model.safetensors").is_file() {
             self.write_dense(&dense)?;
         }
@@ -107,7 +113,7 @@ impl Base {
         Ok(packed)
     }
 
-    fn write_dense(&self, folder: &Path) -> Result<()> {
+    fn write_dense(self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         let tokens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/golden/vectors/gguf/tiny");
         for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
@@ -121,14 +127,18 @@ impl Base {
         Ok(())
     }
 
-    fn config(&self) -> Value {
+    fn config(self) -> Value {
         let (class, model_type) = match (self.stock, self.biases) {
             (Stock::Experts, false) => ("MixtralForCausalLM", "mixtral"),
             (Stock::Experts, true) => ("Qwen2MoeForCausalLM", "qwen2_moe"),
             (_, false) => ("LlamaForCausalLM", "llama"),
             (_, true) => ("Qwen2ForCausalLM", "qwen2"),
         };
-        let dtype = if self.precision.kind() == Kind::BFloat16 { "bfloat16" } else { "float32" };
+        let dtype = if self.precision.kind() == Kind::BFloat16 {
+            "bfloat16"
+        } else {
+            "float32"
+        };
         let mut config = json!({
             "architectures": [class], "model_type": model_type, "torch_dtype": dtype, "vocab_size": VOCABULARY,
             "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
@@ -149,11 +159,17 @@ impl Base {
         config
     }
 
-    fn tensors(&self) -> Vec<(String, Tensor)> {
+    fn tensors(self) -> Vec<(String, Tensor)> {
         let mut shapes: Vec<(String, Vec<i64>)> = vec![("model.embed_tokens.weight".into(), vec![VOCABULARY, WIDTH])];
         for layer in 0..LAYERS {
-            let mut add = |name: &str, shape: &[i64]| shapes.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            for (name, out, input) in [("q", WIDTH, WIDTH), ("k", WIDTH / 2, WIDTH), ("v", WIDTH / 2, WIDTH), ("o", WIDTH, WIDTH)] {
+            let mut add =
+                |name: &str, shape: &[i64]| shapes.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            for (name, out, input) in [
+                ("q", WIDTH, WIDTH),
+                ("k", WIDTH / 2, WIDTH),
+                ("v", WIDTH / 2, WIDTH),
+                ("o", WIDTH, WIDTH),
+            ] {
                 add(&format!("self_attn.{name}_proj.weight"), &[out, input]);
                 if self.biases && name != "o" {
                     add(&format!("self_attn.{name}_proj.bias"), &[out]);
@@ -213,7 +229,10 @@ struct Numbers(u64);
 impl Numbers {
     /// Uniform in ±1.
     fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 40) as f64 / f64::from(1 << 23) - 1.0
     }
 
@@ -223,7 +242,11 @@ impl Numbers {
         let values: Vec<f32> = (0..count)
             .map(|_| {
                 let (value, kept) = (self.next(), self.next() > 0.0);
-                if is_pruned && !kept { 0.0 } else { (middle + width * value) as f32 }
+                if is_pruned && !kept {
+                    0.0
+                } else {
+                    (middle + width * value) as f32
+                }
             })
             .collect();
         Tensor::from_slice(&values).reshape(shape)

@@ -42,7 +42,11 @@ fn page() -> String {
     }
     page += "\n## Rules\n\n| rule | refused | why | instead |\n|---|---|---|---|\n";
     for rule in RULES {
-        let _ = writeln!(page, "| {} | {} | {} | {} |", rule.name, rule.combination, rule.why, rule.hint);
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} |",
+            rule.name, rule.combination, rule.why, rule.hint
+        );
     }
     page
 }
@@ -51,13 +55,19 @@ fn page() -> String {
 fn cell(method: &'static Method, precision: Precision) -> String {
     let answer = |tied, biases| {
         let stock = method.stock;
-        let base = Base { precision, stock, tied, biases };
+        let base = Base {
+            precision,
+            stock,
+            tied,
+            biases,
+        };
         let room = tempfile::tempdir_in(run::room()).expect("a folder");
         let refusal = declared(&Case { method, base }, room.path());
         let refusal = refusal.unwrap_or_else(|error| panic!("{} over {}: {error:#}", method.name, base.name()));
         refusal.map_or("yes", |refusal| refusal.rule.name)
     };
-    let [plain, tied, biased, both] = [(false, false), (true, false), (false, true), (true, true)].map(|(tied, biases)| answer(tied, biases));
+    let [plain, tied, biased, both] =
+        [(false, false), (true, false), (false, true), (true, true)].map(|(tied, biases)| answer(tied, biases));
     match (plain == tied && biased == both, plain == biased && tied == both) {
         (true, true) => plain.to_owned(),
         (true, false) => format!("{plain}; with biases: {biased}"),

@@ -31,10 +31,17 @@ pub(crate) fn hold(case: &Case, room: &Path) -> Result<()> {
     let (whole, halves) = (room.join("whole"), room.join("halves"));
     let recipe = case.recipe(run::room(), &model, &whole)?;
     let trained = run::train(&recipe, case.machine(), Begin::New, false).context("it trains")?;
-    ensure!(trained.iter().all(|number| number.is_finite()), "it trains: what it says is finite");
+    ensure!(
+        trained.iter().all(|number| number.is_finite()),
+        "it trains: what it says is finite"
+    );
 
     let adapter = (case.method.form != Form::Whole).then_some(whole.as_path());
-    let read_from = if adapter.is_some() { model.as_path() } else { whole.as_path() };
+    let read_from = if adapter.is_some() {
+        model.as_path()
+    } else {
+        whole.as_path()
+    };
     let loaded = run::load(case, &recipe, read_from, adapter).context("it loads")?;
     same(&trained, &run::say(&loaded)).context("saved and loaded, it says the same bit for bit")?;
     if case.method.objective != "classify" {
@@ -72,7 +79,8 @@ fn results(run: &Path) -> Result<Vec<PathBuf>> {
     for folder in ["", "checkpoint-3"] {
         for entry in fs::read_dir(run.join(folder))? {
             let name = PathBuf::from(folder).join(entry?.file_name());
-            let is_numbers = |ending: &std::ffi::OsStr| ["safetensors", "rows", "states"].iter().any(|one| ending == *one);
+            let is_numbers =
+                |ending: &std::ffi::OsStr| ["safetensors", "rows", "states"].iter().any(|one| ending == *one);
             if name.extension().is_some_and(is_numbers) {
                 found.push(name);
             }
@@ -86,17 +94,41 @@ fn results(run: &Path) -> Result<Vec<PathBuf>> {
 fn merges(case: &Case, model: &Path, adapter: &Path, trained: &Said) -> Result<()> {
     let text = |path: &Path| path.display().to_string();
     let (merged, exported) = (adapter.with_file_name("merged"), adapter.with_file_name("exported"));
-    run::verb(&["merge", "--model", &text(model), "--adapter", &text(adapter), "--output", &text(&merged)])?;
-    let export = ["export", "--model", &text(model), "--adapter", &text(adapter), "--format", "hf", "--output", &text(&exported)];
+    run::verb(&[
+        "merge",
+        "--model",
+        &text(model),
+        "--adapter",
+        &text(adapter),
+        "--output",
+        &text(&merged),
+    ])?;
+    let export = [
+        "export",
+        "--model",
+        &text(model),
+        "--adapter",
+        &text(adapter),
+        "--format",
+        "hf",
+        "--output",
+        &text(&exported),
+    ];
     run::verb(&export)?;
     for name in ["model.safetensors", "config.json", "generation_config.json"] {
         let read = |folder: &Path| fs::read(folder.join(name)).ok();
-        ensure!(read(&merged) == read(&exported), "`merge` and `export --adapter` write another `{name}`");
+        ensure!(
+            read(&merged) == read(&exported),
+            "`merge` and `export --adapter` write another `{name}`"
+        );
     }
     let said = run::say(&run::load(case, Path::new(""), &merged, None).context("merged, it loads")?);
     let apart = distance(trained, &said);
     let most = rounding(case.base.precision.kind());
-    ensure!(apart < most, "merged, it says the same to {most:.0e}: {apart:.1e} apart");
+    ensure!(
+        apart < most,
+        "merged, it says the same to {most:.0e}: {apart:.1e} apart"
+    );
     Ok(())
 }
 
@@ -104,10 +136,21 @@ fn merges(case: &Case, model: &Path, adapter: &Path, trained: &Said) -> Result<(
 fn refuses_to_merge(model: &Path, adapter: &Path) -> Result<()> {
     let text = |path: &Path| path.display().to_string();
     let merged = adapter.with_file_name("merged");
-    let args = ["merge", "--model", &text(model), "--adapter", &text(adapter), "--output", &text(&merged)];
+    let args = [
+        "merge",
+        "--model",
+        &text(model),
+        "--adapter",
+        &text(adapter),
+        "--output",
+        &text(&merged),
+    ];
     match run::verb(&args) {
         Ok(()) => bail!("`merge` takes what no matrix can hold"),
-        Err(error) => ensure!(format!("{error:#}").contains("hint: "), "`merge` refuses without a hint: {error:#}"),
+        Err(error) => ensure!(
+            format!("{error:#}").contains("hint: "),
+            "`merge` refuses without a hint: {error:#}"
+        ),
     }
     ensure!(!merged.exists(), "`merge` refuses and leaves `{}`", merged.display());
     Ok(())
@@ -117,7 +160,15 @@ fn refuses_to_merge(model: &Path, adapter: &Path) -> Result<()> {
 fn exports(case: &Case, run: &Path, trained: &Said) -> Result<()> {
     let text = |path: &Path| path.display().to_string();
     let exported = run.with_file_name("exported");
-    run::verb(&["export", "--model", &text(run), "--format", "hf", "--output", &text(&exported)])?;
+    run::verb(&[
+        "export",
+        "--model",
+        &text(run),
+        "--format",
+        "hf",
+        "--output",
+        &text(&exported),
+    ])?;
     let said = run::say(&run::load(case, Path::new(""), &exported, None).context("exported, it loads")?);
     same(trained, &said).context("exported, it says the same bit for bit")
 }
@@ -125,7 +176,11 @@ fn exports(case: &Case, run: &Path, trained: &Said) -> Result<()> {
 /// Bit for bit.
 fn same(wanted: &Said, found: &Said) -> Result<()> {
     let bits = |said: &Said| -> Vec<u32> { said.iter().map(|number| number.to_bits()).collect() };
-    ensure!(bits(wanted) == bits(found), "what it says is {:.1e} apart", distance(wanted, found));
+    ensure!(
+        bits(wanted) == bits(found),
+        "what it says is {:.1e} apart",
+        distance(wanted, found)
+    );
     Ok(())
 }
 
@@ -135,6 +190,9 @@ pub(crate) fn distance(wanted: &Said, found: &Said) -> f64 {
         return f64::INFINITY;
     }
     let pairs = || wanted.iter().zip(found).map(|(a, b)| (f64::from(*a), f64::from(*b)));
-    let (apart, all): (f64, f64) = (pairs().map(|(a, b)| (a - b).powi(2)).sum(), pairs().map(|(a, _)| a * a).sum());
+    let (apart, all): (f64, f64) = (
+        pairs().map(|(a, b)| (a - b).powi(2)).sum(),
+        pairs().map(|(a, _)| a * a).sum(),
+    );
     (apart / all).sqrt()
 }

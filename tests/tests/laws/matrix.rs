@@ -74,7 +74,10 @@ fn outcome(case: &Case) -> Result<Outcome> {
         (Ok(()), None) => Ok(Outcome::Held),
         (Ok(()), Some(_)) => Err(anyhow!("it holds: take its entry out of `known.rs`")),
         (Err(error), Some(known)) => {
-            ensure!(format!("{error:#}").contains(known.says), "it fails otherwise than known: {error:#}");
+            ensure!(
+                format!("{error:#}").contains(known.says),
+                "it fails otherwise than known: {error:#}"
+            );
             Ok(Outcome::KnownToFail)
         }
         (Err(error), None) => Err(error),
@@ -102,14 +105,18 @@ fn refuses(recipe: &Path, case: &Case, refusal: &Refusal, output: &Path) -> Resu
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_default()
 }
 
 #[test]
 fn what_a_run_leaves_says_the_same_wherever_it_is_read() {
     run::room();
     let filter = std::env::var("LAWS").unwrap_or_default();
-    let cases: Vec<Case> = cases().into_iter().filter(|case| case.name().contains(&filter)).collect();
+    let cases: Vec<Case> = cases()
+        .into_iter()
+        .filter(|case| case.name().contains(&filter))
+        .collect();
     let begun = Instant::now();
     let waiting = Mutex::new(cases.iter());
     let next = || waiting.lock().ok().and_then(|mut cases| cases.next());
@@ -120,14 +127,20 @@ fn what_a_run_leaves_says_the_same_wherever_it_is_read() {
                 tensor_core::parallel::set_num_threads(1).expect("a thread");
                 while let Some(case) = next() {
                     let outcome = outcome(case);
-                    outcomes.lock().expect("no panic while it is held").push((case.name(), outcome));
+                    outcomes
+                        .lock()
+                        .expect("no panic while it is held")
+                        .push((case.name(), outcome));
                 }
             });
         }
     });
     let outcomes = outcomes.into_inner().expect("no panic while it is held");
     let count = |is_meant: fn(&Outcome) -> bool| {
-        outcomes.iter().filter(|(_, outcome)| outcome.as_ref().is_ok_and(is_meant)).count()
+        outcomes
+            .iter()
+            .filter(|(_, outcome)| outcome.as_ref().is_ok_and(is_meant))
+            .count()
     };
     let mut failures: Vec<String> = outcomes
         .iter()
@@ -147,5 +160,8 @@ fn what_a_run_leaves_says_the_same_wherever_it_is_read() {
         begun.elapsed().as_secs_f64(),
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(!outcomes.is_empty(), "no combination of the matrix is called so: `{filter}`");
+    assert!(
+        !outcomes.is_empty(),
+        "no combination of the matrix is called so: `{filter}`"
+    );
 }

@@ -32,16 +32,45 @@ const KINDS: [&str; 10] = [
 const OTHERS: &[(&[&str], &str, &str)] = &[
     (&["kind = 'lora'"], "memory", ""),
     (&["kind = 'lora'"], "sft", "[router]\nrouter_z_loss_coef = 0.1\n\n"),
-    (&["kind = 'upcycle'", "kind = 'full'"], "sft", "[router]\ngating = 'dense'\n\n"),
-    (&["kind = 'memory'\nnum_experts = 64\ntop_k = 4\nquery_dim = 8"], "sft", ""),
-    (&["kind = 'quantize'\nskip_modules = []", "kind = 'lora'\ninit_lora_weights = 'loftq'\ntarget_modules = ['lm_head']"], "sft", ""),
-    (&["kind = 'quantize'\nskip_modules = ['q_proj']", "kind = 'lora'\nr = 4\ninit_lora_weights = 'pissa'\ntarget_modules = ['q_proj']"], "sft", ""),
-    (&["kind = 'quantize'", "kind = 'lora'\ninit_lora_weights = 'loftq'\ntarget_modules = ['lm_head']"], "sft", ""),
+    (
+        &["kind = 'upcycle'", "kind = 'full'"],
+        "sft",
+        "[router]\ngating = 'dense'\n\n",
+    ),
+    (
+        &["kind = 'memory'\nnum_experts = 64\ntop_k = 4\nquery_dim = 8"],
+        "sft",
+        "",
+    ),
+    (
+        &[
+            "kind = 'quantize'\nskip_modules = []",
+            "kind = 'lora'\ninit_lora_weights = 'loftq'\ntarget_modules = ['lm_head']",
+        ],
+        "sft",
+        "",
+    ),
+    (
+        &[
+            "kind = 'quantize'\nskip_modules = ['q_proj']",
+            "kind = 'lora'\nr = 4\ninit_lora_weights = 'pissa'\ntarget_modules = ['q_proj']",
+        ],
+        "sft",
+        "",
+    ),
+    (
+        &[
+            "kind = 'quantize'",
+            "kind = 'lora'\ninit_lora_weights = 'loftq'\ntarget_modules = ['lm_head']",
+        ],
+        "sft",
+        "",
+    ),
 ];
 
 /// The combinations, each as the text before `[objective]` and the objective.
 fn combinations() -> Vec<(String, String)> {
-    let text = |surgery: &[&str]| surgery.iter().map(|one| format!("[[surgery]]\n{one}\n\n")).collect::<String>();
+    let text = |surgery: &[&str]| run::surgeries(surgery.iter());
     let objective = |text: &str| if text.contains("'memory'") { "memory" } else { "sft" };
     let mut all: Vec<(String, String)> = OTHERS
         .iter()
@@ -62,7 +91,12 @@ fn combinations() -> Vec<(String, String)> {
 fn tried(base: Base, surgery: &str, objective: &str, room: &Path) -> Result<Option<&'static str>> {
     let model = base.write()?;
     let output = room.join("run");
-    let text = run::recipe(surgery, objective, Kind::Float, (&model, &run::room().join("rows.jsonl"), &output));
+    let text = run::recipe(
+        surgery,
+        objective,
+        Kind::Float,
+        (&model, &run::room().join("rows.jsonl"), &output),
+    );
     let path = room.join("recipe.toml");
     fs::write(&path, &text)?;
     let refusal = declared_of(&path, &text, &ModelDir::open(&model)?)?;
@@ -98,7 +132,14 @@ fn two_surgeries_train_or_are_refused_by_a_rule_and_every_rule_refuses_something
     for base in bases {
         for (surgery, objective) in combinations() {
             let room = tempfile::tempdir_in(run::room()).expect("a folder");
-            let place = || format!("{} with `{}` over {}", objective, surgery.replace('\n', " "), base.name());
+            let place = || {
+                format!(
+                    "{} with `{}` over {}",
+                    objective,
+                    surgery.replace('\n', " "),
+                    base.name()
+                )
+            };
             match tried(base, &surgery, &objective, room.path()).with_context(place) {
                 Ok(None) => trained += 1,
                 Ok(Some(rule)) => {
@@ -110,12 +151,19 @@ fn two_surgeries_train_or_are_refused_by_a_rule_and_every_rule_refuses_something
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(trained > 20 && refused > 200, "{trained} trained, {refused} were refused");
+    assert!(
+        trained > 20 && refused > 200,
+        "{trained} trained, {refused} were refused"
+    );
     for case in cases() {
         let room = tempfile::tempdir_in(run::room()).expect("a folder");
         let refusal = declared(&case, room.path()).unwrap_or_else(|error| panic!("{}: {error:#}", case.name()));
         met.extend(refusal.map(|refusal| refusal.rule.name));
     }
-    let idle: Vec<&str> = RULES.iter().map(|rule| rule.name).filter(|name| !met.contains(name)).collect();
+    let idle: Vec<&str> = RULES
+        .iter()
+        .map(|rule| rule.name)
+        .filter(|name| !met.contains(name))
+        .collect();
     assert!(idle.is_empty(), "rules that refuse nothing here: {idle:?}");
 }

@@ -39,19 +39,38 @@ impl Case {
     /// Its recipe in `room`, trained into `output`: three steps, so that two follow a state that is not the start.
     pub(crate) fn recipe(&self, room: &Path, model: &Path, output: &Path) -> Result<PathBuf> {
         let packs = self.base.precision.surgery();
-        let surgery = packs.iter().chain(self.method.surgery);
-        let surgery: String = surgery.map(|one| format!("[[surgery]]\n{one}\n\n")).collect();
-        let rows = if self.method.objective == "classify" { "classes.jsonl" } else { "rows.jsonl" };
-        let text = recipe(&surgery, self.method.objective, self.base.precision.kind(), (model, &room.join(rows), output));
+        let surgery = surgeries(packs.iter().chain(self.method.surgery));
+        let rows = if self.method.objective == "classify" {
+            "classes.jsonl"
+        } else {
+            "rows.jsonl"
+        };
+        let text = recipe(
+            &surgery,
+            self.method.objective,
+            self.base.precision.kind(),
+            (model, &room.join(rows), output),
+        );
         let path = output.with_extension("toml");
         fs::write(&path, text)?;
         Ok(path)
     }
 }
 
+/// Tables of a recipe, a surgery each.
+pub(crate) fn surgeries<'s>(each: impl Iterator<Item = &'s &'s str>) -> String {
+    each.fold(String::new(), |text, one| text + "[[surgery]]\n" + one + "\n\n")
+}
+
 /// A recipe of these surgeries for `(model, rows, output)`.
-pub(crate) fn recipe(surgery: &str, objective: &str, kind: Kind, (model, rows, output): (&Path, &Path, &Path)) -> String {
+pub(crate) fn recipe(
+    surgery: &str,
+    objective: &str,
+    kind: Kind,
+    (model, rows, output): (&Path, &Path, &Path),
+) -> String {
     let dtype = if kind == Kind::BFloat16 { "bf16" } else { "f32" };
+    let [model, rows, output] = [model, rows, output].map(|path| path.display().to_string());
     format!(
         "[model]\nname_or_path = {model:?}\ndtype = \"{dtype}\"\ndevice = \"cpu\"\n\n{surgery}[objective]\nkind = \"{objective}\"\n\n\
          [data]\ntrain = [{{ path = {rows:?} }}]\nmax_length = 64\nmax_tokens = 96\n\n[report]\nsamples = 0\nrecall = false\n\n\
@@ -61,7 +80,10 @@ pub(crate) fn recipe(surgery: &str, objective: &str, kind: Kind, (model, rows, o
 }
 
 pub(crate) fn machine(kind: Kind) -> Machine {
-    Machine { device: Device::Cpu, kind }
+    Machine {
+        device: Device::Cpu,
+        kind,
+    }
 }
 
 /// A folder with the rows that every run learns, and a cache of its own for this process.
@@ -69,9 +91,26 @@ pub(crate) fn room() -> &'static Path {
     static ROOM: OnceLock<tempfile::TempDir> = OnceLock::new();
     let room = ROOM.get_or_init(|| {
         let room = tempfile::tempdir().expect("a folder");
-        let sayings = ["the early bird", "quick brown fox", "all that glitters", "slow and steady"];
-        let row = |n: usize| format!("{{\"prompt\": \"{} {n}:\", \"completion\": \" {}\"}}\n", sayings[n % 4], sayings[(n + 1) % 4]);
-        let class = |n: usize| format!("{{\"text\": \"{} {n}\", \"label\": \"{}\"}}\n", sayings[n % 4], ["good", "bad"][n % 2]);
+        let sayings = [
+            "the early bird",
+            "quick brown fox",
+            "all that glitters",
+            "slow and steady",
+        ];
+        let row = |n: usize| {
+            format!(
+                "{{\"prompt\": \"{} {n}:\", \"completion\": \" {}\"}}\n",
+                sayings[n % 4],
+                sayings[(n + 1) % 4]
+            )
+        };
+        let class = |n: usize| {
+            format!(
+                "{{\"text\": \"{} {n}\", \"label\": \"{}\"}}\n",
+                sayings[n % 4],
+                ["good", "bad"][n % 2]
+            )
+        };
         fs::write(room.path().join("rows.jsonl"), (0..9).map(row).collect::<String>()).expect("rows");
         fs::write(room.path().join("classes.jsonl"), (0..9).map(class).collect::<String>()).expect("rows");
         checkpoint::use_cache_dir(room.path().join("cache"));
@@ -102,7 +141,12 @@ pub(crate) fn train(path: &Path, machine: Machine, begin: Begin, one_step: bool)
     let said = RefCell::new(Said::new());
     let listen = |_: &train::Entry| stop.store(one_step, Ordering::Relaxed);
     let look = |model: &Decoder| *said.borrow_mut() = say(model);
-    let report = training::run(recipe, machine, begin, &Watch::new(&stop).with_listener(&listen).with_model(&look))?;
+    let report = training::run(
+        recipe,
+        machine,
+        begin,
+        &Watch::new(&stop).with_listener(&listen).with_model(&look),
+    )?;
     let is_stopped = matches!(report.outcome, train::Outcome::Interrupted { step: 1, .. });
     ensure!(is_stopped == one_step, "the run ended so: {}", report.outcome);
     Ok(said.into_inner())
@@ -119,7 +163,11 @@ pub(crate) fn load(case: &Case, recipe: &Path, model: &Path, adapter: Option<&Pa
     if let (Some(adapter), Some(_)) = (adapter, case.base.precision.surgery()) {
         return Attached::open(adapter)?.place(base(case, recipe)?);
     }
-    let dtype = if case.base.precision.kind() == Kind::BFloat16 { Dtype::Bf16 } else { Dtype::F32 };
+    let dtype = if case.base.precision.kind() == Kind::BFloat16 {
+        Dtype::Bf16
+    } else {
+        Dtype::F32
+    };
     let adapter = adapter.map(|adapter| adapter.display().to_string().parse().map_err(anyhow::Error::msg));
     let args = ModelArgs {
         model: model.display().to_string(),

@@ -100,6 +100,8 @@ fn stop_flag() -> Result<&'static AtomicBool> {
         eprintln!("stopping after this step; once more to stop at once and lose what was not saved");
     };
     let caught = CAUGHT.get_or_init(|| ctrlc::set_handler(handler).map_err(|error| error.to_string()));
-    caught.clone().map_err(|error| anyhow!("Ctrl-C cannot be caught: {error}"))?;
+    caught
+        .clone()
+        .map_err(|error| anyhow!("Ctrl-C cannot be caught: {error}"))?;
     Ok(&STOP)
 }

@@ -46,7 +46,9 @@ pub(super) fn updated(
 
 /// The projections of `base` that `config` updates.
 fn projections(combination: &Combination, base: &ModelDir, config: &LoraConfig) -> Vec<ModulePath> {
-    let Ok(modules) = config.modules() else { return Vec::new() };
+    let Ok(modules) = config.modules() else {
+        return Vec::new();
+    };
     // A new head trains whole.
     let has_new_head = matches!(
         combination.objective,

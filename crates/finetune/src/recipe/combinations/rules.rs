@@ -31,9 +31,7 @@ pub static RULES: &[Rule] = &[
         hint: "make `keep_zeros` the last `[[surgery]]`",
         meets: |c| {
             let last = c.surgery.len().saturating_sub(1);
-            c.surgery_where(|surgery, before| {
-                is_keep_zeros(surgery) && (before.is_empty() || before.len() != last)
-            })
+            c.surgery_where(|surgery, before| is_keep_zeros(surgery) && (before.is_empty() || before.len() != last))
         },
     },
     Rule {
@@ -150,7 +148,10 @@ pub static RULES: &[Rule] = &[
         why: "`loftq` begins with what quantising has lost, and this recipe quantises nothing",
         hint: "put `kind = \"quantize\"` before it, over a model that is not in 4 bits yet",
         meets: |c| {
-            let idx = c.surgery.iter().position(|surgery| begins_as(surgery, |init| init == Init::Loftq))?;
+            let idx = c
+                .surgery
+                .iter()
+                .position(|surgery| begins_as(surgery, |init| init == Init::Loftq))?;
             (!c.quantizes()).then(|| format!("surgery.{idx}.init_lora_weights"))
         },
     },
