@@ -10,8 +10,24 @@ use tensor_core::{ModulePath, Parameters};
 use crate::sublayer::ADAPTER;
 use crate::{AdapterConfig, Error, Result};
 
-/// The sublayers and what AdapterHub calls their adapters.
-const PLACES: [(&str, &str); 2] = [("self_attn", "attention_adapters"), ("mlp", "output_adapters")];
+/// The sublayers and what AdapterHub calls their adapters. A Mixtral's experts are its feed-forward.
+const PLACES: [(&str, &str); 3] = [
+    ("self_attn", "attention_adapters"),
+    ("mlp", "output_adapters"),
+    ("block_sparse_moe", "output_adapters"),
+];
+
+/// The feed-forward whose adapters [`parse`] names, whatever the model calls it.
+const FEED_FORWARD: &str = "mlp";
+
+/// The sublayer at `at` as [`parse`] names it.
+pub(crate) fn slot(at: &ModulePath) -> ModulePath {
+    let path = at.as_str();
+    match path.rsplit_once('.') {
+        Some((block, "block_sparse_moe")) => ModulePath::from(block).join(FEED_FORWARD),
+        _ => at.clone(),
+    }
+}
 
 /// What a file says about the model besides the options.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Tensor};
 use tensor_core::{ModulePath, Parameters, Sublayer};
 
-use crate::file::parse;
+use crate::file::{parse, slot};
 use crate::insert::{put, refuse_second};
 use crate::{AdapterConfig, Bottleneck, Error, Result, Scaling};
 
@@ -53,12 +53,13 @@ impl Placement {
         inner: Box<dyn Sublayer>,
         width: i64,
     ) -> tensor_core::Result<Box<dyn Sublayer>> {
-        let Some(parts) = self.adapters.get(at) else {
+        let slot = slot(at);
+        let Some(parts) = self.adapters.get(&slot) else {
             return Ok(inner);
         };
         refuse_second(at, &*inner)?;
         let adapter = self.adapter(at, parts, width).map_err(|error| error.at(at))?;
-        self.placed.borrow_mut().insert(at.to_string());
+        self.placed.borrow_mut().insert(slot.to_string());
         Ok(Box::new(put(&self.config, at, inner, adapter)))
     }
 

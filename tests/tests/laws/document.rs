@@ -8,7 +8,7 @@ use finetune::recipe::combinations::RULES;
 
 use super::bases::{Base, Precision, Stock};
 use super::matrix::declared;
-use super::methods::{METHODS, Method};
+use super::methods::{Method, methods};
 use super::run::{self, Case};
 
 const HEAD: &str = "# What goes together
@@ -29,7 +29,7 @@ fn page() -> String {
     page += "\n|---|";
     page += &"---|".repeat(Precision::ALL.len());
     page += "\n";
-    for method in METHODS {
+    for method in methods() {
         let stock = match method.stock {
             Stock::Dense | Stock::Experts => "",
             Stock::Pruned => " (pruned base)",

@@ -15,14 +15,14 @@ use finetune::training::Begin;
 use super::bases::{Base, Precision};
 use super::known::KNOWN;
 use super::laws;
-use super::methods::METHODS;
+use super::methods::methods;
 use super::run::{self, Case};
 
 /// Every method over every precision; head and biases take turns, so that every pair of a method and a head, a method and
 /// biases, a precision and a head, a precision and biases is there.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (row, method) in METHODS.iter().enumerate() {
+    for (row, method) in methods().enumerate() {
         for (column, precision) in Precision::ALL.into_iter().enumerate() {
             let turn = (row + column) % 4;
             let base = Base {
@@ -151,7 +151,7 @@ fn what_a_run_leaves_says_the_same_wherever_it_is_read() {
     let _ = writeln!(
         std::io::stderr(),
         "law matrix: {} methods, {} combinations: {} run and held, {} refused by name, {} known to fail, {} failed; {:.0} s",
-        METHODS.len(),
+        methods().count(),
         outcomes.len(),
         count(|outcome| matches!(outcome, Outcome::Held)),
         count(|outcome| matches!(outcome, Outcome::Refused)),

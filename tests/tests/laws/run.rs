@@ -11,7 +11,7 @@ use clap::Parser as _;
 use decoder::{Decoder, HeadKind};
 use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine, MachineArgs};
-use finetune::model::{Attached, ModelArgs, Source};
+use finetune::model::{ModelArgs, Source};
 use finetune::recipe::Recipe;
 use finetune::training::{self, Begin, Watch, operate};
 use tch::{Device, Kind, Tensor};
@@ -40,6 +40,8 @@ impl Case {
     pub(crate) fn recipe(&self, room: &Path, model: &Path, output: &Path) -> Result<PathBuf> {
         let packs = self.base.precision.surgery();
         let surgery = surgeries(packs.iter().chain(self.method.surgery));
+        // A recipe finds files beside itself, and this one lies elsewhere.
+        let surgery = surgery.replace("'rows.jsonl'", &format!("'{}'", room.join("rows.jsonl").display()));
         let rows = if self.method.objective == "classify" {
             "classes.jsonl"
         } else {
@@ -159,10 +161,7 @@ pub(crate) fn base(case: &Case, recipe: &Path) -> Result<Decoder> {
 }
 
 /// The model of a finished run, as every verb would read it.
-pub(crate) fn load(case: &Case, recipe: &Path, model: &Path, adapter: Option<&Path>) -> Result<Decoder> {
-    if let (Some(adapter), Some(_)) = (adapter, case.base.precision.surgery()) {
-        return Attached::open(adapter)?.place(base(case, recipe)?);
-    }
+pub(crate) fn load(case: &Case, model: &Path, adapter: Option<&Path>) -> Result<Decoder> {
     let dtype = if case.base.precision.kind() == Kind::BFloat16 {
         Dtype::Bf16
     } else {
@@ -172,6 +171,7 @@ pub(crate) fn load(case: &Case, recipe: &Path, model: &Path, adapter: Option<&Pa
     let args = ModelArgs {
         model: model.display().to_string(),
         adapter: adapter.into_iter().collect::<Result<_>>()?,
+        against: None,
         machine: MachineArgs {
             dtype: Some(dtype),
             device: Some("cpu".into()),

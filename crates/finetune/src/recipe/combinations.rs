@@ -58,12 +58,19 @@ impl Refusal {
     }
 }
 
-/// The first rule that `combination` meets.
+/// The first rule that `combination` meets; those that need no model come first, as a recipe's reader asks them.
 pub fn refusal(combination: &Combination) -> Option<Refusal> {
-    RULES.iter().find_map(|rule| {
-        let at = (rule.meets)(combination)?;
-        Some(Refusal { rule, at })
-    })
+    let met = |combination: &Combination| {
+        RULES.iter().find_map(|rule| {
+            let at = (rule.meets)(combination)?;
+            Some(Refusal { rule, at })
+        })
+    };
+    let alone = Combination {
+        base: None,
+        ..*combination
+    };
+    met(&alone).or_else(|| met(combination))
 }
 
 impl Recipe {

@@ -2,11 +2,13 @@
 
 use checkpoint::ModelDir;
 use lora::LoraConfig;
-use quant::Quantizing;
+use quant::{QuantizedWeight, Quantizing};
+use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
 use super::Combination;
 use crate::recipe::{ObjectiveConfig, Surgery};
+use crate::zeros;
 
 /// The token table.
 const TABLE: &str = "model.embed_tokens";
@@ -59,6 +61,33 @@ fn projections(combination: &Combination, base: &ModelDir, config: &LoraConfig) 
         modules.contains(path, *is_output) && !config.is_saved_whole(path) && !(has_new_head && *is_output)
     });
     paths.map(|(path, _)| path).collect()
+}
+
+/// The key of the first low-rank surgery that trains a pruned matrix whole.
+pub(super) fn pruned_whole(combination: &Combination) -> Option<String> {
+    let base = combination.base?;
+    combination.surgery.iter().enumerate().find_map(|(idx, surgery)| {
+        let config = low_rank(surgery)?;
+        let mut paths = decoder::projection_paths(base.config()).into_iter();
+        let meets = paths.any(|(path, _)| {
+            let is_whole = path.layer_idx().is_some() && config.is_saved_whole(&path);
+            let weight = || weight(combination, base, &path);
+            is_whole && weight().is_some_and(|weight| zeros::mask_of(&weight).is_some())
+        });
+        meets.then(|| format!("surgery.{idx}.modules_to_save"))
+    })
+}
+
+/// The weight of the module at `path` as the surgery meets it.
+fn weight(combination: &Combination, base: &ModelDir, path: &ModulePath) -> Option<Tensor> {
+    let weight = base.tensor_as(path.join("weight").as_str(), Kind::Float).ok()?;
+    match combination.surgery.first() {
+        Some(Surgery::Quantize(config)) if is_packed(combination, base, path) => {
+            let packed = QuantizedWeight::of(&weight, config.scheme, config.block_size, config.double_quant);
+            Some(packed.ok()?.dequantise(Kind::Float))
+        }
+        _ => Some(weight),
+    }
 }
 
 /// Whether the weight of the module at `path` is packed when the surgery meets it.

@@ -3,7 +3,7 @@
 use checkpoint::Family;
 use lora::Init;
 
-use super::modules::{low_rank, updated, updates_table};
+use super::modules::{low_rank, pruned_whole, updated, updates_table};
 use super::{Combination, Rule};
 use crate::experts::RouterOptions;
 use crate::recipe::{ObjectiveConfig, Surgery};
@@ -141,6 +141,13 @@ pub static RULES: &[Rule] = &[
             let drops = |surgery: &Surgery| matches!(surgery, Surgery::Lora(config) if config.lora_dropout > 0.0);
             c.surgery_where(|surgery, before| is_keep_zeros(surgery) && before.iter().any(drops))
         },
+    },
+    Rule {
+        name: "keep-zeros-over-whole",
+        combination: "`keep_zeros` over `lora` with a pruned matrix in `modules_to_save`",
+        why: "a matrix that `modules_to_save` trains whole has no mask, so its zeros would not stay",
+        hint: "leave it out of `modules_to_save`: an update of low rank stays under the mask",
+        meets: |c| c.has(is_keep_zeros).then(|| pruned_whole(c)).flatten(),
     },
     Rule {
         name: "loftq-without-quantize",
