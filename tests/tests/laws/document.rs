@@ -84,9 +84,13 @@ fn the_page_of_combinations_is_what_the_rules_and_the_list_say() {
         fs::write(&path, &page).expect("the page is written");
     }
     let there = fs::read_to_string(&path).unwrap_or_default();
+    let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("combinations.md");
+    fs::write(&fresh, &page).expect("the page is written");
     let differs = page.lines().zip(there.lines()).find(|(wanted, found)| wanted != found);
     assert!(
         page == there,
-        "`docs/combinations.md` is out of date (first {differs:?})\nhint: `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it"
+        "`docs/combinations.md` is out of date (first {differs:?})\n\
+         hint: `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it; what it would be is `{}`",
+        fresh.display()
     );
 }
