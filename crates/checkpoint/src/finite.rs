@@ -4,6 +4,9 @@ use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
 
+/// Numbers that are summed at a time.
+const PIECE: i64 = 1 << 22;
+
 /// How many numbers of a tensor are NaN, and how many infinite; none if all are finite.
 fn counts(tensor: &Tensor) -> Option<(i64, i64)> {
     let sum_in = match tensor.kind() {
@@ -11,8 +14,15 @@ fn counts(tensor: &Tensor) -> Option<(i64, i64)> {
         Kind::Float | Kind::Half | Kind::BFloat16 => Kind::Float,
         _ => return None,
     };
-    // One pass: a sum is finite only if every term is. The sum of large numbers may overflow, so the rest is counted.
-    if tensor.sum(sum_in).double_value(&[]).is_finite() {
+    // One pass, in pieces because a sum in another dtype copies: a sum is finite only if every term is. The sum of large
+    // numbers may overflow, so the rest is counted.
+    let flat = tensor.reshape([-1]);
+    let count = flat.size()[0];
+    let mut pieces = (0..count).step_by(PIECE as usize);
+    if pieces.all(|begin| {
+        let piece = flat.narrow(0, begin, PIECE.min(count - begin));
+        piece.sum(sum_in).double_value(&[]).is_finite()
+    }) {
         return None;
     }
     let count = |mask: Tensor| mask.to_kind(Kind::Int64).sum(Kind::Int64).int64_value(&[]);

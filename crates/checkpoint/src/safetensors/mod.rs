@@ -115,7 +115,7 @@ impl Safetensors {
 
     /// Whether `name` is an entry that belongs to a packed weight of another name.
     pub(crate) fn is_part(&self, name: &str) -> bool {
-        self.entries.contains_key(name) && !self.names.iter().any(|own| own == name)
+        self.entries.contains_key(name) && self.names.binary_search_by(|own| own.as_str().cmp(name)).is_err()
     }
 
     /// The shape of the tensor `name`, if there is one.
