@@ -89,10 +89,7 @@ pub(crate) fn write_if_changed(path: &Path, text: &str) -> Result<bool> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     }
-    let aside = path.with_extension("partial");
-    fs::write(&aside, text)
-        .and_then(|()| fs::rename(&aside, path))
-        .with_context(|| format!("cannot write `{}`", path.display()))?;
+    staging::write_file(path, text.as_bytes())?;
     Ok(true)
 }
 

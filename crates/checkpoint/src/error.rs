@@ -175,6 +175,23 @@ impl Error {
         }
     }
 
+    /// An error of putting `needed` bytes at `path`, for `map_err`.
+    pub(crate) fn staged(path: &Path, needed: u64) -> impl Fn(staging::Error) -> Self {
+        let whole = path.to_owned();
+        move |error| match error {
+            staging::Error::Io { path, action, source } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                    Self::write(&path, needed)(source)
+                }
+                _ => Self::Io { path, action, source },
+            },
+            other => Self::Exists {
+                path: whole.clone(),
+                found: other.to_string(),
+            },
+        }
+    }
+
     /// An [`Error::Json`], for `map_err`.
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_owned();

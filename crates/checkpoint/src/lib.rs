@@ -19,6 +19,7 @@
 //! ```
 
 mod config;
+mod digest;
 mod error;
 mod finite;
 mod gguf;
@@ -34,6 +35,7 @@ mod tokenizer_files;
 pub use config::{
     Activation, Dialect, ExpertNames, ExpertsConfig, Family, LayerKind, ModelConfig, Output, Rope, RopeScaling,
 };
+pub use digest::Digests;
 pub use error::{BoxError, Error, Result};
 pub use finite::finite;
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
@@ -43,5 +45,5 @@ pub use safetensors::{
     PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors, write_tensors,
 };
 pub use staged::{StagedDir, write_file};
-pub use store::{cache_dir, resolve, use_cache_dir};
+pub use store::{cache_dir, is_hub_id, resolve, revision_of, use_cache_dir};
 pub use tokenizer_files::TokenizerFiles;

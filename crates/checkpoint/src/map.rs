@@ -1,25 +1,59 @@
 //! A file mapped into memory, read-only.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{Error, Result};
 
+/// The length that a file had when it was mapped.
+///
+/// A page that lies behind the end of a file that was cut short since is a bus error for whoever touches it. No reader of
+/// maps can rule that out for pages it touches late; asked before each tensor is handed out, this makes the usual case, a
+/// model that is being copied or downloaded over, an error that names the file.
+#[derive(Debug)]
+pub(crate) struct Length {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Length {
+    /// An error if the file is shorter than when it was mapped.
+    pub(crate) fn still(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(Error::io(&self.path, "read"))?.len();
+        if now >= self.bytes {
+            return Ok(());
+        }
+        Err(Error::Broken {
+            path: self.path.clone(),
+            format: "file",
+            at: "cut short while it was open".into(),
+            wanted: format!("{} bytes", self.bytes),
+            found: now.to_string(),
+        })
+    }
+}
+
 /// Maps the file at `path`; an empty file gives an empty map.
-pub(crate) fn map(path: &Path) -> Result<Arc<Mmap>> {
+pub(crate) fn map(path: &Path) -> Result<(Arc<Mmap>, Length)> {
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     if file.metadata().map_err(Error::io(path, "read"))?.is_dir() {
         let source = std::io::ErrorKind::IsADirectory.into();
         return Err(Error::io(path, "read")(source));
     }
-    // SAFETY: the map is read-only. A checkpoint that another process cuts short while it is mapped is outside what
-    // any reader can guard against; our own writers replace files by renaming and never write into one.
+    // SAFETY: the map is read-only. A checkpoint that another process cuts short while it is mapped is noticed where a
+    // tensor is handed out; our own writers replace files by renaming and never write into one.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-    Ok(Arc::new(map))
+    let length = Length {
+        file,
+        path: path.to_owned(),
+        bytes: map.len() as u64,
+    };
+    Ok((Arc::new(map), length))
 }
 
 /// A part of a map, in use by one tensor: when that dies, its pages leave this process's memory.
@@ -70,7 +104,7 @@ mod tests {
         let size = 32 << 20;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![3u8; size]).unwrap();
-        let map = map(file.path()).unwrap();
+        let (map, _) = map(file.path()).unwrap();
         let sum = |bytes: &[u8]| bytes.iter().map(|&byte| usize::from(byte)).sum::<usize>();
         let lent = Lent::new(&map, &map[4096..]);
         assert_eq!(sum(&map[4096..]), 3 * (size - 4096));

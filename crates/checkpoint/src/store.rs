@@ -1,5 +1,8 @@
 //! From what a user calls a model to a folder or file: a name in the local store, a path, a hub id.
 
+#[cfg(feature = "hub")]
+mod hub;
+
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -33,8 +36,38 @@ fn choose(cache: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -
 }
 
 /// The folder or file of the model `name`: in the local store, else a path, else downloaded from the hub.
+///
+/// A hub id may end in `@REVISION`: a branch, a tag or a commit. The hub is asked once a process for each id, and not at
+/// all for a commit that is in its cache.
 pub fn resolve(name: &str) -> Result<PathBuf> {
     resolve_in(name, cache_dir().as_deref())
+}
+
+/// The hub's commit that a folder given by [`resolve`] is a snapshot of; none if it is no snapshot.
+pub fn revision_of(path: &Path) -> Option<&str> {
+    let commit = path.file_name()?.to_str()?;
+    let above = path.parent()?;
+    let is_snapshot =
+        above.file_name()? == "snapshots" && above.parent()?.file_name()?.to_str()?.starts_with("models--");
+    (is_snapshot && is_commit(commit)).then_some(commit)
+}
+
+fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// `id@revision`: the two parts; the branch `main` where there is no revision.
+fn split_revision(name: &str) -> (&str, &str) {
+    name.split_once('@').unwrap_or((name, "main"))
+}
+
+#[cfg(not(feature = "hub"))]
+mod hub {
+    use std::path::PathBuf;
+
+    pub(super) fn download(_: &str, _: &str) -> Result<PathBuf, &'static str> {
+        Err("this build has no hub support")
+    }
 }
 
 fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf> {
@@ -52,8 +85,9 @@ fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     tried.push(format!("the path `{name}`"));
-    let hint = if is_hub_id(name) {
-        match hub::download(name) {
+    let (id, revision) = split_revision(name);
+    let hint = if is_hub_id(id) {
+        match hub::download(id, revision) {
             Ok(path) => return Ok(path),
             Err(why) => tried.push(format!("the hub id `{name}` ({why})")),
         }
@@ -68,8 +102,8 @@ fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf> {
     })
 }
 
-/// `org/name`, of letters that the hub allows.
-fn is_hub_id(name: &str) -> bool {
+/// Whether `name` has the form of a hub id, `org/name`, of letters that the hub allows.
+pub fn is_hub_id(name: &str) -> bool {
     let part = |text: &str| {
         !text.is_empty()
             && !text.starts_with('.')
@@ -91,78 +125,6 @@ fn hint(cache: Option<&Path>) -> String {
         "the local store is empty; `cargo xtask fetch` fills it".into()
     } else {
         format!("the local store holds {}", names.join(", "))
-    }
-}
-
-#[cfg(feature = "hub")]
-mod hub {
-    //! Downloads through `hf-hub`, into the cache that Python's `huggingface_hub` uses too.
-
-    use std::path::PathBuf;
-
-    use hf_hub::Cache;
-    use hf_hub::api::sync::{ApiBuilder, ApiError};
-
-    /// The snapshot's folder, with configuration, tokenizer and weights in it.
-    pub(super) fn download(id: &str) -> Result<PathBuf, String> {
-        if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false")) {
-            let cached = Cache::from_env().model(id.to_owned()).get("config.json");
-            return match cached.as_deref().and_then(|config| config.parent()) {
-                Some(folder) => Ok(folder.to_owned()),
-                None => Err("HF_HUB_OFFLINE is set and it is not in the hub's cache".into()),
-            };
-        }
-        fetch(id).or_else(|error| {
-            let cached = Cache::from_env().model(id.to_owned()).get("config.json");
-            match cached.as_deref().and_then(|config| config.parent()) {
-                Some(folder) => Ok(folder.to_owned()),
-                None => Err(error.to_string()),
-            }
-        })
-    }
-
-    fn fetch(id: &str) -> Result<PathBuf, ApiError> {
-        let repository = ApiBuilder::from_env().build()?.model(id.to_owned());
-        let files = repository.info()?.siblings.into_iter().map(|file| file.rfilename);
-        let mut wanted: Vec<String> = files.filter(|name| belongs(name)).collect();
-        // The configuration last: a folder that has it is whole.
-        wanted.sort_by_key(|name| name == "config.json");
-        let mut folder = PathBuf::new();
-        for name in &wanted {
-            let path = repository.get(name)?;
-            if name == "config.json" {
-                path.parent().unwrap_or(&path).clone_into(&mut folder);
-            }
-        }
-        if folder.as_os_str().is_empty() {
-            folder = repository
-                .get("config.json")?
-                .parent()
-                .map(PathBuf::from)
-                .unwrap_or_default();
-        }
-        Ok(folder)
-    }
-
-    /// Whether a file of a repository is part of the model.
-    pub(super) fn belongs(name: &str) -> bool {
-        let top = !name.contains('/');
-        let ends = |suffix: &str| name.to_ascii_lowercase().ends_with(suffix);
-        // Some repositories hold the weights a second time, as `consolidated`.
-        top && (name.starts_with("model") && ends(".safetensors")
-            || ends(".json")
-            || ends(".jinja")
-            || matches!(name, "merges.txt" | "tokenizer.model"))
-            || name.starts_with("additional_chat_templates/") && ends(".jinja")
-    }
-}
-
-#[cfg(not(feature = "hub"))]
-mod hub {
-    use std::path::PathBuf;
-
-    pub(super) fn download(_: &str) -> Result<PathBuf, &'static str> {
-        Err("this build has no hub support")
     }
 }
 
@@ -204,6 +166,23 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_tells_its_commit() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let of = |path: &str| revision_of(Path::new(path)).map(str::to_owned);
+        let folder = format!("/home/hub/models--org--name/snapshots/{commit}");
+        assert_eq!(of(&folder).as_deref(), Some(commit));
+        for path in [
+            "/home/models/mine",
+            "/a/models--org--name/snapshots/main",
+            &format!("/a/snapshots/{commit}"),
+        ] {
+            assert_eq!(of(path), None, "{path}");
+        }
+        assert_eq!(split_revision("org/name@v1.0"), ("org/name", "v1.0"));
+        assert_eq!(split_revision("org/name"), ("org/name", "main"));
     }
 
     #[test]

@@ -181,3 +181,31 @@ fn a_failure_while_saving_leaves_the_old_file_and_nothing_else() {
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_file_that_is_cut_short_while_it_is_mapped_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let value = Tensor::ones([4096, 4], (Kind::Float, tch::Device::Cpu));
+    checkpoint::write_tensors(&path, [("a", &value), ("b", &value)]).unwrap();
+    let file = Safetensors::open(&path).unwrap();
+    assert!(file.tensor("a").unwrap().equal(&value));
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(length / 2)
+        .unwrap();
+    for name in ["a", "b"] {
+        let text = file.tensor(name).unwrap_err().to_string();
+        for part in [
+            "model.safetensors",
+            "cut short while it was open",
+            &length.to_string(),
+            &(length / 2).to_string(),
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

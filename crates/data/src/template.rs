@@ -31,6 +31,8 @@ pub struct ChatTemplate {
     source: String,
     env: Environment<'static>,
     marks: bool,
+    /// The time that it always tells, if it does.
+    time: Option<NaiveDateTime>,
 }
 
 /// How a rendering ends.
@@ -65,7 +67,23 @@ impl ChatTemplate {
 
     /// A template whose `strftime_now` always tells the same time.
     pub fn at_time(name: &str, source: &str, now: NaiveDateTime) -> Result<Self, Error> {
-        Self::with_clock(name, source, move || now)
+        Ok(Self {
+            time: Some(now),
+            ..Self::with_clock(name, source, move || now)?
+        })
+    }
+
+    /// When its conversations are rendered: the time that it was given, else now; only what can show in the text.
+    pub(crate) fn shown_time(&self) -> Option<String> {
+        let now = self.time.unwrap_or_else(|| Local::now().naive_local());
+        // A day, unless a directive of the time of day stands there.
+        let shows_hours = ["%H", "%I", "%M", "%S", "%p", "%c", "%T", "%R", "%X", "%f", "%s"]
+            .iter()
+            .any(|directive| self.source.contains(directive));
+        self.tells_time().then(|| match shows_hours {
+            true => now.to_string(),
+            false => now.date().to_string(),
+        })
     }
 
     /// The bundled `ChatML` template, for models that have none.
@@ -99,6 +117,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             env,
             marks,
+            time: None,
         })
     }
 

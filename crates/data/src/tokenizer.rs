@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
+use chrono::NaiveDateTime;
 use sha2::{Digest, Sha256};
 use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
 
@@ -69,6 +70,26 @@ impl Tokenizer {
     #[must_use]
     pub fn with_templates(self, templates: ChatTemplates) -> Self {
         Self { templates, ..self }
+    }
+
+    /// The same tokenizer with templates that always tell the same time.
+    pub fn at_time(self, now: NaiveDateTime) -> Result<Self, Error> {
+        let named = self.templates.iter().map(|(name, template)| {
+            Ok((
+                name.to_owned(),
+                ChatTemplate::at_time(template.name(), template.source(), now)?,
+            ))
+        });
+        let templates = ChatTemplates::named(named.collect::<Result<Vec<_>, Error>>()?);
+        Ok(self.with_templates(templates))
+    }
+
+    /// Changes whenever the tokens of some text might: the vocabulary, the special tokens, what is put in front.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(self.digest);
+        hasher.update(format!("{:?} {:?} {}", self.special, self.eos, self.adds_bos));
+        hasher.finalize().into()
     }
 
     fn build(
@@ -241,8 +262,8 @@ impl Tokenizer {
         hasher.update(format!("{:?} {:?} {}", self.special, self.eos, self.adds_bos));
         for (name, template) in self.templates.iter() {
             hasher.update(format!("\n{name}\n{}", template.source()));
-            if template.tells_time() {
-                hasher.update(chrono::Local::now().date_naive().to_string());
+            if let Some(time) = template.shown_time() {
+                hasher.update(time);
             }
         }
     }

@@ -22,6 +22,7 @@ pub struct TokenSet {
     index: Index,
     store: Store,
     report: Report,
+    uncached: Option<Error>,
 }
 
 /// What tokenising did to the rows.
@@ -104,7 +105,13 @@ impl TokenSet {
             return Ok(set);
         }
         let set = Self::tokenize(dataset, tokenizer, config, progress)?;
-        cache::store(&path, &set)?;
+        // The cache saves time and nothing else: where it cannot be written, all goes on without it.
+        if let Err(error) = cache::store(&path, &set) {
+            return Ok(Self {
+                uncached: Some(error),
+                ..set
+            });
+        }
         // The file's pages belong to the system, which can take them back; ours would stay.
         Ok(cache::open_unchecked(&path).unwrap_or(set))
     }
@@ -178,6 +185,11 @@ impl TokenSet {
         &self.report
     }
 
+    /// Why the tokens could not be put into the cache, if that was tried and failed.
+    pub fn uncached(&self) -> Option<&Error> {
+        self.uncached.as_ref()
+    }
+
     fn documents(&self, sample: usize) -> std::ops::Range<usize> {
         self.index.first_documents[sample] as usize..self.index.first_documents[sample + 1] as usize
     }
@@ -194,6 +206,7 @@ impl TokenSet {
                 trained: Vec::new(),
             },
             report: Report::default(),
+            uncached: None,
         }
     }
 

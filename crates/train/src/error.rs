@@ -145,6 +145,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// Files that could not be put into place.
+    #[error(transparent)]
+    Staging(staging::Error),
     /// A checkpoint that could not be saved.
     #[error(
         "step {step}: checkpoint `{path}` cannot be saved: {source}\nhint: make room or change `train.output_dir`; {saved}"
@@ -199,6 +202,19 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+}
+
+impl From<staging::Error> for Error {
+    fn from(error: staging::Error) -> Self {
+        match error {
+            staging::Error::Io {
+                path,
+                action: what,
+                source,
+            } => Self::File { path, what, source },
+            other => Self::Staging(other),
+        }
+    }
 }
 
 impl Error {

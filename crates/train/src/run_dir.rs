@@ -1,12 +1,12 @@
 //! The output folder: whole checkpoints or none, and never two runs in one place.
 //!
-//! A checkpoint is written aside as `.checkpoint-N.tmp-PID`, its files and folder synced, then renamed to
-//! `checkpoint-N` and the parent synced: killed at any moment, the folder holds whole checkpoints only.
+//! A checkpoint is a folder that appears whole; the model at the top is a generation of files that changes in one step
+//! ([`staging`]): killed at any moment, the folder holds whole checkpoints and one whole model.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use staging::StagedDir;
 use tch::Tensor;
 
 use crate::state::State;
@@ -43,6 +43,23 @@ impl Checkpoint {
             .collect();
         tensors::read_into(&self.path.join(MASTERS), &wanted)
     }
+
+    /// The whole checkpoints of the run in `folder`, oldest first; none if there is no folder.
+    pub fn all_in(folder: &Path) -> Result<Vec<Self>> {
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<Self> = names(folder)?
+            .into_iter()
+            .filter_map(|name| {
+                let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
+                let path = folder.join(&name);
+                is_whole(&path).then_some(Self { step, path })
+            })
+            .collect();
+        found.sort();
+        Ok(found)
+    }
 }
 
 /// A run's output folder, held by this process alone.
@@ -50,6 +67,7 @@ impl Checkpoint {
 pub struct RunDir {
     root: PathBuf,
     recipe: String,
+    record: Option<String>,
     start: Start,
     lock: File,
 }
@@ -59,24 +77,18 @@ pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const MASTERS: &str = "masters.safetensors";
 pub(crate) const COUNTED: &str = "counted.safetensors";
 const RECIPE: &str = "recipe.toml";
+const RECORD: &str = "run.json";
 const LOCK: &str = ".run.lock";
 
 /// What a run leaves at the top of its folder, besides the model.
-const TRACES: [&str; 6] = [
+const TRACES: [&str; 7] = [
     RECIPE,
+    RECORD,
     "metrics.jsonl",
     "trainer_state.json",
     "report.md",
     "report",
     "rollouts",
-];
-/// What a model leaves: never written over unless a run made it.
-const MODELS: [&str; 5] = [
-    "config.json",
-    "model.safetensors",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "memory_config.json",
 ];
 
 impl RunDir {
@@ -97,20 +109,33 @@ impl RunDir {
         let dir = Self {
             root,
             recipe: recipe.to_owned(),
+            record: None,
             start,
             lock: held,
         };
         dir.refuse_other()?;
-        dir.tidy()?;
+        staging::tidy(&dir.root)?;
         Ok(dir)
     }
 
-    /// Makes the folder this run's: an earlier run goes if it is to be overwritten, and the recipe is written.
+    /// With `record`, the text of `run.json` here and in each checkpoint: what the run is beyond its recipe.
+    #[must_use]
+    pub fn with_record(mut self, record: String) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    /// Makes the folder this run's: an earlier run goes if it is to be overwritten, and record and recipe are written.
     pub fn claim(&self) -> Result<()> {
         if self.start == Start::Overwrite {
             self.clear()?;
         }
-        self.write_file(RECIPE, self.recipe.as_bytes())
+        // The recipe first: by it a folder is known as ours.
+        self.write_file(RECIPE, self.recipe.as_bytes())?;
+        match &self.record {
+            Some(record) => self.write_file(RECORD, record.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// The folder.
@@ -133,16 +158,7 @@ impl RunDir {
 
     /// The whole checkpoints, oldest first.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
-        let mut found: Vec<Checkpoint> = names(&self.root)?
-            .into_iter()
-            .filter_map(|name| {
-                let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
-                let path = self.root.join(&name);
-                is_whole(&path).then_some(Checkpoint { step, path })
-            })
-            .collect();
-        found.sort();
-        Ok(found)
+        Checkpoint::all_in(&self.root)
     }
 
     /// Where checkpoint `step` lies.
@@ -153,34 +169,23 @@ impl RunDir {
     /// Makes `checkpoint-{step}` of what `write` puts into the folder it is given. On an error nothing is changed.
     pub fn save(&self, step: usize, write: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<Checkpoint> {
         let path = self.checkpoint_path(step);
-        let aside = self.root.join(format!(".checkpoint-{step}.tmp-{}", std::process::id()));
         let done = (|| -> Result<(), BoxError> {
-            fs::create_dir(&aside)?;
-            write(&aside)?;
-            sync_tree(&aside)?;
-            if path.exists() {
-                // The same step saved again: the old one steps aside for the moment between two renames.
-                let old = self.root.join(format!(".checkpoint-{step}.old-{}", std::process::id()));
-                fs::rename(&path, &old)?;
-                fs::rename(&aside, &path)?;
-                sync(&self.root)?;
-                fs::remove_dir_all(old)?;
-            } else {
-                fs::rename(&aside, &path)?;
+            let staged = StagedDir::create(&path)?;
+            write(staged.path())?;
+            if let Some(record) = &self.record {
+                fs::write(staged.path().join(RECORD), record)?;
             }
-            Ok(sync(&self.root)?)
+            // The same step saved again replaces all of it.
+            Ok(staged.publish(|_| true)?)
         })();
         match done {
             Ok(()) => Ok(Checkpoint { step, path }),
-            Err(source) => {
-                let _ = fs::remove_dir_all(&aside);
-                Err(Error::Save {
-                    step,
-                    path,
-                    source,
-                    saved: self.saved(),
-                })
-            }
+            Err(source) => Err(Error::Save {
+                step,
+                path,
+                source,
+                saved: self.saved(),
+            }),
         }
     }
 
@@ -192,12 +197,7 @@ impl RunDir {
         for Checkpoint { step, path } in &checkpoints {
             if excess > 0 && Some(*step) != best && Some(*step) != newest {
                 excess -= 1;
-                // Renamed first: half a checkpoint never bears a checkpoint's name.
-                let dying = self
-                    .root
-                    .join(format!(".checkpoint-{step}.gone-{}", std::process::id()));
-                fs::rename(path, &dying).map_err(Error::file(path, "rename"))?;
-                fs::remove_dir_all(&dying).map_err(Error::file(&dying, "delete"))?;
+                staging::remove_dir(path)?;
             }
         }
         Ok(())
@@ -205,46 +205,21 @@ impl RunDir {
 
     /// Writes a file at the folder's top: whole or not at all.
     pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.root.join(name);
-        let aside = self.root.join(format!(".{name}.tmp-{}", std::process::id()));
-        let done = (|| {
-            let mut file = File::create(&aside)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            sync(&self.root)
-        })();
-        done.map_err(|source| {
-            let _ = fs::remove_file(&aside);
-            Error::file(path, "write")(source)
-        })
+        Ok(staging::write_file(&self.root.join(name), bytes)?)
     }
 
-    /// Moves the files that `write` puts into the folder it is given to the folder's top, each whole.
+    /// Puts the files that `write` puts into the folder it is given at the folder's top, in the place of an older model or
+    /// adapter, whatever its form, in one step. On an error nothing is changed.
     pub fn publish(&self, write: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<()> {
-        let aside = self.root.join(format!(".model.tmp-{}", std::process::id()));
         let done = (|| -> Result<(), BoxError> {
-            fs::create_dir(&aside)?;
-            write(&aside)?;
-            sync_tree(&aside)?;
-            for name in names(&aside)? {
-                let to = self.root.join(&name);
-                // A file is replaced by its rename; a folder that holds something is not.
-                if to.is_dir() {
-                    fs::remove_dir_all(&to)?;
-                }
-                fs::rename(aside.join(&name), to)?;
-            }
-            fs::remove_dir(&aside)?;
-            Ok(sync(&self.root)?)
+            let staged = StagedDir::create(&self.root)?;
+            write(staged.path())?;
+            Ok(staged.with_list()?.publish(staging::is_model_file)?)
         })();
-        done.map_err(|source| {
-            let _ = fs::remove_dir_all(&aside);
-            Error::Publish {
-                path: self.root.clone(),
-                source,
-                saved: self.saved(),
-            }
+        done.map_err(|source| Error::Publish {
+            path: self.root.clone(),
+            source,
+            saved: self.saved(),
         })
     }
 
@@ -268,10 +243,9 @@ impl RunDir {
             })
         };
         let Ok(there) = fs::read_to_string(self.root.join(RECIPE)) else {
-            let is_taken = |name: &&String| {
-                MODELS.contains(&name.as_str()) || TRACES.contains(&name.as_str()) || name.starts_with("checkpoint-")
-            };
-            return match names(&self.root)?.iter().find(is_taken) {
+            let is_taken = |name: &String| TRACES.contains(&name.as_str()) || name.starts_with("checkpoint-");
+            let taken = names(&self.root)?.into_iter().find(is_taken);
+            return match staging::model_in(&self.root).or(taken) {
                 Some(name) => refuse(
                     format!("`{name}`, which no run of ours left"),
                     "choose an empty folder for `train.output_dir`",
@@ -312,25 +286,6 @@ impl RunDir {
         }
         Ok(())
     }
-
-    /// Removes what a killed process left aside.
-    fn tidy(&self) -> Result<()> {
-        for name in names(&self.root)? {
-            let Some(rest) = name.strip_prefix('.') else { continue };
-            let path = self.root.join(&name);
-            if let Some((checkpoint, _)) = rest.split_once(".old-") {
-                let wanted = self.root.join(checkpoint);
-                if !wanted.exists() {
-                    fs::rename(&path, &wanted).map_err(Error::file(&path, "rename"))?;
-                    continue;
-                }
-            }
-            if rest.contains(".tmp-") || rest.contains(".old-") || rest.contains(".gone-") {
-                remove(&path)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for RunDir {
@@ -360,12 +315,11 @@ fn difference(there: &str, here: &str) -> String {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    let gone = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    gone.map_err(Error::file(path, "delete"))
+    if path.is_dir() {
+        // Half a checkpoint never bears a checkpoint's name.
+        return Ok(staging::remove_dir(path)?);
+    }
+    fs::remove_file(path).map_err(Error::file(path, "delete"))
 }
 
 fn names(folder: &Path) -> Result<Vec<String>> {
@@ -377,16 +331,4 @@ fn names(folder: &Path) -> Result<Vec<String>> {
         Ok(names)
     };
     read().map_err(Error::file(folder, "read the folder"))
-}
-
-fn sync_tree(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
-    }
-    sync(folder)
-}
-
-fn sync(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
 }

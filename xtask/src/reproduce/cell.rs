@@ -90,10 +90,7 @@ impl Place {
             fingerprint,
             measures: measures.clone(),
         })?;
-        let aside = folder.join("result.partial");
-        fs::write(&aside, text)
-            .and_then(|()| fs::rename(&aside, &finished))
-            .with_context(|| format!("cannot write `{}`", finished.display()))?;
+        staging::write_file(&finished, text.as_bytes())?;
         Ok(measures)
     }
 

@@ -18,7 +18,10 @@ use memmap2::Mmap;
 use tch::{Kind, Tensor};
 use tensor_core::blob;
 
-use crate::{Error, Result, map::map};
+use crate::{
+    Error, Result,
+    map::{Length, map},
+};
 pub(crate) use config::config_json;
 use cursor::Cursor;
 pub use dequantise::GgufType;
@@ -42,6 +45,7 @@ pub struct GgufTensor {
 pub struct Gguf {
     path: PathBuf,
     map: Arc<Mmap>,
+    length: Length,
     metadata: BTreeMap<String, MetadataValue>,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -49,11 +53,12 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file; an error names the first place where the header does not fit the bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map(path)?;
+        let (map, length) = map(path)?;
         let (metadata, tensors) = read(path, &map)?;
         Ok(Self {
             path: path.to_owned(),
             map,
+            length,
             metadata,
             tensors,
         })
@@ -82,6 +87,7 @@ impl Gguf {
     /// As [`Self::tensor`], with rows put in the order that Transformers has them in.
     pub(crate) fn tensor_in(&self, name: &str, kind: Kind, layout: Layout) -> Result<Tensor> {
         let tensor = self.find(name)?;
+        self.length.still()?;
         let bytes = &self.map[tensor.offset..tensor.offset + tensor.size];
         let stored = tensor.stored.kind();
         let aligned = |kind: Kind| (bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());

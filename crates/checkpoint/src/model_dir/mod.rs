@@ -18,6 +18,7 @@ use crate::safetensors::near;
 use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
 pub use save::{Existing, SaveOptions, save_model};
 use shards::Shards;
+pub(crate) use shards::shards_of;
 
 /// A model on disk, its configuration read and every tensor's shape checked against it.
 #[derive(Debug)]

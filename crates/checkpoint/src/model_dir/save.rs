@@ -1,7 +1,6 @@
 //! Saving a model as a Hugging Face directory: one tensor in memory at a time, nothing visible before all is written.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -10,7 +9,7 @@ use tch::{Kind, Tensor};
 use crate::config::ModelConfig;
 use crate::finite::finite;
 use crate::safetensors::{self, size_in_bytes};
-use crate::staged::{StagedDir, write_file};
+use crate::staged::{StagedDir, refuse_model, write_file};
 use crate::{BoxError, Error, Result, TensorInfo, TokenizerFiles, python_json, write_safetensors};
 
 /// What happens to a model that lies in the folder already.
@@ -19,7 +18,7 @@ pub enum Existing {
     /// It stays, and saving is an error.
     #[default]
     Refuse,
-    /// It is replaced once the new one is wholly on the disk.
+    /// It is replaced, whatever its form, in one step once the new one is wholly on the disk.
     Replace,
 }
 
@@ -30,6 +29,8 @@ pub struct SaveOptions<'a> {
     pub tokenizer: Option<&'a TokenizerFiles>,
     /// The `generation_config.json`, copied through.
     pub generation_config: Option<&'a Map<String, Value>>,
+    /// Where the model comes from: `provenance.json`.
+    pub provenance: Option<Map<String, Value>>,
     /// The dtype of all floating-point tensors; each keeps its own if none.
     pub dtype: Option<Kind>,
     /// Bytes of tensors in a file before another is begun.
@@ -44,6 +45,7 @@ impl Default for SaveOptions<'_> {
         Self {
             tokenizer: None,
             generation_config: None,
+            provenance: None,
             dtype: None,
             max_shard_size: 50_000_000_000,
             existing: Existing::Refuse,
@@ -62,12 +64,8 @@ pub fn save_model(
     mut tensor: impl FnMut(&TensorInfo) -> Result<Tensor, BoxError>,
     options: &SaveOptions<'_>,
 ) -> Result<()> {
-    let old = weights_in(folder)?;
-    if options.existing == Existing::Refuse && (!old.is_empty() || folder.join("config.json").exists()) {
-        return Err(Error::Exists {
-            path: folder.to_owned(),
-            found: "a model".into(),
-        });
+    if options.existing == Existing::Refuse {
+        refuse_model(folder)?;
     }
     let tensors = to_write(folder, config, tensors, options.dtype)?;
     let staged = StagedDir::create(folder)?;
@@ -100,20 +98,17 @@ pub fn save_model(
         text.push('\n');
         write_file(&staged.path().join("generation_config.json"), text.as_bytes())?;
     }
+    if let Some(provenance) = &options.provenance {
+        let text = serde_json::to_string_pretty(provenance).map_err(Error::json(folder))? + "\n";
+        write_file(&staged.path().join("provenance.json"), text.as_bytes())?;
+    }
     if let Some(tokenizer) = options.tokenizer {
         tokenizer.save(staged.path())?;
     }
-    if !folder.is_dir() {
-        return staged.commit();
+    match options.existing {
+        Existing::Refuse => staged.commit(),
+        Existing::Replace => staged.commit_over_older(),
     }
-    // All new bytes are on the disk; old weights would be taken for the new model's.
-    for name in old {
-        let path = folder.join(name);
-        if !staged.path().join(path.file_name().unwrap_or_default()).exists() {
-            fs::remove_file(&path).map_err(Error::io(&path, "replace"))?;
-        }
-    }
-    staged.commit_into("config.json")
 }
 
 /// The tensors that go into files, in their final dtypes, checked against the configuration.
@@ -206,17 +201,4 @@ fn kind_of(tensors: &[TensorInfo]) -> Option<Kind> {
     let mut kinds = tensors.iter().filter(is_plain).map(|info| info.kind);
     let kind = kinds.next()?;
     kinds.all(|other| other == kind).then_some(kind)
-}
-
-/// The names of weight files of an earlier save.
-fn weights_in(folder: &Path) -> Result<HashSet<String>> {
-    if !folder.is_dir() {
-        return Ok(HashSet::new());
-    }
-    let entries = fs::read_dir(folder).map_err(Error::io(folder, "read"))?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_weights = |name: &String| {
-        name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
-    };
-    Ok(names.filter(is_weights).collect())
 }

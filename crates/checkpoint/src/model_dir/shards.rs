@@ -1,6 +1,6 @@
 //! The safetensors of a Hugging Face directory: one file, or several with an index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -234,6 +234,11 @@ fn whole_set(folder: &Path) -> Result<Vec<PathBuf>> {
         });
     }
     Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+/// The files that an index names.
+pub(crate) fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(weight_map(index)?.into_values().collect())
 }
 
 /// Tensor to file, of an index.

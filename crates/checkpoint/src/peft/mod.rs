@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
-use crate::staged::{StagedDir, write_file};
+use crate::staged::{StagedDir, refuse_model, write_file};
 use crate::{Error, Result, Safetensors, write_tensors};
 pub use config::{InitLoraWeights, NamesOrPattern, PeftConfig};
 pub use keys::PeftPart;
@@ -143,8 +143,12 @@ impl PeftAdapter {
         keys::wrapped(at)
     }
 
-    /// Saves an adapter into `folder`, which may exist and hold other files; an older adapter in it is replaced.
+    /// Saves an adapter into `folder`, which may exist and hold other files; an older adapter in it is replaced. A
+    /// model in it is an error.
     pub fn save(folder: &Path, config: &PeftConfig, tensors: &[PeftTensor]) -> Result<()> {
+        if folder.join("config.json").exists() {
+            refuse_model(folder)?;
+        }
         let staged = StagedDir::create(folder)?;
         let named: BTreeMap<String, &Tensor> = tensors
             .iter()
@@ -162,11 +166,7 @@ impl PeftAdapter {
         let named = named.iter().map(|(name, value)| (name.as_str(), *value));
         write_tensors(&staged.path().join(WEIGHTS), named)?;
         write_file(&staged.path().join(CONFIG), config.to_json().as_bytes())?;
-        if folder.is_dir() {
-            staged.commit_into(CONFIG)
-        } else {
-            staged.commit()
-        }
+        staged.commit_over_older()
     }
 
     /// Both factors of every update, with one rank between them.

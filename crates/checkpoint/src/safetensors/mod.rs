@@ -17,7 +17,7 @@ use tensor_core::blob;
 
 use crate::{
     Error, Result,
-    map::{Lent, map},
+    map::{Length, Lent, map},
 };
 use header::{Entry, Header};
 pub use packed::{PackedCode, PackedScales, PackedTensor};
@@ -52,6 +52,7 @@ impl TensorInfo {
 pub struct Safetensors {
     path: PathBuf,
     map: Arc<Mmap>,
+    length: Length,
     start: usize,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
@@ -65,7 +66,7 @@ pub struct Safetensors {
 impl Safetensors {
     /// Maps the file and checks that its header fits its bytes: lengths, dtypes, no gap, no overlap, packed weights whole.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map(path)?;
+        let (map, length) = map(path)?;
         let Header {
             start,
             entries,
@@ -74,6 +75,7 @@ impl Safetensors {
         let mut file = Self {
             path: path.to_owned(),
             map,
+            length,
             start,
             names: Vec::new(),
             packed: BTreeMap::new(),
@@ -172,10 +174,20 @@ impl Safetensors {
         self.packed.get(name).map(|state| state.tensor(self, name)).transpose()
     }
 
+    /// Name, dtype and shape of every entry, parts of packed weights among them, and where its bytes lie in the file.
+    pub(crate) fn raw_entries(&self) -> impl Iterator<Item = (&str, String, (u64, u64))> {
+        self.entries.iter().map(|(name, entry)| {
+            let (begin, end) = (self.start + entry.offsets.0, self.start + entry.offsets.1);
+            let about = format!("{} {:?}", entry.dtype, entry.shape);
+            (name.as_str(), about, (begin as u64, end as u64))
+        })
+    }
+
     /// One entry of the file, over the mapped file where its bytes are aligned.
     fn stored(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let kind = self.kind(name, entry)?;
+        self.length.still()?;
         let bytes = self.bytes(entry);
         if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
             return Ok(Tensor::from_data_size(bytes, &entry.shape, kind));

@@ -4,12 +4,13 @@
 //! report and the payload's SHA-256; a file that does not add up is built again. Documents are read where they lie.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use staging::StagedFile;
 
 use super::{Index, Report, Store, TokenSet};
 use crate::{Error, Tokenized, error};
@@ -66,10 +67,11 @@ pub(super) fn open_unchecked(path: &Path) -> Option<TokenSet> {
         index,
         store,
         report: header.report,
+        uncached: None,
     })
 }
 
-/// Writes a set that is in memory: aside first, then renamed, so that no reader sees half a file.
+/// Writes a set that is in memory; no reader ever sees half a file.
 pub(super) fn store(path: &Path, set: &TokenSet) -> Result<(), Error> {
     let Store::Memory { tokens, trained } = &set.store else {
         return Ok(());
@@ -92,7 +94,7 @@ pub(super) fn store(path: &Path, set: &TokenSet) -> Result<(), Error> {
         tokens.iter().try_for_each(|number| out(&number.to_le_bytes()))?;
         out(trained)
     };
-    let written = (|| {
+    let written = (|| -> std::io::Result<()> {
         write(&mut |bytes| {
             hasher.update(bytes);
             Ok(())
@@ -105,16 +107,12 @@ pub(super) fn store(path: &Path, set: &TokenSet) -> Result<(), Error> {
             sha256: hasher.clone().finalize().into(),
         };
         let header = serde_json::to_vec(&header)?;
-        let aside = tempfile::NamedTempFile::new_in(&dir)?;
-        let mut out = BufWriter::new(aside);
-        out.write_all(MAGIC)?;
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        write(&mut |bytes| out.write_all(bytes))?;
-        let aside = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        aside.as_file().sync_all()?;
-        aside.persist(path).map_err(|failed| failed.error)?;
-        Ok(())
+        let mut out = StagedFile::create(path)?;
+        out.write(MAGIC)?;
+        out.write(&(header.len() as u64).to_le_bytes())?;
+        out.write(&header)?;
+        write(&mut |bytes| Ok(out.write(bytes)?))?;
+        Ok(out.commit()?)
     })();
     written.map_err(error::io(path))
 }

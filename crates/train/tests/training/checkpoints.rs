@@ -57,6 +57,7 @@ fn the_best_checkpoint_is_never_rotated_away() {
 fn a_model_with_folders_is_published_over_an_earlier_one() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::open(folder.path(), "kind = \"test\"\n", Start::New).unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), "of an older version").unwrap();
     for (file, other) in [("one", "two"), ("two", "one")] {
         let write = |aside: &Path| {
             std::fs::create_dir(aside.join("more"))?;
@@ -68,6 +69,7 @@ fn a_model_with_folders_is_published_over_an_earlier_one() {
         assert_eq!(std::fs::read_to_string(folder.path().join("model.txt")).unwrap(), file);
         let more = folder.path().join("more");
         assert!(more.join(file).is_file() && !more.join(other).exists());
+        assert!(!folder.path().join("adapter_config.json").exists());
     }
 }
 
@@ -106,13 +108,26 @@ fn what_a_killed_process_left_aside_is_tidied() {
     )
     .unwrap();
     let at = |name: &str| folder.path().join(name);
-    std::fs::create_dir(at(".checkpoint-3.tmp-77")).unwrap();
-    std::fs::write(at(".checkpoint-3.tmp-77/model.txt"), "half").unwrap();
-    std::fs::write(at(".metrics.jsonl.tmp-77"), "half").unwrap();
-    // Killed between the two renames of a checkpoint that is saved again.
-    std::fs::rename(at("checkpoint-2"), at(".checkpoint-2.old-77")).unwrap();
+    // No process has such a number.
+    std::fs::create_dir(at(".checkpoint-3.9999999-0.partial")).unwrap();
+    std::fs::write(at(".checkpoint-3.9999999-0.partial/model.txt"), "half").unwrap();
+    std::fs::write(at(".metrics.jsonl.9999999-1.partial"), "half").unwrap();
+    // Killed while the model changed, before the one step: every name goes through a link to the old files.
+    std::fs::create_dir(at(".model.old")).unwrap();
+    std::fs::rename(at("model.txt"), at(".model.old/model.txt")).unwrap();
+    std::os::unix::fs::symlink(".model.old", at(".model.now")).unwrap();
+    std::os::unix::fs::symlink(".model.now/model.txt", at("model.txt")).unwrap();
+    let model = std::fs::read(at("model.txt")).unwrap();
     assert_eq!(steps(folder.path()), [1, 2]);
-    assert!(!at(".checkpoint-3.tmp-77").exists() && !at(".metrics.jsonl.tmp-77").exists());
+    assert!(!at("model.txt").is_symlink());
+    assert_eq!(std::fs::read(at("model.txt")).unwrap(), model);
+    let left = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<String> = left.filter_map(|name| name.into_string().ok()).collect();
+    left.retain(|name| name.starts_with('.'));
+    left.sort();
+    assert_eq!(left, [".published", ".run.lock"]);
 }
 
 /// Runs until the disk is full: `fill` says in which file of the second checkpoint there is no room left.

@@ -63,7 +63,7 @@ fn a_run_leaves_what_it_promises() {
         "{names:?}"
     );
     assert!(
-        names.iter().all(|name| !name.to_string_lossy().contains(".tmp-")),
+        names.iter().all(|name| !name.to_string_lossy().contains(".partial")),
         "{names:?}"
     );
 }
