@@ -55,6 +55,7 @@ impl LocalAgents {
         let load = |(name, adapter): (&str, Vec<AdapterArg>)| {
             let args = ModelArgs {
                 model: name.to_owned(),
+                revision: None,
                 adapter,
                 against: None,
                 machine: machine.clone(),

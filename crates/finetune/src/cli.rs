@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use crate::recipe::Recipe;
 use crate::verbs;
 
 /// Fine-tune language models: train, measure, merge, hand on.
@@ -69,6 +71,47 @@ pub enum Verb {
     Doctor(verbs::doctor::Args),
 }
 
+impl Cli {
+    /// Parses this process's arguments; leaves with a message if they are wrong. A key of recipes that is given as a flag
+    /// of `train` is told how it is set.
+    pub fn of_arguments() -> Self {
+        let arguments: Vec<String> = std::env::args_os()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        Self::try_parse().unwrap_or_else(|error| with_key(error, &arguments).exit())
+    }
+}
+
+fn with_key(mut error: clap::Error, arguments: &[String]) -> clap::Error {
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) => flag.clone(),
+        _ => return error,
+    };
+    let is_train = arguments.get(1).is_some_and(|verb| verb == "train");
+    let flag = flag.split_once('=').map_or(flag.as_str(), |(flag, _)| flag).to_owned();
+    if !is_train || error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(key) = Recipe::key_of_flag(&flag) else {
+        return error;
+    };
+    let inline = arguments
+        .iter()
+        .find_map(|argument| argument.strip_prefix(&format!("{flag}=")));
+    let behind = || {
+        let at = arguments.iter().position(|argument| *argument == flag)?;
+        arguments
+            .get(at + 1)
+            .map(String::as_str)
+            .filter(|value| !value.starts_with("--"))
+    };
+    let value = inline.or_else(behind).unwrap_or("VALUE");
+    error.remove(ContextKind::SuggestedArg);
+    let tip = format!("a recipe's key is set by `--set {key}={value}`");
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    error
+}
+
 impl Verb {
     /// Does it.
     pub fn run(self) -> Result<ExitCode> {
@@ -101,6 +144,29 @@ impl Verb {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn a_key_given_as_a_flag_is_told_how_it_is_set() {
+        for (arguments, wanted) in [
+            (
+                &["train", "r.toml", "--max-steps", "3"][..],
+                Some("`--set train.max_steps=3`"),
+            ),
+            (&["train", "r.toml", "--max-steps=3"], Some("`--set train.max_steps=3`")),
+            (
+                &["train", "r.toml", "--learning-rate"],
+                Some("`--set train.learning_rate=VALUE`"),
+            ),
+            (&["train", "r.toml", "--max-stepz", "3"], None),
+            (&["generate", "--model", "m", "--max-steps", "3"], None),
+        ] {
+            let arguments: Vec<String> = ["finetune"].iter().chain(arguments).map(ToString::to_string).collect();
+            let error = Cli::try_parse_from(&arguments).unwrap_err();
+            let text = with_key(error, &arguments).to_string();
+            assert_eq!(text.contains("--set train."), wanted.is_some(), "{text}");
+            assert!(wanted.is_none_or(|tip| text.contains(tip)), "{text}");
+        }
+    }
 
     #[test]
     fn the_definitions_fit_together_and_every_verb_shows_an_example() {

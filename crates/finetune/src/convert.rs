@@ -12,6 +12,7 @@ use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
 use crate::model::{Adapter, LABELS, Source};
 use crate::output;
+use crate::provenance;
 use crate::quantised::{Against, Lost, Quantisation};
 use crate::zeros;
 
@@ -27,6 +28,8 @@ pub struct Conversion<'a> {
     pub device: Device,
     /// What becomes of a model that is there already.
     pub existing: Existing,
+    /// Who writes it: stands in its provenance.
+    pub verb: &'static str,
     /// What is put under an adapter that was trained over packed weights; what it says itself if none.
     pub against: Option<Against>,
     /// Whether what is zero in the model's pruned matrices stays zero, also under an adapter that does not say so itself.
@@ -123,10 +126,13 @@ impl Conversion<'_> {
             };
             Ok(made.to_device(Device::Cpu).to_kind(info.kind).contiguous())
         };
-        let options = SaveOptions {
+        let mut options = SaveOptions {
             dtype,
-            ..self.source.options(self.existing)
+            ..self.source.options(self.existing, self.verb)
         };
+        if let (Some(provenance), Some(adapter)) = (&mut options.provenance, self.adapter) {
+            provenance.insert("adapter".into(), provenance::adapter(adapter.path())?);
+        }
         let tensor = |info: &TensorInfo| make(info).map_err(|error| format!("{error:#}").into());
         // What finds no place is refused before anything is written.
         if let Some(adapter) = self.adapter {

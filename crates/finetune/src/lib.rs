@@ -14,6 +14,7 @@ pub mod memories;
 pub mod model;
 pub mod output;
 pub mod prompts;
+pub mod provenance;
 pub mod pruning;
 pub mod quantised;
 pub mod recipe;
@@ -24,12 +25,10 @@ pub mod zeros;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 /// Runs the command line of this process. Exit code 0: done, 1: failed, 2: wrong usage.
 pub fn run() -> ExitCode {
     // clap prints help and usage errors itself, and leaves with 0 and 2.
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::of_arguments();
     let filter = tracing_subscriber::EnvFilter::try_from_env("FINETUNE_LOG");
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))

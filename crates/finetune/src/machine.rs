@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 use tensor_core::{device, parallel};
 
@@ -94,6 +95,46 @@ impl Dtype {
     pub fn of(kind: Kind) -> Self {
         if kind == Kind::BFloat16 { Self::Bf16 } else { Self::F32 }
     }
+}
+
+/// What a run computes on, as it stands in its record.
+pub fn facts(machine: Machine) -> Value {
+    let device = match machine.device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    };
+    json!({
+        "cpu": cpu_line("model name"),
+        "cpu_features": cpu_features(),
+        "threads": parallel::num_threads(),
+        "device": device,
+        "compute": Dtype::of(machine.kind),
+    })
+}
+
+/// A line of what the system says of its first processor.
+pub fn cpu_line(key: &str) -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+    line.split_once(':')
+        .map_or("unknown", |(_, value)| value.trim())
+        .to_owned()
+}
+
+/// Instruction sets that kernels are chosen by.
+pub fn cpu_features() -> Vec<String> {
+    let wanted = [
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_bf16",
+        "avx512_vnni",
+        "amx_bf16",
+        "amx_int8",
+    ];
+    let flags = cpu_line("flags");
+    let flags = flags.split_whitespace().filter(|flag| wanted.contains(flag));
+    flags.map(str::to_owned).collect()
 }
 
 /// What `OMP_NUM_THREADS` says, as every program on libtorch or OpenMP heeds it; else the physical cores.

@@ -4,20 +4,22 @@ mod adapter;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
 use decoder::{Decoder, ExpertsSource, Sources, projection_paths};
 use lora::AdapterNames;
 use quant::Quantizing;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tensor_core::{Mix, ProjectionSurgeon};
 
 use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::experts::RouterOptions;
 use crate::machine::{Machine, MachineArgs};
 use crate::output;
+use crate::provenance::{self, Base};
 use crate::quantised::{Against, Quantisation};
 use crate::recipe::ModelConfig;
 
@@ -30,6 +32,9 @@ pub struct ModelArgs {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     pub model: String,
+    /// The branch, tag or commit of a model that is a hub id [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
     /// An adapter for it: PEFT's LoRA or DoRA, or bottleneck adapters; several of LoRA's are mixed as DIR=WEIGHT, or
     /// chosen by each row's key `adapter` as NAME=DIR
     #[arg(long, value_name = "DIR")]
@@ -68,7 +73,10 @@ impl ModelArgs {
     pub fn load(&self) -> Result<Loaded> {
         // What is small and often wrong comes first.
         let adapters = Adapters::open(&self.adapter)?;
-        let source = Source::open(&self.model)?;
+        let source = Source::open_at(&self.model, self.revision.as_deref())?;
+        for arg in &self.adapter {
+            provenance::tell_other_base(&arg.path, &source)?;
+        }
         let source = match adapters.with_templates()? {
             Some(folder) => source.with_templates_in(folder)?,
             None => source,
@@ -105,6 +113,10 @@ pub struct Source {
     files: TokenizerFiles,
     /// Chat templates in the place of the model's own: where they come from, and each by its name.
     templates: Option<(String, BTreeMap<String, String>)>,
+    /// What it is, once that was asked.
+    base: OnceLock<Base>,
+    /// What stands beside what is made of it, if a run says more than its base.
+    provenance: OnceLock<Map<String, Value>>,
 }
 
 impl Source {
@@ -120,12 +132,51 @@ impl Source {
             files: dir.tokenizer().clone(),
             dir,
             templates: None,
+            base: OnceLock::new(),
+            provenance: OnceLock::new(),
         })
+    }
+
+    /// Finds the model that `name` means; a hub id at `revision`, a branch, a tag or a commit, if one is given.
+    pub fn open_at(name: &str, revision: Option<&str>) -> Result<Self> {
+        let Some(revision) = revision else {
+            return Self::open(name);
+        };
+        ensure!(
+            checkpoint::is_hub_id(name) && !Path::new(name).exists(),
+            "`revision`: wanted a hub id (`org/name`), which has revisions, found `{name}`\n\
+             hint: leave `revision` out; a folder is what it is, and its hash is kept with the run"
+        );
+        let source = Self::open(&format!("{name}@{revision}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            ..source
+        })
+    }
+
+    /// What it is: name, revision, hash of its tensors. Read once.
+    pub fn base(&self) -> Result<&Base> {
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
+        let base = Base::of(self)?;
+        Ok(self.base.get_or_init(|| base))
+    }
+
+    /// What shall stand beside whatever is made of it from now on.
+    pub fn describe(&self, provenance: Map<String, Value>) {
+        let _ = self.provenance.set(provenance);
+    }
+
+    /// What stands beside what `verb` makes of it.
+    pub fn provenance(&self, verb: &str) -> Option<Map<String, Value>> {
+        let of_base = || Some(provenance::made_of(self.base().ok()?, verb));
+        self.provenance.get().cloned().or_else(of_base)
     }
 
     /// The model of a recipe, with the chat template that it names.
     pub fn of(model: &ModelConfig) -> Result<Self> {
-        let source = Self::open(&model.name_or_path)?;
+        let source = Self::open_at(&model.name_or_path, model.revision.as_deref())?;
         match &model.chat_template {
             Some(template) => source.with_chat_template(template),
             None => Ok(source),
@@ -143,6 +194,7 @@ impl Source {
 
     /// With the chat templates that lie beside `adapter`, if any do: what it was trained with.
     pub fn with_templates_of(self, adapter: &Adapter) -> Result<Self> {
+        provenance::tell_other_base(adapter.path(), &self)?;
         self.with_templates_in(adapter.path())
     }
 
@@ -275,9 +327,10 @@ impl Source {
             .with_context(|| format!("model `{}`", self.name))
     }
 
-    /// How a model that came of this one is written: with its tokenizer and generation options.
-    pub fn options(&self, existing: Existing) -> SaveOptions<'_> {
+    /// How a model that `verb` made of this one is written: with its tokenizer, generation options and provenance.
+    pub fn options(&self, existing: Existing, verb: &str) -> SaveOptions<'_> {
         SaveOptions {
+            provenance: self.provenance(verb),
             tokenizer: Some(&self.files),
             generation_config: self.dir.generation_config(),
             existing,
@@ -303,7 +356,7 @@ impl Source {
             &model.saved_config(),
             &infos,
             of,
-            &self.options(Existing::Replace),
+            &self.options(Existing::Replace, "train"),
         )?;
         Ok(())
     }

@@ -62,6 +62,9 @@ pub struct ModelConfig {
     /// A model directory, a `.gguf` file, a name in the local store, or a hub id.
     #[serde(alias = "model_name_or_path", alias = "base_model")]
     pub name_or_path: String,
+    /// The branch, tag or commit of a hub id: `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "model_revision")]
+    pub revision: Option<String>,
     /// What to compute in.
     #[serde(default, alias = "torch_dtype")]
     pub dtype: Dtype,
@@ -267,6 +270,19 @@ impl Recipe {
         }
     }
 
+    /// The key that a flag such as `--max-steps` would be, with its section: `train.max_steps`.
+    pub fn key_of_flag(flag: &str) -> Option<String> {
+        let name = flag.trim_start_matches('-').replace('-', "_");
+        let sections = [
+            ("train", fields::<TrainConfig>()),
+            ("data", fields::<DataConfig>()),
+            ("model", fields::<ModelConfig>()),
+            ("report", fields::<ReportConfig>()),
+        ];
+        let section = sections.iter().find(|(_, fields)| fields.contains(&name))?;
+        Some(format!("{}.{name}", section.0))
+    }
+
     /// The names of the classes, if the recipe lists them.
     pub fn labels(&self) -> Option<Vec<String>> {
         let Some(HeadConfig::Classification(head)) = &self.head else {
@@ -296,6 +312,15 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
+}
+
+/// The keys of a section: what serde says that it would have wanted.
+fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
+    let said = toml::from_str::<T>("\"?\" = 0")
+        .err()
+        .map(|error| error.message().to_owned());
+    let said = said.unwrap_or_default();
+    said.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
 }
 
 /// The data file that the key `at` names.
@@ -340,6 +365,19 @@ output_dir = "out"
         std::fs::write(&path, text).unwrap();
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         Recipe::read(&path, &overrides)
+    }
+
+    #[test]
+    fn a_flag_that_is_a_key_is_known() {
+        for (flag, key) in [
+            ("--max-steps", Some("train.max_steps")),
+            ("--learning_rate", Some("train.learning_rate")),
+            ("--max-length", Some("data.max_length")),
+            ("--max-stepz", None),
+            ("--resume", None),
+        ] {
+            assert_eq!(Recipe::key_of_flag(flag).as_deref(), key, "{flag}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod evaluation;
 pub mod forgetting;
 pub mod memory;
 pub mod operate;
+pub mod record;
 pub mod reference;
 pub mod rollouts;
 pub mod rows;
@@ -25,6 +26,7 @@ use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 use self::evaluation::Evaluation;
 use self::operate::hft::Half;
 use self::operate::{Kept, Operated};
+use self::record::{Open, Record};
 use self::reference::Known;
 use self::rows::ToRow;
 use self::sets::Sets;
@@ -50,7 +52,10 @@ pub enum Begin {
 }
 
 /// Trains as `recipe` says, until it is done or the caller stops it.
+///
+/// Several runs may follow each other in one process, or go side by side in folders of their own.
 pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) -> Result<Report> {
+    let open = Open::of(&recipe)?;
     recipe.model.dtype = Dtype::of(machine.kind);
     recipe.model.device = device_name(machine.device);
     let start = match (begin, recipe.train.overwrite_output_dir) {
@@ -60,14 +65,28 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     };
     // Whether an older run may be thrown away says nothing about this one.
     recipe.train.overwrite_output_dir = false;
-    let source = Source::of(&recipe.model)?;
+    let earlier = match start {
+        Start::Resume => Record::read(recipe.output_dir())?,
+        Start::New | Start::Overwrite => None,
+    };
+    let source = record::open_base(&recipe.model, earlier.as_ref())?;
     recipe.fits(source.dir())?;
-    let tokenizer = source.tokenizer()?;
+    let time = record::time(earlier.as_ref())?;
+    let tokenizer = source.tokenizer()?.at_time(time)?;
     let sets = Sets::read(&recipe, &tokenizer)?;
-    if start == Start::Resume {
-        refuse_other_method(&recipe)?;
-    }
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
+    let mut record = Record::of(&recipe, (&source, &tokenizer), machine, &open, time)?;
+    if begin == Begin::Resume {
+        let earlier = match earlier {
+            Some(earlier) => Some(earlier),
+            None => record.clone().of_recipe_alone(recipe.output_dir())?,
+        };
+        if let Some(earlier) = earlier {
+            record = earlier.continued(record, &dir, watch.allowed())?;
+        }
+    }
+    source.describe(record.provenance());
+    let dir = dir.with_record(record.text()?);
     let model = operate::load(&source, machine, &recipe)?;
     let model = match (&sets.labels, &recipe.objective) {
         (Some(labels), _) => {
@@ -133,30 +152,6 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     }?;
     watch.ended(&operated.model);
     Ok(report)
-}
-
-/// Refuses to continue a run with another method: its checkpoints hold what the old one trained.
-fn refuse_other_method(recipe: &Recipe) -> Result<()> {
-    let path = recipe.output_dir().join("recipe.toml");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return Ok(());
-    };
-    let there: toml::Table = text.parse().with_context(|| format!("`{}`", path.display()))?;
-    let here: toml::Table = recipe.to_toml()?.parse()?;
-    let differs = |section: &&str| there.get(*section) != here.get(*section);
-    match ["surgery", "head", "objective"].into_iter().find(differs) {
-        None => Ok(()),
-        Some(section) => {
-            let shown = |table: &toml::Table| table.get(section).map_or_else(|| "nothing".into(), ToString::to_string);
-            bail!(
-                "`{}` already holds a run of another recipe: wanted its `{section}` {}, found {}\n\
-                 hint: resume with the recipe that it began with, or choose another `train.output_dir`",
-                recipe.output_dir().display(),
-                shown(&there),
-                shown(&here),
-            )
-        }
-    }
 }
 
 /// Everything that a run reads.

@@ -123,7 +123,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_never_was() {
     same_run(&run, &whole, 40, "adapter_model.safetensors");
     let left = files(&run)
         .into_keys()
-        .filter(|path| path.to_string_lossy().contains(".tmp-"));
+        .filter(|path| path.to_string_lossy().contains(".partial"));
     assert_eq!(left.count(), 0);
 }
 

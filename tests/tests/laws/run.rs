@@ -170,6 +170,7 @@ pub(crate) fn load(case: &Case, model: &Path, adapter: Option<&Path>) -> Result<
     let adapter = adapter.map(|adapter| adapter.display().to_string().parse().map_err(anyhow::Error::msg));
     let args = ModelArgs {
         model: model.display().to_string(),
+        revision: None,
         adapter: adapter.into_iter().collect::<Result<_>>()?,
         against: None,
         machine: MachineArgs {

@@ -1,5 +1,7 @@
 //! The reference of an objective: the base beneath the adapters, or a second model; and what is known of it already.
 
+use std::path::Path;
+
 use align_dpo_ppo::{Reference, ReplyRow, open_log_probs, save_log_probs};
 use anyhow::{Context as _, Result};
 use data::TokenSet;
@@ -97,11 +99,20 @@ fn of_set(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if let Some(path) = &path {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
-        }
-        save_log_probs(path, &known)?;
+    // The cache saves time and nothing else: where it cannot be written, all goes on without it.
+    if let Some(path) = &path
+        && let Err(error) = keep(path, &known)
+    {
+        output::note(format!(
+            "the log-probabilities under the reference are not kept for the next run: {error:#}"
+        ));
     }
     Ok(known)
+}
+
+fn keep(path: &Path, known: &[f32]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
+    }
+    Ok(save_log_probs(path, known)?)
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use data::{Dataset, Tokenizer};
 use decoder::{Decoder, GenerateOptions, HeadKind};
-use train::{Report, ReportTo, Sample, Story};
+use train::{Entry, Report, ReportTo, Sample, Story};
 
 use super::operate::Operated;
 use super::sets::Sets;
@@ -90,21 +90,29 @@ pub fn pair(asked: Vec<Asked>, before: Vec<String>, after: Vec<String>) -> Vec<S
         .collect()
 }
 
+/// Each metric of the last evaluation, before the first step and now. An evaluation after some steps is not "before".
+fn measured(history: &[Entry]) -> Vec<(String, String, String)> {
+    let is_evaluation = |entry: &&Entry| entry.values.keys().any(|name| name.starts_with("eval/"));
+    let mut evaluations = history.iter().filter(is_evaluation);
+    let before = history.iter().filter(is_evaluation).find(|entry| entry.step == 0);
+    let Some(last) = evaluations.next_back().filter(|last| last.step > 0) else {
+        return Vec::new();
+    };
+    let show = |entry: Option<&Entry>, name: &str| match entry {
+        None => "not measured (see `train.eval_on_start`)".to_owned(),
+        Some(entry) => entry
+            .number(name)
+            .map_or_else(|| "-".to_owned(), |value| format!("{value:.4}")),
+    };
+    let names = last.values.keys().filter(|name| name.starts_with("eval/"));
+    names
+        .map(|name| (name.clone(), show(before, name), show(Some(last), name)))
+        .collect()
+}
+
 /// What `report.md` tells.
 pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec<Sample>) -> Story {
-    let mut evaluations = report
-        .history
-        .iter()
-        .filter(|entry| entry.values.keys().any(|name| name.starts_with("eval/")));
-    let first = evaluations.next();
-    let last = evaluations.next_back();
-    let mut results = Vec::new();
-    if let (Some(first), Some(last)) = (first, last) {
-        for name in last.values.keys() {
-            let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-            results.push((name.clone(), show(first.number(name)), show(last.number(name))));
-        }
-    }
+    let results = measured(&report.history);
     let data: Vec<String> = recipe.data.train.iter().map(|source| source.name.clone()).collect();
     let setting = |name: &str, value: String| (name.to_owned(), value);
     Story {
@@ -126,5 +134,38 @@ pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec
         ],
         results,
         samples,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    fn entry(step: usize, name: &str, value: f64) -> Entry {
+        Entry {
+            step,
+            epoch: 0.0,
+            values: Map::from_iter([(name.to_owned(), json!(value))]),
+        }
+    }
+
+    #[test]
+    fn before_is_what_was_measured_before_the_first_step_and_nothing_else() {
+        let later = [
+            entry(1, "loss", 3.0),
+            entry(13, "eval/loss", 2.0),
+            entry(26, "eval/loss", 1.0),
+        ];
+        let row = |before: &str, after: &str| vec![("eval/loss".to_owned(), before.to_owned(), after.to_owned())];
+        assert_eq!(
+            measured(&later),
+            row("not measured (see `train.eval_on_start`)", "1.0000")
+        );
+        let from_start: Vec<Entry> = [&[entry(0, "eval/loss", 4.0)][..], &later].concat();
+        assert_eq!(measured(&from_start), row("4.0000", "1.0000"));
+        assert_eq!(measured(&from_start[..2]), []);
+        assert_eq!(measured(&[]), []);
     }
 }

@@ -9,6 +9,7 @@ use lora::LoraConfig;
 use super::operate::{Kept, Operated};
 use super::sets::Sets;
 use crate::model::{LABELS, Source};
+use crate::provenance;
 use crate::zeros;
 
 /// Writes the adapter or the model into `folder`.
@@ -53,6 +54,9 @@ pub fn save(folder: &Path, operated: &Operated, source: &Source, sets: &Sets) ->
     save_labels(folder, sets)?;
     if let Some(quantisation) = &operated.quantisation {
         quantisation.save(folder)?;
+    }
+    if let Some(provenance) = source.provenance("train") {
+        provenance::write(folder, &provenance)?;
     }
     source.save_tokenizer(folder)
 }

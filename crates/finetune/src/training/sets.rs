@@ -120,6 +120,9 @@ fn tokens(
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
+    if let Some(error) = set.uncached() {
+        output::note(format!("the tokens are not kept for the next run: {error}"));
+    }
     tell(source, set.report(), duplicates);
     wanted::checked(source, set, objective)
 }

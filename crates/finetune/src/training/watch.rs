@@ -11,6 +11,7 @@ use crate::output;
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
     stop: &'a AtomicBool,
+    allowed: &'a [String],
     on_entry: Option<&'a dyn Fn(&Entry)>,
     on_model: Option<&'a dyn Fn(&Decoder)>,
 }
@@ -26,9 +27,16 @@ impl<'a> Watch<'a> {
     pub fn new(stop: &'a AtomicBool) -> Self {
         Self {
             stop,
+            allowed: &[],
             on_entry: None,
             on_model: None,
         }
+    }
+
+    /// A run that is resumed though these keys of its recipe differ from those that it began with.
+    #[must_use]
+    pub fn allowing(self, keys: &'a [String]) -> Self {
+        Self { allowed: keys, ..self }
     }
 
     /// Hears each entry of `metrics.jsonl`.
@@ -51,6 +59,10 @@ impl<'a> Watch<'a> {
 
     pub(super) fn stop(&self) -> &'a AtomicBool {
         self.stop
+    }
+
+    pub(super) fn allowed(&self) -> &'a [String] {
+        self.allowed
     }
 
     pub(super) fn heard(&self, entry: &Entry) {

@@ -214,11 +214,7 @@ impl Args {
                 other.display()
             )),
         }
-        if self.output.is_dir() {
-            staged.commit_into("adapter_config.json")?;
-        } else {
-            staged.commit()?;
-        }
+        staged.commit()?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{device, parallel};
 
-use crate::machine::{default_threads, physical_cores};
+use crate::machine::{cpu_features, cpu_line, default_threads, physical_cores};
 use crate::output;
 
 /// Arguments of `doctor`.
@@ -49,7 +49,7 @@ fn report() -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "libtorch": libtorch(),
         "cpu": cpu_line("model name"),
-        "cpu_features": features(),
+        "cpu_features": cpu_features(),
         "physical_cores": physical_cores(),
         "threads": parallel::num_threads(),
         "memory_free": train::free_memory(Device::Cpu).map(|bytes| output::bytes(bytes as f64)),
@@ -88,32 +88,6 @@ fn libtorch() -> String {
     };
     let path = maps.split_whitespace().find(|word| word.ends_with("libtorch_cpu.so"));
     path.unwrap_or("linked statically").to_owned()
-}
-
-fn cpu_line(key: &str) -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-    line.split_once(':')
-        .map_or("unknown", |(_, value)| value.trim())
-        .to_owned()
-}
-
-fn features() -> Vec<String> {
-    let wanted = [
-        "avx2",
-        "fma",
-        "avx512f",
-        "avx512_bf16",
-        "avx512_vnni",
-        "amx_bf16",
-        "amx_int8",
-    ];
-    let flags = cpu_line("flags");
-    flags
-        .split_whitespace()
-        .filter(|flag| wanted.contains(flag))
-        .map(str::to_owned)
-        .collect()
 }
 
 fn models() -> Vec<String> {

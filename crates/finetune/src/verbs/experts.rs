@@ -286,7 +286,7 @@ fn most_used(usage: &[f64], share: f64) -> (Vec<usize>, f64) {
 fn checkpoint_of(source: &Source, model: &Decoder, folder: &Path) -> Result<()> {
     let options = checkpoint::SaveOptions {
         dtype: Some(model.kind()).filter(|_| source.dir().config().dtype.is_none()),
-        ..source.options(Existing::Refuse)
+        ..source.options(Existing::Refuse, "experts")
     };
     Ok(model.save(folder, &options)?)
 }

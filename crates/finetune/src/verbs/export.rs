@@ -65,6 +65,7 @@ impl Args {
                     dtype,
                     device,
                     existing,
+                    verb: "export",
                     against: self.against,
                     keep_zeros: false,
                 }

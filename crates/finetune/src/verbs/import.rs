@@ -46,6 +46,7 @@ impl Args {
             dtype,
             device,
             existing,
+            verb: "import",
             against: None,
             keep_zeros: false,
         }

@@ -51,6 +51,7 @@ impl Args {
             dtype: self.machine.written(device),
             device,
             existing: Existing::Refuse,
+            verb: "merge",
             against: self.against,
             keep_zeros: self.keep_zeros,
         };

@@ -150,7 +150,7 @@ impl Args {
         let before = measure(&model)?;
         let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
         let after = measure(&model)?;
-        model.save(&self.output, &source.options(Existing::Refuse))?;
+        model.save(&self.output, &source.options(Existing::Refuse, "prune"))?;
         Ok((Done::Weights { config, thinned }, samples, before, after))
     }
 

@@ -88,7 +88,7 @@ impl Args {
         };
         let options = SaveOptions {
             dtype,
-            ..tuned.options(Existing::Refuse)
+            ..tuned.options(Existing::Refuse, "reset")
         };
         checkpoint::save_model(&self.output, tuned.dir().config(), &infos, make, &options)?;
         bar.finish_and_clear();

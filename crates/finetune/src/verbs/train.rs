@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use train::{Outcome, Report};
 
 use crate::machine::MachineArgs;
 use crate::output;
 use crate::recipe::{Recipe, Surgery};
-use crate::training::{self, Begin, Watch};
+use crate::training::{self, Begin, Watch, record};
 
 /// Arguments of `train`.
 #[derive(clap::Args, Debug)]
@@ -28,6 +28,9 @@ pub struct Args {
     /// Continue from the newest checkpoint in the output folder, bit for bit
     #[arg(long)]
     resume: bool,
+    /// With --resume: go on though this key of the recipe differs, such as `train.max_steps`; may be given several times
+    #[arg(long, value_name = "KEY", requires = "resume")]
+    allow: Vec<String>,
     /// What the run was, as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -40,11 +43,19 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let recipe = Recipe::read(&self.recipe, &self.set)?;
         let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
+        if let Some(key) = self.allow.iter().find(|key| !record::is_allowable(key)) {
+            bail!(
+                "`--allow {key}`: wanted one of {}, found a key with which no run can go on\n\
+                 hint: begin a new run in another `train.output_dir`",
+                record::listing()
+            );
+        }
         let begin = if self.resume { Begin::Resume } else { Begin::New };
         let folder = recipe.output_dir().clone();
         let is_adapter = recipe.surgery.iter().any(Surgery::is_adapter);
         let model = recipe.model.name_or_path.clone();
-        let report = training::run(recipe, machine, begin, &Watch::new(stop_flag()?))?;
+        let watch = Watch::new(stop_flag()?).allowing(&self.allow);
+        let report = training::run(recipe, machine, begin, &watch)?;
         if self.json {
             output::json(&serde_json::json!({
                 "output_dir": folder,

@@ -108,7 +108,7 @@ impl Args {
         };
         let options = SaveOptions {
             dtype,
-            ..base.options(Existing::Refuse)
+            ..base.options(Existing::Refuse, "upcycle")
         };
         checkpoint::save_model(&self.output, &sparse, &infos, make, &options)?;
         bar.finish_and_clear();

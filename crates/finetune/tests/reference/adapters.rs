@@ -149,6 +149,7 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
             dtype: None,
             device: Device::Cpu,
             existing: Existing::Refuse,
+            verb: "merge",
             against: None,
             keep_zeros: false,
         };
@@ -248,6 +249,7 @@ fn a_classifier_keeps_its_labels_unless_the_adapter_brings_others() {
             dtype: None,
             device: Device::Cpu,
             existing: Existing::Refuse,
+            verb: "merge",
             against: None,
             keep_zeros: false,
         }

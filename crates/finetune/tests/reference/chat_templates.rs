@@ -64,6 +64,7 @@ fn loaded(model: &str, adapter: Option<&Path>) -> String {
 fn load(model: &str, adapter: Vec<AdapterArg>) -> Result<String, String> {
     let args = ModelArgs {
         model: model.to_owned(),
+        revision: None,
         adapter,
         against: None,
         machine: MachineArgs {
@@ -123,6 +124,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
         dtype: None,
         device: Device::Cpu,
         existing: checkpoint::Existing::Refuse,
+        verb: "merge",
         against: None,
         keep_zeros: false,
     }

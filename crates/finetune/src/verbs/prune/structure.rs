@@ -189,8 +189,14 @@ impl Taken {
             let value = held.get(&old).ok_or_else(|| format!("no `{old}` in the model"))?;
             Ok(self.cut.tensor(&old, value).to_device(Device::Cpu).contiguous())
         };
-        checkpoint::save_model(folder, &config, &infos, tensor, &source.options(Existing::Refuse))
-            .with_context(|| format!("`{}`", folder.display()))
+        checkpoint::save_model(
+            folder,
+            &config,
+            &infos,
+            tensor,
+            &source.options(Existing::Refuse, "prune"),
+        )
+        .with_context(|| format!("`{}`", folder.display()))
     }
 
     /// For machines.

@@ -131,10 +131,6 @@ fn write(from: &Path, folder: &Path, tensors: &HashMap<String, Tensor>) -> Resul
         };
         std::fs::copy(&path, staged.path().join(name)).with_context(|| format!("`{}`", path.display()))?;
     }
-    if folder.is_dir() {
-        staged.commit_into(CONFIG)?;
-    } else {
-        staged.commit()?;
-    }
+    staged.commit()?;
     Ok(())
 }

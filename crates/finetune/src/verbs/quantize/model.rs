@@ -114,7 +114,7 @@ pub(super) fn quantize(
     };
     let options = SaveOptions {
         dtype: Some(dtype),
-        ..source.options(Existing::Refuse)
+        ..source.options(Existing::Refuse, "quantize")
     };
     checkpoint::save_model(folder, &written, &infos, tensor, &options)?;
     let report = report(config, dtype, dense, &costs);
