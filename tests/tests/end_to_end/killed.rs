@@ -192,7 +192,9 @@ impl Case {
         for place in places(calls, times) {
             restore(&self.home);
             let at = place.to_string();
-            let status = self.run(&self.args, &[("SHIM_AT", at.as_str()), ("SHIM_DO", "kill")]).status;
+            let status = self
+                .run(&self.args, &[("SHIM_AT", at.as_str()), ("SHIM_DO", "kill")])
+                .status;
             let place = format!("killed before call {place} of {calls}");
             assert!(
                 status.signal() == Some(9) || status.success(),
