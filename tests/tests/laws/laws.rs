@@ -9,6 +9,7 @@ use finetune::training::Begin;
 use super::bases::Precision;
 use super::methods::Form;
 use super::run::{self, Case, Said};
+use super::spoilt;
 
 /// How far apart two forms of one model may be where they round at other places: relative, in the mean square.
 ///
@@ -27,7 +28,7 @@ fn rounding(precision: Precision) -> f64 {
 ///
 /// An update that began inside the base weight is written as an update of the original one, of twice the rank. A model
 /// that trains as a whole holds its numbers in f32 and is written in its own dtype.
-fn loading(case: &Case) -> f64 {
+pub(crate) fn loading(case: &Case) -> f64 {
     let began_inside = case
         .method
         .surgery
@@ -44,8 +45,8 @@ fn loading(case: &Case) -> f64 {
 /// The least by which three steps must move what a model says: else a law could hold of an update that is nothing.
 const MOVED: f64 = 1e-3;
 
-/// The first law that does not hold.
-pub(crate) fn hold(case: &Case, room: &Path) -> Result<()> {
+/// The first law that does not hold; else how many wrong saves the law of loading noticed.
+pub(crate) fn hold(case: &Case, room: &Path) -> Result<usize> {
     let model = case.base.write()?;
     let (whole, halves) = (room.join("whole"), room.join("halves"));
     let recipe = case.recipe(run::room(), &model, &whole)?;
@@ -79,9 +80,14 @@ pub(crate) fn hold(case: &Case, room: &Path) -> Result<()> {
 
     resumes(case, (&model, &whole, &halves), &trained).context("stopped after a step and resumed, it is the same")?;
     match case.method.form {
-        Form::Peft => merges(case, &model, &whole, &trained),
-        Form::Beside => refuses_to_merge(&model, &whole),
-        Form::Whole => exports(case, &whole, &loaded),
+        Form::Peft => merges(case, &model, &whole, &trained)?,
+        Form::Beside => refuses_to_merge(&model, &whole)?,
+        Form::Whole => exports(case, &whole, &loaded)?,
+    }
+    // Once a method is enough, and in f32 the law of loading is the sharpest.
+    match case.base.precision {
+        Precision::F32 => spoilt::is_noticed(case, (&model, &whole), &trained).context("a wrong save"),
+        _ => Ok(0),
     }
 }
 

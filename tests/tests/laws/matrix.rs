@@ -55,7 +55,8 @@ pub(crate) fn declared_of(path: &Path, text: &str, model: &ModelDir) -> Result<O
 
 /// What became of a case.
 enum Outcome {
-    Held,
+    /// With so many wrong saves that were noticed.
+    Held(usize),
     Refused,
     KnownToFail,
 }
@@ -71,8 +72,8 @@ fn outcome(case: &Case) -> Result<Outcome> {
         .iter()
         .find(|known| known.method == case.method.name && known.precisions.contains(&case.base.precision));
     match (held, known) {
-        (Ok(()), None) => Ok(Outcome::Held),
-        (Ok(()), Some(_)) => Err(anyhow!("it holds: take its entry out of `known.rs`")),
+        (Ok(noticed), None) => Ok(Outcome::Held(noticed)),
+        (Ok(_), Some(_)) => Err(anyhow!("it holds: take its entry out of `known.rs`")),
         (Err(error), Some(known)) => {
             ensure!(
                 format!("{error:#}").contains(known.says),
@@ -147,13 +148,20 @@ fn what_a_run_leaves_says_the_same_wherever_it_is_read() {
         .filter_map(|(name, outcome)| Some(format!("{name}: {:#}", outcome.as_ref().err()?)))
         .collect();
     failures.sort();
+    let noticed: usize = outcomes
+        .iter()
+        .filter_map(|(_, outcome)| match outcome {
+            Ok(Outcome::Held(noticed)) => Some(noticed),
+            _ => None,
+        })
+        .sum();
     // To the stream itself, which the test harness does not hold back.
     let _ = writeln!(
         std::io::stderr(),
-        "law matrix: {} methods, {} combinations: {} run and held, {} refused by name, {} known to fail, {} failed; {:.0} s",
+        "law matrix: {} methods, {} combinations: {} run and held, {} refused by name, {} known to fail, {} failed; {noticed} wrong saves noticed; {:.0} s",
         methods().count(),
         outcomes.len(),
-        count(|outcome| matches!(outcome, Outcome::Held)),
+        count(|outcome| matches!(outcome, Outcome::Held(_))),
         count(|outcome| matches!(outcome, Outcome::Refused)),
         count(|outcome| matches!(outcome, Outcome::KnownToFail)),
         failures.len(),
