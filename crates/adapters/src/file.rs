@@ -240,9 +240,15 @@ mod tests {
         assert_eq!(found, ("model.layers.0.self_attn".into(), "scaling".into()));
         // A Mixtral's feed-forward has another name, and its adapters the same.
         let experts = ModulePath::from("model.layers.3.block_sparse_moe");
-        assert_eq!(named(&format!("{experts}.adapters.default.adapter_down.0.weight")), theirs);
+        assert_eq!(
+            named(&format!("{experts}.adapters.default.adapter_down.0.weight")),
+            theirs
+        );
         assert_eq!(slot(&experts), "model.layers.3.mlp".into());
-        assert_eq!(slot(&"model.layers.3.self_attn".into()), "model.layers.3.self_attn".into());
+        assert_eq!(
+            slot(&"model.layers.3.self_attn".into()),
+            "model.layers.3.self_attn".into()
+        );
         assert_eq!(parse("model.norm.weight"), None);
         assert_eq!(named("model.norm.weight"), "model.norm.weight");
     }
