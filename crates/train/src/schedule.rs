@@ -170,8 +170,11 @@ impl Schedule {
             return Err(Error::NoEffect {
                 option: "lr_scheduler_kwargs",
                 why: format!(
-                    "`{idle}` is no option of this `lr_scheduler_type`, whose options are {:?}",
-                    kind.options()
+                    "`{idle}` is no option of this `lr_scheduler_type`, whose options are: {}",
+                    match kind.options() {
+                        [] => "none".to_owned(),
+                        options => options.join(", "),
+                    }
                 ),
                 hint: "remove it or choose another schedule",
             });

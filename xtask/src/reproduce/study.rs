@@ -146,6 +146,15 @@ impl Step {
 }
 
 impl Form {
+    /// The unit in which the table shows it, and by what a number is multiplied for it.
+    pub(crate) fn unit(self) -> (&'static str, f64) {
+        match self {
+            Self::Share => ("%", 100.0),
+            Self::Digits(_) => ("", 1.0),
+            Self::Gigabytes => ("GB", 1e-9),
+        }
+    }
+
     /// A number as the table shows it.
     pub(crate) fn show(self, value: f64) -> String {
         match self {

@@ -60,8 +60,8 @@ pub(super) fn study(scale: usize) -> Study {
                 The base is SmolLM2-135M-Instruct from a Q4_1 file, dequantised.",
         arms,
         columns: vec![
-            column("after.chapter.exact_match", "chapter", Form::Share),
-            column("after.region.exact_match", "region", Form::Share),
+            column("after.chapter.exact_match", "chapter questions right", Form::Share),
+            column("after.region.exact_match", "region questions right", Form::Share),
             column("after.general.perplexity", "general perplexity", Form::Digits(2)),
         ],
         drawn: "after.region.exact_match",
