@@ -4,6 +4,8 @@
 //! take their place, so nothing is padded and a sequence's tokens do not depend on what else is generated.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::{Kind, Tensor};
 use tensor_core::{Documents, Mix, Pass, Still, blob, parallel};
@@ -30,6 +32,8 @@ pub struct GenerateOptions {
     pub max_prefill_tokens: usize,
     /// The adapters that each prompt is answered with, one mix a prompt; none for the model's default.
     pub mixes: Vec<Mix>,
+    /// Set by another thread or a signal, ends every sequence before its next token.
+    pub interrupt: Option<Arc<AtomicBool>>,
 }
 
 /// Whether the model's own end tokens end a sequence.
@@ -51,7 +55,14 @@ impl Default for GenerateOptions {
             max_sequences: 32,
             max_prefill_tokens: 4096,
             mixes: Vec::new(),
+            interrupt: None,
         }
+    }
+}
+
+impl GenerateOptions {
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
@@ -65,6 +76,8 @@ pub enum Stop {
     Length,
     /// At the model's last position.
     Context,
+    /// By [`GenerateOptions::interrupt`].
+    Interrupted,
 }
 
 /// What was generated after one prompt.
@@ -120,6 +133,11 @@ impl Decoder {
                 .for_each(|sequence| sequence.end(Stop::Length, &mut done));
         }
         while !(live.is_empty() && waiting.is_empty()) {
+            if options.is_interrupted() {
+                let unfinished = live.drain(..).chain(waiting.drain(..));
+                unfinished.for_each(|sequence| sequence.end(Stop::Interrupted, &mut done));
+                break;
+            }
             let admitted = admit(&mut waiting, live.len(), options);
             let (logits, first) = if admitted.is_empty() {
                 (self.next_logits(&live, mixes, (&cache, &still))?, 0)

@@ -1,5 +1,8 @@
 //! Generation against Transformers, and its laws: cached equals uncached, a batch equals each alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use checkpoint::ModelDir;
 use decoder::{Decoder, EndTokens, GenerateOptions, KvCache, Sampler, Stop};
 use tch::{Device, Kind, Tensor};
@@ -189,6 +192,31 @@ fn a_sequence_ends_with_its_stop_token_or_at_the_last_position() {
         .generate(&[long], &options(Sampler::default(), 20), &mut |_, _| ())
         .expect("generated")[0];
     assert_eq!((answer.tokens.len(), answer.stopped), (3, Stop::Context));
+}
+
+#[test]
+fn an_interrupted_generation_keeps_what_was_written() {
+    let model = load("llama-tied");
+    let row = &rows()[0];
+    let flag = Arc::new(AtomicBool::new(false));
+    let options = GenerateOptions {
+        interrupt: Some(flag.clone()),
+        max_sequences: 1,
+        ..options(row.sampler, 20)
+    };
+    let prompts = [row.prompt.clone(), row.prompt.clone()];
+    let mut heard = 0;
+    let answers = model
+        .generate(&prompts, &options, &mut |_, _| {
+            heard += 1;
+            flag.store(heard == 3, Ordering::Relaxed);
+        })
+        .expect("generated");
+    assert_eq!(
+        (answers[0].tokens.as_slice(), answers[0].stopped),
+        (&row.tokens[..3], Stop::Interrupted)
+    );
+    assert_eq!((answers[1].tokens.len(), answers[1].stopped), (0, Stop::Interrupted));
 }
 
 #[test]
