@@ -9,7 +9,7 @@
 use tch::{Kind, Tensor};
 use tensor_core::{Documents, Error as CoreError, Linear, Loss, ModulePath, Objective, Policy};
 
-use crate::preference::{LossType, Pairs, PreferenceConfig, Side, Strength};
+use crate::preference::{LossType, Pairs, PreferenceConfig, Side, Strength, listed};
 use crate::{Error, Reference, ReplyRow, Result};
 
 /// What `sft` and `orpo` learn of the better document.
@@ -40,7 +40,7 @@ impl Preference {
         if needs && reference.is_none() {
             let losses: Vec<LossType> = terms.iter().map(|(loss, _)| *loss).collect();
             return Err(Error::NoReference {
-                losses: format!("{losses:?}").to_lowercase(),
+                losses: listed(&losses),
                 hint: "give one, or use `simpo`, `orpo` or `sft`",
             });
         }

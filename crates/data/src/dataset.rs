@@ -155,7 +155,10 @@ impl Dataset {
             return Err(Error::Setting {
                 key: "held_out",
                 wanted: "fewer rows than there are, or a fraction from 0 to 1",
-                found: format!("{held_out:?} of {total} rows"),
+                found: match held_out {
+                    HeldOut::Count(count) => format!("{count} of {total} rows"),
+                    HeldOut::Fraction(part) => format!("the fraction {part} of {total} rows"),
+                },
             });
         }
         let mut order: Vec<u32> = (0..total as u32).collect();

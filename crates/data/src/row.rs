@@ -84,6 +84,19 @@ pub enum Label {
 }
 
 impl Row {
+    /// What kind of row it is, in words for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a plain text",
+            Self::Chat(_) => "a conversation",
+            Self::Prompted(_) => "a prompt with its reply",
+            Self::Preference { .. } => "a pair of replies, one chosen and one rejected",
+            Self::Unpaired { .. } => "a reply that is marked as good or bad",
+            Self::PromptOnly { .. } => "a prompt without a reply",
+            Self::Labelled { .. } => "a text with a label",
+        }
+    }
+
     /// What the model is given in this row, as one string: rows with the same input are duplicates of each other.
     ///
     /// A conversation's input is everything before its last assistant turn; a plain text is its own input.

@@ -3,6 +3,7 @@
 use data::{Prompt, Tokenizer};
 use tensor_core::Mix;
 
+use crate::rows::listed;
 use crate::{Error, Normalise, Result, Scorer, Task, TaskReport, packing, rows};
 
 /// A prompt with one answer behind it.
@@ -38,7 +39,7 @@ pub(crate) fn multiple_choice(
             .choices
             .iter()
             .position(|choice| question.gold.contains(choice));
-        gold.push(right.ok_or_else(|| refused("the right answer among the choices", format!("{:?}", question.gold)))?);
+        gold.push(right.ok_or_else(|| refused("the right answer among the choices", listed(&question.gold)))?);
         let row = question
             .choices
             .iter()

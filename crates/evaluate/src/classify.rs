@@ -4,7 +4,7 @@ use data::{Prompt, Tokenizer};
 use tensor_core::Mix;
 
 use crate::choice::{self, Answered};
-use crate::rows::{self, Question};
+use crate::rows::{self, Question, listed};
 use crate::{Error, Normalise, Result, Scorer, Task, TaskReport, packing};
 
 pub(crate) fn classify(
@@ -79,8 +79,8 @@ fn gold_of(task: &Task, idx: usize, question: &Question, labels: &[String]) -> R
         .ok_or_else(|| Error::Row {
             path: task.data.clone(),
             row: idx + 1,
-            wanted: format!("one of the labels {labels:?}"),
-            found: format!("{found:?}"),
+            wanted: format!("one of the labels {}", listed(labels)),
+            found: format!("`{found}`"),
         })
 }
 

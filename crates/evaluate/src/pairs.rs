@@ -30,7 +30,7 @@ pub(crate) fn pairs(
                 task,
                 idx,
                 "two replies, `chosen` and `rejected`",
-                &format!("{row:?}"),
+                row.kind(),
             ));
         }
         let failed = |source| Error::Text {

@@ -76,8 +76,17 @@ fn whole(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<St
             Exchange::Text { prompt, reply } => Ok(format!("{prompt}{reply}")),
             Exchange::Turns { .. } => render(task, idx, &exchange.chat().unwrap_or_default(), tokenizer),
         },
-        other => Err(refused(task, idx, "a text or a conversation", &format!("{other:?}"))),
+        other => Err(refused(task, idx, "a text or a conversation", other.kind())),
     }
+}
+
+/// Names for a message: each between backticks.
+pub(crate) fn listed(names: &[String]) -> String {
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result<String> {
@@ -163,12 +172,7 @@ pub(crate) fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question
             (Prompt::Turns(user(text)), gold)
         }
         other => {
-            return Err(refused(
-                task,
-                idx,
-                "a prompt with its right answer",
-                &format!("{other:?}"),
-            ));
+            return Err(refused(task, idx, "a prompt with its right answer", other.kind()));
         }
     };
     Ok(Question {

@@ -179,7 +179,10 @@ impl Suite {
                     .stride
                     .is_some_and(|stride| stride == 0 || stride > task.max_length)
             {
-                let found = format!("`max_length` {} with `stride` {:?}", task.max_length, task.stride);
+                let stride = task
+                    .stride
+                    .map_or_else(|| "none".to_owned(), |stride| stride.to_string());
+                let found = format!("`max_length` {} with `stride` {stride}", task.max_length);
                 return refuse(
                     found,
                     "a window has at least 2 tokens, and a stride is at most a window",

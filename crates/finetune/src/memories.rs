@@ -33,8 +33,9 @@ impl Memories {
         let version = file.get("version").and_then(Value::as_u64);
         ensure!(
             version == Some(VERSION),
-            "{}: wanted version {VERSION}, found {version:?}\nhint: read it with the program that wrote it",
-            place()
+            "{}: wanted version {VERSION}, found {}\nhint: read it with the program that wrote it",
+            place(),
+            version.map_or_else(|| "none".to_owned(), |version| version.to_string())
         );
         let config = serde_json::from_value(file.get("config").cloned().unwrap_or_default()).with_context(place)?;
         Ok(Self {

@@ -125,7 +125,11 @@ impl Modules {
         if chosen.is_empty() {
             let what = match &self.targets {
                 Targets::Pattern(pattern) => format!("`target_modules = \"{pattern}\"`"),
-                other => format!("`target_modules` ({other:?}) with its exclusions and layers"),
+                Targets::AllLinear => "`target_modules = \"all-linear\"` with its exclusions and layers".to_owned(),
+                Targets::Names(names) => {
+                    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                    format!("`target_modules` ({}) with its exclusions and layers", names.join(", "))
+                }
             };
             return Err(Error::NoMatch {
                 what,

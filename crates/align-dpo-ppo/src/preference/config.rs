@@ -6,7 +6,7 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{IntoDeserializer as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{LossType, Strength};
+use super::{LossType, Strength, listed};
 use crate::{Error, Likelihood, Result};
 
 /// A loss, or several.
@@ -144,7 +144,7 @@ impl PreferenceConfig {
         let no_effect = |option, hint| {
             Err(Error::NoEffect {
                 option,
-                found: format!("{losses:?}").to_lowercase(),
+                found: listed(losses),
                 hint,
             })
         };

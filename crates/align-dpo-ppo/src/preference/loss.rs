@@ -41,6 +41,22 @@ pub enum LossType {
     Sft,
 }
 
+impl std::fmt::Display for LossType {
+    /// The name that a recipe gives it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Several losses, as a message names them.
+pub(crate) fn listed(losses: &[LossType]) -> String {
+    losses
+        .iter()
+        .map(|loss| format!("`{loss}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
 /// How strongly the losses pull.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Strength {

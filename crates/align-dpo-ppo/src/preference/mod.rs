@@ -10,6 +10,7 @@ mod reward;
 mod unpaired;
 
 pub use config::{OrpoConfig, PreferenceConfig, Terms};
+pub(crate) use loss::listed;
 pub use loss::{LossType, Strength};
 pub use odds::log_odds;
 pub use pairs::{Pairs, Side};

@@ -43,7 +43,7 @@ pub(crate) fn tokenizer_files(file: &Gguf) -> Result<(TokenizerFiles, Vec<i64>)>
         other => {
             return Err(Error::Unsupported {
                 path: file.path().to_owned(),
-                what: format!("`tokenizer.ggml.model` = {other:?}"),
+                what: format!("`tokenizer.ggml.model` = {}", other.unwrap_or("none")),
                 hint: "gpt2 and llama are".into(),
             });
         }

@@ -138,7 +138,12 @@ impl State {
         let object: Map<String, Value> = serde_json::from_slice(blob::slice::<u8>(&bytes.contiguous()))
             .map_err(|error| broken("a JSON object", error.to_string()))?;
         let field = |key: &str| object.get(key).filter(|value| !value.is_null());
-        let missing = |key: &str| broken(&format!("a valid `{key}`"), format!("{:?}", object.get(key)));
+        let missing = |key: &str| {
+            broken(
+                &format!("a valid `{key}`"),
+                object.get(key).map_or_else(|| "none".to_owned(), ToString::to_string),
+            )
+        };
         let count = |key: &str| {
             field(key)
                 .and_then(Value::as_i64)

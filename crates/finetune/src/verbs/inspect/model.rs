@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use checkpoint::Output;
+use checkpoint::{Output, Rope, RopeScaling};
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
@@ -65,10 +65,7 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     put("vocabulary", json!(config.vocab_size));
     put("positions", json!(config.max_position_embeddings));
     put("sliding_window", json!(config.sliding_window));
-    put(
-        "rope",
-        json!(format!("theta {}, {:?}", config.rope.theta, config.rope.scaling)),
-    );
+    put("rope", json!(rope(&config.rope)));
     put("tied_embeddings", json!(config.tie_word_embeddings));
     if config.output == Output::SequenceClassifier {
         put("labels", json!(config.labels));
@@ -113,5 +110,24 @@ pub(super) fn dtype(kind: Kind) -> &'static str {
         Kind::Int8 => "int8",
         Kind::Int64 => "int64",
         _ => "other",
+    }
+}
+
+/// The rotary embedding in words.
+fn rope(rope: &Rope) -> String {
+    let theta = rope.theta;
+    match rope.scaling {
+        RopeScaling::Default => format!("theta {theta}"),
+        RopeScaling::Linear { factor } => format!("theta {theta}, positions divided by {factor}"),
+        RopeScaling::Llama3 {
+            factor,
+            original_max_position_embeddings: trained,
+            ..
+        } => format!("theta {theta}, stretched {factor} times from {trained} positions (llama3)"),
+        RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: trained,
+            ..
+        } => format!("theta {theta}, stretched {factor} times from {trained} positions (YaRN)"),
     }
 }
