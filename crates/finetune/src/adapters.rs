@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-pub use chosen::{Adapters, COLUMN, mix};
+pub use chosen::{Adapters, COLUMN, mix, tell_base, tell_first};
 pub use templates::Templates;
 
 /// One `--adapter`.

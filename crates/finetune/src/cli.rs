@@ -35,6 +35,8 @@ pub enum Verb {
     Generate(verbs::generate::Args),
     /// Talk with a model in the terminal
     Chat(verbs::chat::Args),
+    /// Label texts by a classifier, with probabilities
+    Classify(verbs::classify::Args),
     /// Log-probability of each row, perplexity and bits per byte
     Score(verbs::score::Args),
     /// Measure a model by a suite of tasks
@@ -119,6 +121,7 @@ impl Verb {
             Self::Train(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Chat(args) => args.run(),
+            Self::Classify(args) => args.run(),
             Self::Score(args) => args.run(),
             Self::Evaluate(args) => args.run(),
             Self::Analyse(args) => args.run(),

@@ -1,6 +1,31 @@
 //! How a failure is shown: the situation first, its causes below, hints last.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// Flags that cannot mean anything together, or a flag's value that its model cannot have: exit code 2, as for every
+/// other wrong usage.
+#[derive(Debug)]
+pub struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The error of wrong usage.
+pub fn usage(message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(message.into()))
+}
+
+/// The exit code of an error: 2 for wrong usage, 1 for everything else.
+pub fn code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = error.chain().any(|cause| cause.is::<Usage>());
+    ExitCode::from(if is_usage { 2 } else { 1 })
+}
 
 /// Writes an error with its causes to stderr.
 pub fn report(error: &anyhow::Error) {
@@ -46,6 +71,17 @@ fn split_hints(message: &str) -> (Vec<&str>, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wrong_usage_is_told_from_other_failures_beneath_any_context() {
+        let shown = |error: anyhow::Error| format!("{:?}", code(&error));
+        let (two, one) = (ExitCode::from(2), ExitCode::from(1));
+        assert_eq!(
+            shown(usage("`--keep`: wanted less").context("the model")),
+            format!("{two:?}")
+        );
+        assert_eq!(shown(anyhow::anyhow!("no such file")), format!("{one:?}"));
+    }
 
     #[test]
     fn hints_come_last_and_nothing_is_said_twice() {

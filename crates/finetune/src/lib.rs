@@ -5,6 +5,7 @@
 pub mod adapters;
 pub mod agents;
 pub mod bottleneck;
+pub mod classifier;
 pub mod cli;
 pub mod convert;
 pub mod experts;
@@ -17,6 +18,7 @@ pub mod prompts;
 pub mod provenance;
 pub mod pruning;
 pub mod quantised;
+pub mod ranges;
 pub mod recipe;
 pub mod rewards;
 pub mod training;
@@ -41,7 +43,7 @@ pub fn run() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             failure::report(&error);
-            ExitCode::FAILURE
+            failure::code(&error)
         }
     }
 }

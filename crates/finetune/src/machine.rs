@@ -9,18 +9,33 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 use tensor_core::{device, parallel};
 
+use crate::ranges;
+
 /// Flags of every verb that loads a model.
 #[derive(Args, Clone, Debug, Default)]
 pub struct MachineArgs {
-    /// Numbers to compute in; `auto`, the default, is bf16 where the machine is fast at it, f32 otherwise
+    /// The number format to compute in; `auto`, the default, is bf16 where the machine is fast at it, f32 otherwise
     #[arg(long, value_enum, value_name = "D", help_heading = "Machine")]
     pub dtype: Option<Dtype>,
     /// Where to compute: `auto` (the default), `cpu`, `cuda` or `cuda:N`
-    #[arg(long, value_name = "D", help_heading = "Machine")]
+    #[arg(long, value_name = "D", help_heading = "Machine", value_parser = device_name)]
     pub device: Option<String>,
     /// Threads to compute with [default: `OMP_NUM_THREADS`, else the physical cores]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[arg(long, value_name = "N", help_heading = "Machine", value_parser = ranges::count(1))]
     pub threads: Option<usize>,
+}
+
+/// A device's name; whether the machine has it is asked later.
+fn device_name(name: &str) -> Result<String, String> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_one = match name.strip_prefix("cuda:") {
+        Some(number) => is_number(number),
+        None => matches!(name, "auto" | "cpu" | "cuda"),
+    };
+    match is_one {
+        true => Ok(name.to_owned()),
+        false => Err("wanted `auto`, `cpu`, `cuda` or `cuda:N`".into()),
+    }
 }
 
 /// What to compute in.

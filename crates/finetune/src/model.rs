@@ -1,6 +1,7 @@
 //! Models and adapters by the names that users give them: opened, loaded, written.
 
 mod adapter;
+mod missing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,8 +36,9 @@ pub struct ModelArgs {
     /// The branch, tag or commit of a model that is a hub id [default: main]
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
-    /// An adapter for it: PEFT's LoRA or DoRA, or bottleneck adapters; several of LoRA's are mixed as DIR=WEIGHT, or
-    /// chosen by each row's key `adapter` as NAME=DIR
+    /// The folder of an adapter for the model. Several LoRA adapters: DIR=WEIGHT each adds their updates with these
+    /// weights; NAME=DIR each lets every row of a data file choose one by its key `adapter` (rows without the key are read
+    /// by the base alone)
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<AdapterArg>,
     /// What is put under an adapter that was trained over packed weights [default: quantized]
@@ -86,6 +88,8 @@ impl ModelArgs {
         let machine = self.machine.start()?;
         let model = source.decoder_packed(machine, packing.as_ref())?;
         let (model, adapters) = adapters.place(model, &self.model)?;
+        // Adapters that are mixed by weights leave rows no choice.
+        let adapters = adapters.filter(|_| self.adapter.iter().any(|arg| arg.name.is_some()));
         Ok(Loaded {
             model,
             tokenizer,

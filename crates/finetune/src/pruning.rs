@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tensor_core::{Documents, DropoutKey};
 
+use crate::ranges;
 use crate::{output, prompts};
 
 /// Which text is looked at: flags of `prune`, keys of `kind = "prune"`.
@@ -22,10 +23,10 @@ pub struct CalibrationConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<PathBuf>,
     /// How many samples of it are taken
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = ranges::count(1))]
     pub nsamples: usize,
     /// The most tokens of a sample
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = ranges::count(1))]
     pub max_length: usize,
     /// Which samples are taken
     #[arg(long, default_value_t = 0)]

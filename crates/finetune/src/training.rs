@@ -11,7 +11,7 @@ pub mod rows;
 pub mod samples;
 pub mod saving;
 pub mod sets;
-mod states;
+pub(crate) mod states;
 pub mod steps;
 mod telling;
 mod watch;

@@ -2,6 +2,7 @@
 
 pub mod analyse;
 pub mod chat;
+pub mod classify;
 pub mod combine;
 pub mod doctor;
 pub mod estimate;

@@ -117,7 +117,7 @@ fn choices() -> [Value; 5] {
 fn alone(home: &Home) -> [Vec<String>; 5] {
     let (a, b) = (home.a.clone(), home.b.clone());
     let mixed = vec![format!("{a}=0.5"), format!("{b}=-2")];
-    [vec![b], vec![a.clone()], vec![a], vec![], mixed]
+    [vec![b], vec![a], vec![], vec![], mixed]
 }
 
 #[track_caller]

@@ -285,11 +285,12 @@ fn wrong_usage_has_its_own_exit_code() {
     finetune(&home, &[]).fails_with(2, &["Usage"]);
     let model = tiny().display().to_string();
     finetune(&home, &["generate", "--model", &model, "--prompt", "a", "--top-p", "7"])
-        .fails_with(1, &["top_p", "0 to 1", "found 7"]);
+        .fails_with(2, &["--top-p", "0 to 1", "'7'"]);
     finetune(
         &home,
         &["generate", "--model", &model, "--prompt", "a", "--device", "tpu"],
     )
-    .fails_with(1, &["`tpu`", "cuda:N"]);
-    finetune(&home, &["score", "--model", &model, "--data", "x", "--threads", "0"]).fails_with(1, &["`x`"]);
+    .fails_with(2, &["'tpu'", "cuda:N"]);
+    finetune(&home, &["score", "--model", &model, "--data", "x", "--threads", "0"])
+        .fails_with(2, &["--threads", "at least 1"]);
 }

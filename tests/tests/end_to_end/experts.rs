@@ -468,5 +468,5 @@ fn fewer_experts_are_the_nearest_the_most_used_any_or_merged() {
         "--output",
         &home.at("no"),
     ];
-    finetune(&home, &many).fails_with(1, &["`--keep`: wanted 1 to 4, found 9"]);
+    finetune(&home, &many).fails_with(2, &["`--keep`: wanted 1 to 4, found 9"]);
 }

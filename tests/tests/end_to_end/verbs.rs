@@ -11,8 +11,8 @@ use super::command::{Home, answer, command, finetune, root, tiny};
 fn help_is_quick_and_shows_an_example() {
     let home = Home::new();
     for verb in [
-        "train", "generate", "chat", "score", "evaluate", "analyse", "merge", "combine", "forget", "reset", "export",
-        "import", "inspect", "estimate", "doctor",
+        "train", "generate", "chat", "classify", "score", "evaluate", "analyse", "merge", "combine", "forget", "reset",
+        "export", "import", "inspect", "estimate", "doctor",
     ] {
         let help = finetune(&home, &[verb, "--help"]).works();
         assert!(
@@ -80,7 +80,17 @@ fn generating_is_greedy_and_repeatable_and_rows_become_lines() {
 fn chat(home: &Home, more: &[&str], said: &str) -> String {
     let model = tiny().display().to_string();
     let mut child = command(home)
-        .args(["chat", "--model", &model, "--max-new-tokens", "6", "--dtype", "f32"])
+        .args([
+            "chat",
+            "--model",
+            &model,
+            "--max-new-tokens",
+            "6",
+            "--dtype",
+            "f32",
+            "--temperature",
+            "0",
+        ])
         .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -97,7 +107,17 @@ fn a_chat_that_outgrows_the_model_forgets_its_oldest_turns() {
     let model = tiny().display().to_string();
     let talk = |said: &str| {
         let mut command = command(&home);
-        command.args(["chat", "--model", &model, "--max-new-tokens", "4", "--dtype", "f32"]);
+        command.args([
+            "chat",
+            "--model",
+            &model,
+            "--max-new-tokens",
+            "4",
+            "--dtype",
+            "f32",
+            "--temperature",
+            "0",
+        ]);
         let command = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use data::Dataset;
 use decoder::{Decoder, HeadKind};
 use lora::{AdapterNames, AdapterSet, Member};
 use serde_json::Value;
@@ -10,6 +11,7 @@ use tensor_core::{Mix, ModulePath};
 
 use super::{AdapterArg, Templates};
 use crate::model::{Adapter, Attached};
+use crate::output;
 
 /// The column of a data file whose value chooses a row's adapters.
 pub const COLUMN: &str = "adapter";
@@ -26,7 +28,8 @@ pub enum Adapters {
 }
 
 impl Adapters {
-    /// `DIR` alone, or all `NAME=DIR` (the first takes part where a row chooses none), or all `DIR=WEIGHT` (mixed).
+    /// `DIR` alone, or all `NAME=DIR` (rows choose; a single prompt, which cannot, is answered by the first), or all
+    /// `DIR=WEIGHT` (mixed).
     pub fn open(args: &[AdapterArg]) -> Result<Self> {
         let named = args.iter().filter(|arg| arg.name.is_some()).count();
         let weighted = args.iter().filter(|arg| arg.weight.is_some()).count();
@@ -112,12 +115,12 @@ impl Adapters {
     }
 }
 
-/// What a row's value in [`COLUMN`] means: a name, or an object of names with weights (empty for the base alone);
-/// without a value, the default.
+/// What a row's value in [`COLUMN`] means: a name, or an object of names with weights; the base alone for a row that
+/// chooses nothing (no value, null, or an empty object).
 pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<Mix> {
     let wanted = || format!("`{COLUMN}`: wanted a name, or an object of names and weights");
     match chosen {
-        None => Ok(names.default_mix().clone()),
+        None | Some(Value::Null) => Ok(Mix::base()),
         Some(Value::String(name)) => names.mix([(name.as_str(), 1.0)]).with_context(|| format!("`{COLUMN}`")),
         Some(Value::Object(shares)) => {
             let share = |(name, weight): (&String, &Value)| {
@@ -131,5 +134,24 @@ pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<Mix> {
             names.mix(shares).with_context(|| format!("`{COLUMN}`"))
         }
         Some(other) => bail!("{}, found {other}", wanted()),
+    }
+}
+
+/// Tells how many rows chose no adapter, and so were read by the base alone.
+pub fn tell_base(names: Option<&AdapterNames>, rows: &Dataset) {
+    let chooses = |idx: &usize| !matches!(rows.kept(*idx, COLUMN), None | Some(Value::Null));
+    let without = (0..rows.len()).filter(|idx| !chooses(idx)).count();
+    if names.is_some() && without > 0 {
+        let all = rows.len();
+        output::note(format!(
+            "{without} of {all} rows have no `{COLUMN}`: the base alone reads them, without an adapter"
+        ));
+    }
+}
+
+/// Tells which of several named adapters answers `what`, which cannot choose.
+pub fn tell_first(names: Option<&AdapterNames>, args: &[AdapterArg], what: &str) {
+    if let (Some(_), Some(name)) = (names, args.first().and_then(|arg| arg.name.as_ref())) {
+        output::note(format!("{what} chooses no adapter: `{name}`, the first, takes part"));
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 use tensor_core::ModulePath;
 
+use super::missing::refuse_missing;
 use crate::bottleneck::{self, Bottlenecks};
 use crate::memories::{self, Memories};
 use crate::output;
@@ -32,6 +33,7 @@ pub enum Attached {
 impl Attached {
     /// Opens what lies in the folder `path`.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_missing(path)?;
         Ok(if memories::is_in(path) {
             Self::Memories(Memories::open(path)?)
         } else if bottleneck::is_in(path) {
@@ -83,6 +85,7 @@ const VISION: [&str; 2] = [".vision_tower.", ".multi_modal_projector."];
 impl Adapter {
     /// Opens the adapter in the folder `path`, whose weights can be merged.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_missing(path)?;
         if memories::is_in(path) {
             return Err(memory_tuning::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
         }

@@ -106,7 +106,7 @@ fn tokens(
     if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
         // A whole file whose tokens are known needs no parsing.
         if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
-            tell(source, set.report(), 0);
+            tell(source, set.report(), 0, objective);
             return wanted::checked(source, set, objective);
         }
     }
@@ -123,19 +123,22 @@ fn tokens(
     if let Some(error) = set.uncached() {
         output::note(format!("the tokens are not kept for the next run: {error}"));
     }
-    tell(source, set.report(), duplicates);
+    tell(source, set.report(), duplicates, objective);
     wanted::checked(source, set, objective)
 }
 
 /// Says what was left out: nothing is silent.
-fn tell(source: &Source, report: &Report, duplicates: usize) {
-    let mut parts = vec![format!(
-        "{}: {} samples, {} tokens, {} of them trained",
-        source.name,
-        report.samples,
-        output::count(report.tokens as f64),
-        output::count(report.trained_tokens as f64)
-    )];
+fn tell(source: &Source, report: &Report, duplicates: usize, objective: &ObjectiveConfig) {
+    let (name, samples, tokens) = (&source.name, report.samples, output::count(report.tokens as f64));
+    let mut parts = vec![match objective {
+        // No token is a target here: what is learnt is the row's label, or which reply is the better one.
+        ObjectiveConfig::Classify(_) => format!("{name}: {samples} labelled samples, {tokens} tokens"),
+        ObjectiveConfig::Reward(_) => format!("{name}: {samples} pairs of replies, {tokens} tokens"),
+        _ => format!(
+            "{name}: {samples} samples, {tokens} tokens, {} of them trained",
+            output::count(report.trained_tokens as f64)
+        ),
+    }];
     let mut part = |count: usize, what: &str| {
         if count > 0 {
             parts.push(format!("{count} {what}"));

@@ -7,7 +7,7 @@ use tensor_core::blob;
 use train::{AdamW, StateMemory, StateTensor, States, TrainConfig, Trained, Update};
 
 /// States for this run.
-pub(super) fn states(config: &TrainConfig) -> train::Result<Box<dyn States>> {
+pub(crate) fn states(config: &TrainConfig) -> train::Result<Box<dyn States>> {
     let memory = StateMemory::of(config)?;
     Ok(if config.optim.is_8bit() {
         Box::new(AdamW8bit::new(memory))

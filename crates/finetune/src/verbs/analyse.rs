@@ -38,7 +38,7 @@ pub struct Args {
     /// A run's output folder, for all of its checkpoints; may be given several times
     #[arg(long, value_name = "RUN", num_args = 1..)]
     checkpoints: Vec<PathBuf>,
-    /// The modules that are looked at: names, a pattern, or `all-linear`
+    /// The modules that are compared: names, a pattern, or `all-linear`
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = ["q_proj", "v_proj"])]
     target_modules: Vec<String>,
     /// Where the picture and the numbers are written

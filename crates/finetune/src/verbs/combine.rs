@@ -11,9 +11,11 @@ use lora::combine::{Combination, CombinationType, CombineConfig, MajoritySign, W
 use serde_json::{Value, json};
 
 use crate::adapters::{AdapterArg, Templates};
+use crate::failure::usage;
 use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
 use crate::quantised::Quantisation;
+use crate::ranges;
 
 /// Arguments of `combine`.
 #[derive(clap::Args, Debug)]
@@ -25,34 +27,38 @@ use crate::quantised::Quantisation;
                   finetune combine --adapter runs/a --adapter runs/b --type ties_svd --density 0.5 --rank 16 --output runs/c"
 )]
 pub struct Args {
-    /// An adapter's folder with its weight; 1 if there is none, and negative ones take an adapter out
+    /// An adapter's folder with its weight (1 if none is given; a negative weight subtracts the adapter); may be given
+    /// several times
     #[arg(long, value_name = "DIR=WEIGHT", required = true)]
     adapter: Vec<AdapterArg>,
     /// How they are combined
     #[arg(long = "type", value_name = "T", default_value = "sum", value_parser = types())]
     combination_type: CombinationType,
     /// The rank of the result, for sum, svd and the types that end in _svd
-    #[arg(long, value_name = "R", visible_alias = "svd-rank")]
+    #[arg(long, value_name = "R", visible_alias = "svd-rank", value_parser = clap::value_parser!(i64).range(1..), allow_negative_numbers = true)]
     rank: Option<i64>,
-    /// The share of numbers that stays, for types that prune
-    #[arg(long, value_name = "D")]
+    /// The share of each update's numbers that stays, above 0, at most 1, for types with ties, dare or magnitude_prune in
+    /// their name
+    #[arg(long, value_name = "D", value_parser = ranges::share_above_zero(), allow_negative_numbers = true)]
     density: Option<f64>,
-    /// How signs are voted on, for types with ties in their name: total (the default) or frequency
+    /// How the sign of each number is decided, for types with ties in their name: by the sum of the updates (total, the
+    /// default) or by how many have it (frequency)
     #[arg(long, value_name = "M", value_parser = signs())]
     majority_sign_method: Option<MajoritySign>,
-    /// Numbers of both factors are held within this quantile of them, for svd and the types that end in _svd
-    #[arg(long, value_name = "Q")]
+    /// Clip outliers of the two factors, for svd and the types that end in _svd: numbers beyond the Q-quantile of each
+    /// factor are set to it (above 0.5, at most 1; 0.99 to 1 are usual)
+    #[arg(long, value_name = "Q", value_parser = ranges::between(0.0, 1.0), allow_negative_numbers = true)]
     svd_clamp: Option<f64>,
-    /// Where the random numbers of dare start
+    /// The seed of the random numbers of dare
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
-    /// The model that the result is for, where the adapters call one model by several names
+    /// The name of the base model to write into the result, where the adapters name the same model differently
     #[arg(long, value_name = "M")]
     base_model: Option<String>,
     /// Where the combined adapter is written; an adapter that is there is not replaced
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// What became of each module as JSON
+    /// Each module's rank and error as JSON on stdout
     #[arg(long)]
     json: bool,
 }
@@ -107,7 +113,7 @@ impl Args {
             majority_sign_method: self.majority_sign_method,
             seed: self.seed,
         };
-        options.check()?;
+        options.check().map_err(|error| usage(error.to_string()))?;
         let adapters = self.open()?;
         self.refuse_other_bases(&adapters)?;
         let packing = quantisation(&adapters)?;
@@ -142,7 +148,9 @@ impl Args {
         let open = |one: &AdapterArg| {
             if let Some(name) = &one.name {
                 let path = one.path.display();
-                bail!("`--adapter {name}={path}`: wanted DIR=WEIGHT, found `{path}`, which is no number");
+                return Err(usage(format!(
+                    "`--adapter {name}={path}`: wanted DIR=WEIGHT, found `{path}`, which is no number"
+                )));
             }
             let adapter = Adapter::open(&one.path)?;
             if adapter.use_dora() {

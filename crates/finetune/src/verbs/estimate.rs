@@ -2,6 +2,7 @@
 
 mod memory;
 mod past;
+mod rates;
 mod time;
 
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::machine::MachineArgs;
+use crate::machine::{Machine, MachineArgs};
 use crate::model::Source;
 use crate::output;
 use crate::recipe::Recipe;
@@ -21,8 +22,10 @@ use crate::training::steps::Steps;
 /// Arguments of `estimate`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "The data are tokenised (and cached) to count them; no weight is read. If the output folder holds the run,\n\
-                  what it took is shown beside.\n\n\
+    after_help = "The data are tokenised (and cached) to count them. Memory is counted from shapes; for the time, the model's first\n\
+                  blocks are trained on the first rows for some seconds (--no-measure: the time is computed from the machine's\n\
+                  matrix rate instead, and may be off by half). If the output folder holds the run, what it took is shown beside,\n\
+                  and compared where that run computed in the same number format on the same kind of device.\n\n\
                   Example:\n  finetune estimate recipes/sft-lora.toml"
 )]
 pub struct Args {
@@ -31,6 +34,9 @@ pub struct Args {
     /// Change the recipe; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Compute the time from the machine's matrix rate instead of training the first blocks for a moment
+    #[arg(long)]
+    no_measure: bool,
     /// JSON on stdout
     #[arg(long)]
     json: bool,
@@ -47,19 +53,32 @@ impl Args {
         recipe.fits(source.dir())?;
         let tokenizer = source.tokenizer()?;
         let sets = Sets::read(&recipe, &tokenizer)?;
-        let work = match rollouts::extent(&recipe, &tokenizer)? {
-            Some(extent) => time::Work::of_rollouts(&extent),
-            None => time::Work::of(&sets, &Steps::training(&sets, &recipe, machine.device)?),
+        let extent = rollouts::extent(&recipe, &tokenizer)?;
+        let steps = match &extent {
+            Some(_) => None,
+            None => Some(Steps::training(&sets, &recipe, machine.device)?),
+        };
+        let work = match (&extent, &steps) {
+            (Some(extent), _) => time::Work::of_rollouts(extent),
+            (None, Some(steps)) => time::Work::of(&sets, steps, &recipe),
+            (None, None) => anyhow::bail!("there is nothing to learn from"),
         };
         let mut model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;
         let learnt = sets.train.iter().map(|set| set.report().trained_tokens).sum();
         model.added += memory::rows_of_memories(&recipe, source.dir().config(), learnt)?;
         let memory = memory::estimate(&model, &recipe, machine, work.longest);
-        let time = time::estimate(&model, &recipe, machine, &work, memory.recomputed_share());
+        let rates = self.rates(
+            &recipe,
+            &source,
+            machine,
+            (sets.labels.as_deref(), steps.as_ref(), work.replies),
+            memory.recomputed_share(),
+        );
+        let time = time::estimate(&model, &recipe, machine, &work, memory.recomputed_share(), rates);
         let past = past::read(recipe.output_dir());
         if self.json {
             output::json(
-                &json!({ "memory": memory.as_json(), "time": time.as_json(), "run": past.as_ref().map(past::Past::as_json) }),
+                &json!({ "memory": memory.as_json(), "time": time.as_json(), "run": past.as_ref().map(|past| past.as_json(machine)) }),
             )?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -90,23 +109,53 @@ impl Args {
         }
         if let Some(past) = past {
             output::line(format!("the run in `{}`", recipe.output_dir().display()))?;
-            let off = |estimated: f64, found: f64| format!("{:+.0} %", 100.0 * (estimated / found - 1.0));
+            let differs = past.differs(machine);
+            let off = |estimated: f64, found: f64| match &differs {
+                Some(why) => format!("not compared: {why}"),
+                None => format!("the estimate is off by {:+.0} %", 100.0 * (estimated / found - 1.0)),
+            };
             if let Some(peak) = past.peak {
+                let shown = output::bytes(peak);
                 output::line(format!(
-                    "  {:<32} {:>10}  the estimate is off by {}",
+                    "  {:<32} {shown:>10}  {}",
                     "peak memory",
-                    output::bytes(peak),
                     off(memory.peak(), peak)
                 ))?;
             }
             let speed = past.tokens_per_second;
-            output::line(format!(
-                "  {:<32} {speed:>10.0}  the estimate is off by {}",
-                "tokens a second",
-                off(time.tokens_per_second, speed)
-            ))?;
+            let compared = off(time.tokens_per_second, speed);
+            output::line(format!("  {:<32} {speed:>10.0}  {compared}", "tokens a second"))?;
+            if let (Some(_), Some(dtype)) = (&differs, past.dtype()) {
+                output::note(format!(
+                    "hint: `finetune estimate … --dtype {dtype}` estimates what that run did"
+                ));
+            }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Args {
+    /// What parts of a step cost; none, with a message, where they cannot be measured.
+    fn rates(
+        &self,
+        recipe: &Recipe,
+        source: &Source,
+        machine: Machine,
+        (labels, steps, replies): (Option<&[String]>, Option<&Steps>, Option<rates::Replies>),
+        recomputed: f64,
+    ) -> Option<rates::Rates> {
+        if self.no_measure {
+            return None;
+        }
+        let found = rates::measure(recipe, source, machine, labels, steps, replies, recomputed);
+        found
+            .inspect_err(|error| {
+                output::note(format!(
+                    "the time is computed from the machine's matrix rate, and may be off by half: nothing could be measured ({error:#})"
+                ));
+            })
+            .ok()
     }
 }
 

@@ -12,6 +12,7 @@ use decoder::HeadKind;
 use evaluate::{Change, Metric, Report, Sequence, Suite};
 use serde_json::json;
 
+use crate::failure::usage;
 use crate::model::{Loaded, ModelArgs};
 use crate::output;
 use crate::recipe::listing;
@@ -20,10 +21,13 @@ use crate::recipe::listing;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "A suite is a TOML file of tasks: [[task]] with name, kind (perplexity, classification, multiple_choice,\n\
-                  exact_match, pairs or replies), data, and perhaps tolerance. `pairs` asks whether the better of two replies is the\n\
-                  likelier one; `replies` what the model's replies earn (rewards = [{ kind = \"length\", target = 20 }], as in a recipe of\n\
-                  ppo), how long they are, and how far from the base beneath an adapter. With --compare the exit code is 1 if a task became worse by more\n\
-                  than its tolerance.\n\
+                  exact_match, pairs or replies), data, and perhaps tolerance.\n\
+                  `pairs` asks whether the model finds the better of two replies likelier. `replies` lets the model reply and\n\
+                  measures its rewards (rewards = [{ kind = \"length\", target = 20 }], as in a recipe of ppo; docs/rewards.md has\n\
+                  the kinds, and what a reward program reads and writes), the replies' length, and how far they are from the base\n\
+                  beneath an adapter.\n\
+                  With --compare the exit code is 1 if a task became worse by more than its tolerance, and the error names its\n\
+                  figures.\n\
                   With --sequence no model is run: a TOML file names the report after each stage of a training on one task after\n\
                   another ([[stage]] with task and report; before and general may be given), and overall performance, backward\n\
                   transfer and the drift of general text are shown.\n\n\
@@ -41,7 +45,7 @@ pub struct Args {
     /// The reports of a sequence of tasks, a TOML file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "suite", "compare"])]
     sequence: Option<PathBuf>,
-    /// A report that `--json` wrote earlier
+    /// Compare with a report that `--json` wrote earlier
     #[arg(long, value_name = "REPORT")]
     compare: Option<PathBuf>,
     /// The report as JSON on stdout
@@ -62,7 +66,7 @@ impl Args {
         }
         let model = &self.model;
         let Some(suite) = &self.suite else {
-            bail!("wanted `--model` and `--suite`, or `--sequence`");
+            return Err(usage("wanted `--model` and `--suite`, or `--sequence`"));
         };
         let suite = Suite::load(suite)?;
         let before = self.compare.as_deref().map(Report::read).transpose()?;
@@ -90,18 +94,30 @@ impl Args {
             output::piece(&report.to_string())?;
             changes.iter().try_for_each(|change| output::line(shown(change)))?;
         }
-        let worse: Vec<&str> = changes
+        let worse: Vec<String> = changes
             .iter()
             .filter(|change| change.regressed)
-            .map(|change| change.task.as_str())
+            .map(|change| {
+                let tolerance = suite
+                    .tasks
+                    .iter()
+                    .find(|task| task.name == change.task)
+                    .map(|task| task.tolerance);
+                let tolerance = tolerance.unwrap_or_default();
+                let allowed = match change.metric.less_is_better() {
+                    true => format!("it may rise by {tolerance} of what it was"),
+                    false => format!("it may fall by {tolerance}"),
+                };
+                format!("task {} ({allowed})", figures(change))
+            })
             .collect();
         if worse.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
         bail!(
-            "worse than `{}` by more than the tolerance: {}",
+            "worse than `{}` by more than the tolerance:\n{}",
             self.compare.unwrap_or_default().display(),
-            worse.join(", ")
+            worse.join("\n")
         )
     }
 }
@@ -161,8 +177,13 @@ fn shown(change: &Change) -> String {
     } else {
         ""
     };
+    format!("{}{verdict}", figures(change))
+}
+
+/// `NAME  METRIC BEFORE -> AFTER`.
+fn figures(change: &Change) -> String {
     format!(
-        "{}  {} {:.4} -> {:.4}{verdict}",
+        "{}  {} {:.4} -> {:.4}",
         change.task,
         change.metric.name(),
         change.before,

@@ -16,8 +16,10 @@ use tch::Tensor;
 use tensor_core::{Documents, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Sublayer};
 
 use crate::experts::RouterOptions;
+use crate::failure::usage;
 use crate::machine::{Machine, MachineArgs};
 use crate::model::Source;
+use crate::ranges;
 use crate::{output, prompts};
 
 /// Arguments of `experts`.
@@ -37,28 +39,36 @@ pub struct Args {
     /// A mixture of experts
     #[arg(long, value_name = "M")]
     model: String,
-    /// Experts that stay in each layer
+    /// How many experts stay in each layer
     #[arg(
         long,
         value_name = "N",
         required_unless_present = "relevant",
-        conflicts_with = "relevant"
+        conflicts_with = "relevant",
+        value_parser = ranges::count(1)
     )]
     keep: Option<usize>,
-    /// Instead: the fewest experts of each layer that together get this share of the sample, 0 to 1, as
-    /// `unfrozen_parameters` for a recipe that trains only them
-    #[arg(long, value_name = "P", conflicts_with_all = ["output", "by"])]
+    /// Write no model; print the experts that a task needs most: in each layer the smallest group of experts that receives
+    /// the share P of the sample's tokens (above 0, at most 1; 0.1 to 0.2 are usual). They are printed as
+    /// `unfrozen_parameters`, for a recipe that trains only them
+    #[arg(
+        long,
+        value_name = "P",
+        conflicts_with_all = ["output", "by"],
+        value_parser = ranges::share_above_zero(),
+        allow_negative_numbers = true
+    )]
     relevant: Option<f64>,
-    /// What decides
+    /// How the experts that stay are chosen
     #[arg(long, value_enum, value_name = "H", default_value = "nearest")]
     by: By,
     /// The sample: any file of rows
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// The most tokens of the sample
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = ranges::count(1))]
     max_tokens: usize,
-    /// Where `random` is drawn from
+    /// The seed of `--by random`
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Where the model is written; a model that is there is not replaced
@@ -97,11 +107,12 @@ impl Args {
                 self.model
             );
         };
-        if let Some(share) = self.relevant.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-            bail!("`--relevant`: wanted a share above 0, at most 1, found {share}\nhint: 0.1 to 0.2 are usual");
-        }
         if self.relevant.is_none() && !(1..=experts.num_experts as usize).contains(&self.keep()) {
-            bail!("`--keep`: wanted 1 to {}, found {}", experts.num_experts, self.keep());
+            return Err(usage(format!(
+                "`--keep`: wanted 1 to {}, found {}",
+                experts.num_experts,
+                self.keep()
+            )));
         }
         let rows = Dataset::read(&self.data, &ReadConfig::default())?;
         let tokenizer = source.tokenizer()?;

@@ -1,13 +1,20 @@
 //! `finetune generate`: text after a prompt, or after each row of a file.
 
+mod sampling;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use data::Dataset;
-use decoder::{GenerateOptions, Sampler, Stop};
-use serde_json::json;
+use decoder::{GenerateOptions, HeadKind, Stop};
+use serde_json::{Value, json};
 
+pub use sampling::SamplingArgs;
+
+use super::classify;
+use crate::adapters;
 use crate::model::{Loaded, ModelArgs};
 use crate::output;
 use crate::prompts::{self, Asked, Form};
@@ -15,7 +22,13 @@ use crate::prompts::{self, Asked, Form};
 /// Arguments of `generate`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example:\n  finetune generate --model smollm2-135m-instruct --prompt \"What is the capital of France?\""
+    after_help = "A prompt is the user's turn of a chat where the model has a chat template; --no-chat continues the text as it stands.\n\
+                  Each row of --data becomes a line of JSON: `index` (from 0), `prompt`, `text`, `tokens`, `stopped` (eos: the model\n\
+                  ended its answer; length: --max-new-tokens; context: the model's last position), the row's own answer as\n\
+                  `reference`, and `adapter` where rows choose their adapters. How many tokens a second were generated is told on\n\
+                  stderr. A classifier labels the text or the rows instead, as `finetune classify --json` does.\n\n\
+                  Example:\n  finetune generate --model smollm2-135m-instruct --prompt \"What is the capital of France?\"\n  \
+                  finetune generate --model smollm2-135m-instruct --data questions.jsonl --temperature 0.7 > answers.jsonl"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -23,7 +36,7 @@ pub struct Args {
     /// The text to answer
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
     prompt: Option<String>,
-    /// A file of rows to answer, each as a line of JSON: `prompt`, `text`, `tokens`, `stopped`, and the row's own `reference`
+    /// A file of rows to answer, each as a line of JSON
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -34,52 +47,6 @@ pub struct Args {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
-}
-
-/// How tokens are drawn.
-#[derive(clap::Args, Clone, Debug)]
-pub struct SamplingArgs {
-    /// The most tokens of an answer
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    pub max_new_tokens: usize,
-    /// What logits are divided by; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
-    pub temperature: f64,
-    /// The smallest set of likeliest tokens with at least this probability stays
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
-    pub top_p: f64,
-    /// How many of the likeliest tokens stay; 0 for all
-    #[arg(long, default_value_t = 0, value_name = "K")]
-    pub top_k: usize,
-    /// Tokens with at least this fraction of the likeliest one's probability stay
-    #[arg(long, default_value_t = 0.0, value_name = "P")]
-    pub min_p: f64,
-    /// What the logits of tokens seen before are divided by
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    pub repetition_penalty: f64,
-    /// Where the random numbers start
-    #[arg(long, default_value_t = 0, value_name = "S")]
-    pub seed: u64,
-}
-
-impl SamplingArgs {
-    /// As the decoder's options; a wrong value is refused before a model is loaded.
-    pub fn options(&self) -> Result<GenerateOptions> {
-        let sampler = Sampler {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-        };
-        sampler.check()?;
-        Ok(GenerateOptions {
-            max_new_tokens: self.max_new_tokens,
-            sampler,
-            ..GenerateOptions::default()
-        })
-    }
 }
 
 impl Args {
@@ -93,9 +60,14 @@ impl Args {
             .map(|path| Dataset::read(path, &self.model.reading()))
             .transpose()?;
         let loaded = self.model.load()?;
+        if *loaded.model.head_kind() != HeadKind::LanguageModel {
+            self.label(&loaded, rows.as_ref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         match (rows, &self.prompt) {
             (Some(rows), _) => answer_rows(&loaded, &rows, form, &options)?,
             (None, prompt) => {
+                adapters::tell_first(loaded.adapters.as_ref(), &self.model.adapter, "`--prompt`");
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
                 if self.json {
                     answer_json(&loaded, &asked, &options)?;
@@ -106,12 +78,37 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// What a model with another head says of the prompt or of each row.
+    fn label(&self, loaded: &Loaded, rows: Option<&Dataset>) -> Result<()> {
+        let form = if self.json {
+            classify::Form::Json
+        } else {
+            classify::Form::Text
+        };
+        match rows {
+            Some(rows) => classify::label_rows(loaded, rows, classify::Form::Json),
+            None => classify::label_text(loaded, self.prompt.clone().unwrap_or_default(), form),
+        }
+    }
+}
+
+/// Tells how fast tokens came, for people.
+fn tell_speed(tokens: usize, time: Duration) {
+    let seconds = time.as_secs_f64();
+    let speed = tokens as f64 / seconds.max(1e-9);
+    output::note(format!(
+        "{tokens} {} in {}: {speed:.1} tokens/s",
+        if tokens == 1 { "token" } else { "tokens" },
+        output::seconds(seconds)
+    ));
 }
 
 fn answer_streaming(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -> Result<()> {
     let mut stream = loaded.tokenizer.stream();
     let mut failed = None;
-    loaded
+    let begun = Instant::now();
+    let answers = loaded
         .model
         .generate(std::slice::from_ref(&asked.tokens), options, &mut |_, token| {
             let shown = stream
@@ -123,16 +120,21 @@ fn answer_streaming(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -
     if let Some(error) = failed {
         return Err(error);
     }
-    output::line(stream.finish()?)
+    output::line(stream.finish()?)?;
+    tell_speed(answers.iter().map(|answer| answer.tokens.len()).sum(), begun.elapsed());
+    Ok(())
 }
 
 fn answer_json(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -> Result<()> {
+    let begun = Instant::now();
     let answers = loaded
         .model
         .generate(std::slice::from_ref(&asked.tokens), options, &mut |_, _| ())?;
-    for answer in answers {
-        output::json(&json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, &answer))?;
+    let time = begun.elapsed();
+    for answer in &answers {
+        output::json(&json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, answer))?;
     }
+    tell_speed(answers.iter().map(|answer| answer.tokens.len()).sum(), time);
     Ok(())
 }
 
@@ -141,6 +143,7 @@ const LOT: usize = 64;
 
 fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOptions) -> Result<()> {
     let bar = output::bar(rows.len(), "rows");
+    let (mut tokens, mut time) = (0, Duration::ZERO);
     for start in (0..rows.len()).step_by(LOT) {
         let lot: Vec<Asked> = (start..rows.len().min(start + LOT))
             .map(|idx| {
@@ -156,23 +159,37 @@ fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOp
             mixes: mixes.filter_map(Result::transpose).collect::<Result<_>>()?,
             ..options.clone()
         };
+        let begun = Instant::now();
         let answers = loaded
             .model
             .generate(&prompts, &options, &mut |_, _| ())
             .with_context(|| format!("{} and the rows after it", rows.place(start)))?;
-        for (asked, answer) in lot.iter().zip(&answers) {
-            output::json(&json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, answer))?;
+        time += begun.elapsed();
+        for (idx, (asked, answer)) in (start..).zip(lot.iter().zip(&answers)) {
+            let mut object = json!({ "index": idx });
+            if loaded.adapters.is_some() {
+                object["adapter"] = json!(rows.kept(idx, adapters::COLUMN));
+            }
+            let said = json_of(asked, &loaded.tokenizer.decode(&answer.tokens)?, answer);
+            if let (Value::Object(object), Value::Object(said)) = (&mut object, said) {
+                object.extend(said);
+            }
+            output::json(&object)?;
+            tokens += answer.tokens.len();
         }
         bar.inc(lot.len() as u64);
     }
     bar.finish_and_clear();
+    tell_speed(tokens, time);
+    adapters::tell_base(loaded.adapters.as_ref(), rows);
     Ok(())
 }
 
-fn json_of(asked: &Asked, text: &str, answer: &decoder::Generated) -> serde_json::Value {
+fn json_of(asked: &Asked, text: &str, answer: &decoder::Generated) -> Value {
     let stopped = match answer.stopped {
         Stop::Eos => "eos",
         Stop::Length => "length",
+        Stop::Interrupted => "interrupted",
         _ => "context",
     };
     let mut object = json!({ "prompt": asked.text, "text": text, "tokens": answer.tokens.len(), "stopped": stopped });

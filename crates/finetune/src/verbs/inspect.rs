@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::output;
+use crate::ranges;
 
 /// Arguments of `inspect`.
 #[derive(clap::Args, Debug)]
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_name = "N")]
     rows: usize,
     /// Of a data file: tokens a row may have
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = ranges::count(3))]
     max_length: Option<usize>,
     /// Of a model: every tensor's name, shape and dtype
     #[arg(long)]

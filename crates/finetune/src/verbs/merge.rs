@@ -28,11 +28,12 @@ pub struct Args {
     /// Where the merged model is written; a model that is there is not replaced
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// What an adapter that was trained over packed weights is merged into: those weights, dequantised, or the dense ones
-    /// from before [default: quantized]
+    /// For an adapter that was trained over a 4-bit model (QLoRA): merge it into the weights that it was trained over,
+    /// 4-bit ones dequantised (quantized, the default), or into the original weights of --model (dense)
     #[arg(long, value_enum, value_name = "W")]
     against: Option<Against>,
-    /// Leave what was pruned from the model at zero, though the adapter was trained without that: it loses a part of itself
+    /// Keep the zeros of a pruned model: where the model's weight is zero, the adapter's update is dropped. An adapter that
+    /// was not trained with `keep_zeros` loses that part of what it learnt
     #[arg(long)]
     keep_zeros: bool,
     #[command(flatten)]

@@ -19,7 +19,7 @@ use crate::{output, prompts};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "An agent is a local model with, perhaps, an adapter (agents of one model share it and are answered for together), or\n\
-                  an endpoint that speaks OpenAI's protocol. One that fails is left out, and said so on stderr.\n\n\
+                  an endpoint that speaks OpenAI's protocol. An agent that fails is left out, and stderr tells so.\n\n\
                   A configuration:\n  aggregator = \"writer\"\n  layers = [[\"law\", \"code\"]]\n  token_budget = 4000\n  \
                   [agents.law]\n  model = \"smollm2-135m-instruct\"\n  adapter = \"runs/law\"\n  \
                   [agents.code]\n  model = \"smollm2-135m-instruct\"\n  adapter = \"runs/code\"\n  \
@@ -27,17 +27,18 @@ use crate::{output, prompts};
                   Example:\n  finetune moa --config agents.toml --prompt \"What is a crow?\" --transcript said.jsonl"
 )]
 pub struct Args {
-    /// The mixture, as TOML
+    /// The agents and their layers, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// What is asked
+    /// The question
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
     prompt: Option<String>,
-    /// A file of rows to answer, each as a line of JSON with how much the last layer's answers differ and were copied
+    /// A file of rows to answer, each as a line of JSON that also tells how much the last layer's answers differ and how
+    /// much of them the final answer copies
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Instead of answering: what each agent is worth alone, as the only proposer, and as the aggregator of all, on rows
-    /// that have answers; the score is the F1 of the words
+    /// Instead of answering: measure each agent in three roles (alone, as the only proposer, as the aggregator of all
+    /// agents) on rows that have answers; the score is the F1 of an answer's words
     #[arg(long, requires = "data")]
     roles: bool,
     /// Where every call is written as a line of JSON; a file that is there is not replaced

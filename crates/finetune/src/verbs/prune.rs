@@ -19,6 +19,7 @@ use self::measure::Measured;
 use self::report::{Done, Report};
 use self::structure::StructureArgs;
 use self::weights::WeightArgs;
+use crate::failure::usage;
 use crate::machine::MachineArgs;
 use crate::model::Source;
 use crate::output;
@@ -43,7 +44,7 @@ pub struct Args {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     model: String,
-    /// By what is chosen
+    /// How the weights or parts to remove are chosen
     #[arg(long, value_enum, value_name = "METHOD")]
     method: Method,
     #[command(flatten)]
@@ -72,16 +73,16 @@ enum Method {
     Magnitude,
     /// Weights by their size times their input's strength
     Wanda,
-    /// Weights by what they cost when the others make up for them
+    /// Weights by the error that is left when the others are adjusted
     #[value(name = "sparsegpt")]
     SparseGpt,
-    /// Blocks by how little they turn the stream
+    /// Blocks by how little they change their input
     BlockInfluence,
-    /// A run of blocks by the angle over it
+    /// Consecutive blocks by the angle between their input and output
     Angular,
-    /// Heads and channels by what the loss would lose
+    /// Heads and channels by how much the loss would rise without them
     Taylor,
-    /// Heads and channels by how strongly they act
+    /// Heads and channels by the size of their activations
     Activation,
 }
 
@@ -130,14 +131,14 @@ impl Args {
 
     fn thin(&self, method: prune::Method, source: &Source) -> Result<Outcome> {
         if self.structure.is_given() {
-            bail!(
+            return Err(usage(format!(
                 "`--method {}` makes weights zero, found a size of whole parts beside it\n\
                  hint: give `--sparsity` or `--pattern`",
                 self.method
-            );
+            )));
         }
         let config = self.weights.config(method);
-        let plan = config.plan()?;
+        let plan = config.plan().map_err(|error| usage(error.to_string()))?;
         let tokenizer = source.tokenizer()?;
         let samples = Samples::read(
             &self.calibration,
@@ -156,10 +157,10 @@ impl Args {
 
     fn cut(&self, source: &Source) -> Result<Outcome> {
         if let Some(option) = self.weights.given() {
-            bail!(
+            return Err(usage(format!(
                 "`--method {}` takes out whole parts, found `--{option}` beside it\nhint: remove it",
                 self.method
-            );
+            )));
         }
         let structure = self.structure.structure(self.method, source.dir().config())?;
         let tokenizer = source.tokenizer()?;

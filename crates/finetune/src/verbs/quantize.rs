@@ -11,6 +11,7 @@ use quant::QuantizeConfig;
 use quant::codec::{BlockSize, Scheme};
 
 use self::model::Form;
+use crate::failure::usage;
 use crate::machine::MachineArgs;
 
 /// Arguments of `quantize`.
@@ -34,23 +35,24 @@ pub struct Args {
     /// The adapter to quantise
     #[arg(long, value_name = "DIR", requires = "bits")]
     adapter: Option<PathBuf>,
-    /// A model's levels: nf4 (the default) or fp4; with --dense also int4 or int8
+    /// The 4-bit format of a model's weights: nf4 (the default) or fp4; with --dense also int4 or int8
     #[arg(long, value_name = "S", value_parser = scheme, conflicts_with = "adapter")]
     scheme: Option<Scheme>,
-    /// Numbers that share a scale: 32 to 4096, a power of two
+    /// How many neighbouring numbers share one scale: a power of two from 32 to 4096
     #[arg(long, value_name = "N", default_value = "64", value_parser = block_size)]
     block_size: BlockSize,
-    /// Hold a model's scales in 8 bits too
+    /// Quantise the scales of a model's weights too, to 8 bits
     #[arg(long, conflicts_with = "adapter")]
     double_quant: bool,
     /// A model's modules that stay dense: paths, or parts of them between dots [default: `lm_head`]
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "adapter")]
     skip_modules: Vec<String>,
-    /// Write what a model's quantised weights stand for, dense again: to see what quantising costs, in any tool
+    /// Quantise and dequantise again: write a dense model with the rounded weights, to measure in any tool what quantising
+    /// costs
     #[arg(long, conflicts_with = "adapter")]
     dense: bool,
-    /// An adapter's bits a number: 8 or 4
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=8), conflicts_with = "model")]
+    /// Bits for each number of an adapter: 8 or 4
+    #[arg(long, value_name = "N", value_parser = bits, conflicts_with = "model")]
     bits: Option<u8>,
     /// Where it is written; what is there is not replaced
     #[arg(long, value_name = "DIR")]
@@ -72,6 +74,14 @@ fn scheme(name: &str) -> Result<Scheme, String> {
     }
 }
 
+fn bits(text: &str) -> Result<u8, String> {
+    match text {
+        "4" => Ok(4),
+        "8" => Ok(8),
+        _ => Err("wanted 8 or 4".into()),
+    }
+}
+
 fn block_size(text: &str) -> Result<BlockSize, String> {
     let numbers = text.parse().map_err(|_| "wanted a number".to_owned())?;
     BlockSize::new(numbers).map_err(|error| error.to_string())
@@ -84,7 +94,7 @@ impl Args {
             let scheme = match self.bits {
                 Some(4) => Scheme::Nf4,
                 Some(8) => Scheme::Int8,
-                other => bail!("`--bits`: wanted 8 or 4, found {other:?}"),
+                _ => bail!("`--bits`: wanted 8 or 4"),
             };
             self.machine.start()?;
             adapter::quantize(adapter, scheme, self.block_size, &self.output, self.json)?;
@@ -99,11 +109,11 @@ impl Args {
                 config.skip_modules.clone_from(&self.skip_modules);
             }
             if !self.dense && !matches!(config.scheme, Scheme::Nf4 | Scheme::Fp4) {
-                bail!(
+                return Err(usage(format!(
                     "`--scheme {}`: no checkpoint format that others read holds whole numbers in blocks; wanted nf4 or fp4\n\
                      hint: `--dense` writes the dequantised weights",
                     config.scheme
-                );
+                )));
             }
             let form = if self.dense { Form::Dense } else { Form::Packed };
             model::quantize(model, &config, form, &self.machine, &self.output, self.json)?;

@@ -12,6 +12,7 @@ use tch::Tensor;
 use crate::machine::MachineArgs;
 use crate::model::Source;
 use crate::output;
+use crate::ranges;
 use crate::training::operate::hft::pieces_of_config;
 
 /// Arguments of `reset`.
@@ -19,7 +20,8 @@ use crate::training::operate::hft::pieces_of_config;
 #[command(
     after_help = "A random share of the tuned model's matrices gets the base's values again (Half-Reset): much of what the base\n\
                   knew returns, most of what was learnt stays. Embedding, output layer and last norm stay tuned unless the\n\
-                  fraction is 1. --average mixes every tensor instead: the plain baseline. One tensor is in memory at a time.\n\n\
+                  fraction is 1. --average writes the weighted mean of both models instead, which Half-Reset is usually compared with.\n\
+                  One tensor is in memory at a time.\n\n\
                   Example:\n  finetune reset --model runs/full --base smollm2-135m-instruct --fraction 0.5 --output half"
 )]
 pub struct Args {
@@ -29,17 +31,25 @@ pub struct Args {
     /// The model that it was tuned from
     #[arg(long, value_name = "M")]
     base: String,
-    /// The share that goes back: 0 is the tuned model, 1 the base, bit for bit
-    #[arg(long, value_name = "F", default_value_t = 0.5)]
+    /// The share of the matrices that gets the base's values back: 0 writes the tuned model, 1 the base, bit for bit
+    #[arg(long, value_name = "F", default_value_t = 0.5, value_parser = ranges::between(0.0, 1.0), allow_negative_numbers = true)]
     fraction: f64,
-    /// What is drawn
+    /// Among which matrices the share is drawn: those of one kind over all layers (category), of one kind in one layer
+    /// (stratified), of one layer (layer), or all of them (model)
     #[arg(long, value_name = "G", default_value = "category", value_parser = ["category", "stratified", "layer", "model"])]
     granularity: String,
-    /// Where the draw comes from
+    /// The seed of the draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Average every tensor instead, the base with this weight
-    #[arg(long, value_name = "A", conflicts_with_all = ["fraction", "granularity", "seed"])]
+    /// Instead of resetting a share: write the weighted mean of both models, A times the base plus 1 - A times the tuned
+    /// model, in every tensor
+    #[arg(
+        long,
+        value_name = "A",
+        conflicts_with_all = ["fraction", "granularity", "seed"],
+        value_parser = ranges::between(0.0, 1.0),
+        allow_negative_numbers = true
+    )]
     average: Option<f64>,
     /// Where the model is written; a model that is there is not replaced
     #[arg(long, value_name = "DIR")]
@@ -98,9 +108,6 @@ impl Args {
 
     fn choice(&self, pieces: &[Piece]) -> Result<Choice> {
         if let Some(share) = self.average {
-            if !(0.0..=1.0).contains(&share) {
-                bail!("`--average`: wanted a share from 0 to 1, found {share}");
-            }
             return Ok(Choice::Average(share));
         }
         let granularity = match self.granularity.as_str() {

@@ -6,19 +6,22 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use checkpoint::TensorInfo;
 use data::Dataset;
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, Mix};
 
+use crate::adapters::{COLUMN, tell_base};
+use crate::classifier::needs_language_model;
 use crate::model::{Loaded, ModelArgs};
 use crate::{output, prompts};
 
 /// Arguments of `score`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "A line of JSON a row: its tokens, those that are predicted (all but the first), its bytes, those of the\n\
-                  predicted tokens, and the log-probability of the predicted tokens in nats.\n\
-                  Perplexity and bits per byte are of the predicted tokens.\n\n\
+    after_help = "A line of JSON a row: its `index` in the file (from 0), `tokens`, `predicted` (those that have a probability: all\n\
+                  but the first), `bytes`, `predicted_bytes` (those of the predicted tokens), `log_prob` (of the predicted tokens\n\
+                  together, in nats), and `adapter` where rows choose their adapters. Perplexity and bits per byte are of the\n\
+                  predicted tokens.\n\n\
                   Example:\n  finetune score --model smollm2-135m-instruct --data texts.jsonl --dtype f32"
 )]
 pub struct Args {
@@ -30,6 +33,9 @@ pub struct Args {
     /// A safetensors file for what the model says of every token: `[tokens, vocabulary]` in f32, row N under `N`
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
+    /// Each row's text in its line, as it was scored
+    #[arg(long)]
+    text: bool,
     /// The summary as JSON too
     #[arg(long)]
     json: bool,
@@ -38,14 +44,17 @@ pub struct Args {
 /// Tokens that go through the model together.
 const ROW_TOKENS: usize = 2048;
 
-/// A row's tokens and the bytes of its text.
+/// A row's tokens and its text.
 struct Scored {
+    idx: usize,
     tokens: Vec<u32>,
-    bytes: usize,
-    /// Those of them that are predicted.
+    text: String,
+    /// The bytes of its predicted tokens.
     predicted_bytes: usize,
     /// Its adapters, where it may choose them.
     mix: Option<Mix>,
+    /// What it says of them, where it may.
+    adapter: Option<Value>,
 }
 
 #[derive(Default)]
@@ -63,6 +72,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let rows = Dataset::read(&self.data, &self.model.reading())?;
         let loaded = self.model.load()?;
+        needs_language_model(&loaded, &self.model, "score")?;
         let bar = output::bar(rows.len(), "rows");
         let mut sums = Sums::default();
         let mut lot: Vec<Scored> = Vec::new();
@@ -70,16 +80,17 @@ impl Args {
             let row = row_tokens(&loaded, &rows, idx).with_context(|| rows.place(idx).to_string())?;
             let waiting: usize = lot.iter().map(|row| row.tokens.len()).sum();
             if waiting > 0 && waiting + row.tokens.len() > ROW_TOKENS {
-                score(&loaded, &std::mem::take(&mut lot), &mut sums)?;
+                score(&loaded, &std::mem::take(&mut lot), self.text, &mut sums)?;
                 bar.set_position(idx as u64);
             }
             lot.push(row);
         }
-        score(&loaded, &lot, &mut sums)?;
+        score(&loaded, &lot, self.text, &mut sums)?;
         bar.finish_and_clear();
         if let Some(path) = &self.logits {
             write_logits(&loaded, &rows, path)?;
         }
+        tell_base(loaded.adapters.as_ref(), &rows);
         summary(&sums, self.json)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -95,10 +106,12 @@ fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
             bail!("the text has {found} tokens; the model sees {context} positions\nhint: split it into several rows")
         }
         _ => Ok(Scored {
-            bytes: text.len(),
+            idx,
             predicted_bytes: text.len() - evaluate::unpredicted(&text, &tokens, &loaded.tokenizer)?,
             tokens,
+            text,
             mix: loaded.mix(rows, idx)?,
+            adapter: loaded.adapters.as_ref().map(|_| json!(rows.kept(idx, COLUMN))),
         }),
     }
 }
@@ -115,7 +128,7 @@ fn documents(lot: &[Scored]) -> Documents {
     }
 }
 
-fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
+fn score(loaded: &Loaded, lot: &[Scored], shows_text: bool, sums: &mut Sums) -> Result<()> {
     if lot.is_empty() {
         return Ok(());
     }
@@ -132,17 +145,26 @@ fn score(loaded: &Loaded, lot: &[Scored], sums: &mut Sums) -> Result<()> {
     }
     for (row, range) in lot.iter().zip(documents.ranges()) {
         let log_prob: f64 = each[range].iter().map(|&log_prob| f64::from(log_prob)).sum();
-        output::json(&json!({
+        let (predicted, bytes) = (row.tokens.len() - 1, row.text.len());
+        let mut object = json!({
+            "index": row.idx,
             "tokens": row.tokens.len(),
-            "predicted": row.tokens.len() - 1,
-            "bytes": row.bytes,
+            "predicted": predicted,
+            "bytes": bytes,
             "predicted_bytes": row.predicted_bytes,
             "log_prob": log_prob,
-        }))?;
+        });
+        if let Some(adapter) = &row.adapter {
+            object["adapter"] = adapter.clone();
+        }
+        if shows_text {
+            object["text"] = json!(row.text);
+        }
+        output::json(&object)?;
         sums.rows += 1;
         sums.tokens += row.tokens.len();
-        sums.predicted += row.tokens.len() - 1;
-        sums.bytes += row.bytes;
+        sums.predicted += predicted;
+        sums.bytes += bytes;
         sums.predicted_bytes += row.predicted_bytes;
         sums.log_prob += log_prob;
     }

@@ -10,13 +10,16 @@ use train::{Outcome, Report};
 
 use crate::machine::MachineArgs;
 use crate::output;
-use crate::recipe::{Recipe, Surgery};
+use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
 use crate::training::{self, Begin, Watch, record};
 
 /// Arguments of `train`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Keys of `--set` are the recipe's, with dots between; lists are counted from 0 (surgery.0.r=4).\n\n\
+    after_help = "Keys of `--set` are the recipe's, with dots between; lists are counted from 0 (surgery.0.r=4).\n\
+                  A reward of kind = \"command\" (ppo, grpo) is a program: for each reply it reads a line of JSON from stdin,\n\
+                  {\"id\": 0, \"prompt\": \"…\", \"reply\": \"…\"} with the row's other columns, and answers each by one line on stdout,\n\
+                  {\"id\": 0, \"score\": 0.5}; messages belong on stderr. docs/rewards.md has the whole contract and an example.\n\n\
                   Example:\n  finetune train recipes/sft-lora.toml --set train.learning_rate=1e-4 --set train.output_dir=runs/mine"
 )]
 pub struct Args {
@@ -54,6 +57,10 @@ impl Args {
         let folder = recipe.output_dir().clone();
         let is_adapter = recipe.surgery.iter().any(Surgery::is_adapter);
         let model = recipe.model.name_or_path.clone();
+        let has_labels = matches!(
+            recipe.objective,
+            ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_)
+        );
         let watch = Watch::new(stop_flag()?).allowing(&self.allow);
         let report = training::run(recipe, machine, begin, &watch)?;
         if self.json {
@@ -79,7 +86,11 @@ impl Args {
         } else {
             format!("--model {folder}")
         };
-        output::note(format!("try it: finetune chat {try_it}"));
+        output::note(if has_labels {
+            format!("try it: finetune classify {try_it} --text \"…\"")
+        } else {
+            format!("try it: finetune chat {try_it}")
+        });
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -11,9 +11,11 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
+use crate::failure::usage;
 use crate::machine::MachineArgs;
 use crate::model::Source;
 use crate::output;
+use crate::ranges;
 
 /// Arguments of `upcycle`.
 #[derive(clap::Args, Debug)]
@@ -29,28 +31,28 @@ pub struct Args {
     /// The dense model: its configuration and tokenizer, and its weights where no --expert gives others
     #[arg(long, value_name = "M")]
     model: String,
-    /// A tuned copy of it, whose feed-forwards become an expert
+    /// A tuned copy of the model, whose feed-forwards become an expert; may be given several times
     #[arg(long, value_name = "M")]
     expert: Vec<String>,
-    /// Experts a layer [default: 8, or as many as there are copies]
-    #[arg(long, value_name = "E")]
+    /// How many experts each layer gets [default: 8, or as many as there are copies]
+    #[arg(long, value_name = "E", value_parser = ranges::count(1))]
     num_experts: Option<usize>,
-    /// Experts a token
-    #[arg(long, value_name = "K", default_value_t = 2)]
+    /// How many experts each token is given to
+    #[arg(long, value_name = "K", default_value_t = 2, value_parser = ranges::count(1))]
     experts_per_token: usize,
-    /// Noise on each expert's matrices, as a share of their deviation
-    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    /// Noise that is added to each expert's matrices, as a share of their standard deviation
+    #[arg(long, value_name = "S", default_value_t = 0.0, value_parser = ranges::at_least(0.0), allow_negative_numbers = true)]
     noise_scale: f64,
-    /// Share of each expert's inner neurons that are drawn anew
-    #[arg(long, value_name = "R", default_value_t = 0.0)]
+    /// The share of each expert's inner neurons whose weights are drawn anew
+    #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = ranges::between(0.0, 1.0), allow_negative_numbers = true)]
     reinitialise: f64,
-    /// Deviation of the new routers' numbers
-    #[arg(long, value_name = "S", default_value_t = 0.02)]
+    /// The standard deviation of the new routers' weights
+    #[arg(long, value_name = "S", default_value_t = 0.02, value_parser = ranges::at_least(0.0), allow_negative_numbers = true)]
     router_scale: f64,
-    /// What all but the experts is, where copies are given
+    /// Where the weights outside the experts come from, where --expert gives copies
     #[arg(long, value_enum, value_name = "W", default_value = "average", requires = "expert")]
     rest: Rest,
-    /// Where all that is random comes from
+    /// The seed of all random numbers
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Where the model is written; a model that is there is not replaced
@@ -119,10 +121,10 @@ impl Args {
     fn config(&self, copies: usize) -> Result<UpcycleConfig> {
         let num_experts = self.num_experts.unwrap_or(if copies > 0 { copies } else { 8 });
         if copies > 0 && !num_experts.is_multiple_of(copies) {
-            bail!(
+            return Err(usage(format!(
                 "`--num-experts`: wanted a multiple of the {copies} copies, found {num_experts}\n\
                  hint: each copy becomes as many experts as every other"
-            );
+            )));
         }
         let config = UpcycleConfig {
             num_local_experts: num_experts,
@@ -132,7 +134,7 @@ impl Args {
             router_scale: self.router_scale,
             seed: self.seed,
         };
-        config.check()?;
+        config.check().map_err(|error| usage(error.to_string()))?;
         Ok(config)
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use data::Tokenizer;
+use decoder::GenerateOptions;
 
 use super::{Method, prompts};
 use crate::recipe::Recipe;
@@ -14,8 +15,16 @@ pub struct Extent {
     pub tokens: f64,
     /// Tokens of replies among them.
     pub learnt: f64,
-    /// Tokens that go through the model forward only: written, and looked up for reference and critic.
+    /// Tokens that go through the model forward only: prompts that are read, and what is looked up for reference and critic.
     pub forward_only: f64,
+    /// Tokens of replies that are written.
+    pub written: f64,
+    /// Replies that are written side by side.
+    pub at_once: usize,
+    /// Tokens of a prompt, in the mean, and of a reply.
+    pub prompt: usize,
+    /// Tokens of a reply at most.
+    pub reply: usize,
     /// Tokens of the longest row.
     pub longest: usize,
 }
@@ -45,7 +54,11 @@ pub fn extent(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Extent>> 
         steps,
         tokens: (steps * per_step) as f64 * length,
         learnt: (steps * per_step * reply) as f64,
-        forward_only: (rollouts * per_rollout) as f64 * length * (1.0 + looked_up),
+        forward_only: (rollouts * per_rollout) as f64 * (mean + length * looked_up),
+        written: (rollouts * per_rollout * reply) as f64,
+        at_once: per_rollout.min(GenerateOptions::default().max_sequences),
+        prompt: mean.round() as usize,
+        reply,
         longest: longest.max(recipe.data.max_tokens.min(longest * per_step)),
     }))
 }

@@ -1,4 +1,5 @@
-//! Time of a run: its multiplications over this machine's measured rate.
+//! Time of a run: what its steps cost on this machine, measured on the model's first blocks; where that is not possible,
+//! its multiplications over the machine's matrix rate.
 
 use std::time::Instant;
 
@@ -7,9 +8,10 @@ use tch::{Kind, Tensor};
 
 use super::memory::Model;
 use super::object;
+use super::rates::{Rates, Replies};
 use crate::machine::Machine;
 use crate::output;
-use crate::recipe::Recipe;
+use crate::recipe::{ObjectiveConfig, Recipe};
 use crate::training::rollouts::Extent;
 use crate::training::sets::Sets;
 use crate::training::steps::Steps;
@@ -20,11 +22,13 @@ pub(super) struct Time {
     tokens: f64,
     rate: f64,
     operations: f64,
+    is_measured: bool,
     /// Tokens through the model in a second.
     pub(super) tokens_per_second: f64,
 }
 
-/// The share of the measured matrix rate that a whole step reaches; the rest goes to norms, attention and the optimiser.
+/// Without a measurement: the share of the matrix rate that a whole step reaches; the rest goes to norms, attention and
+/// the optimiser.
 const SHARE: f64 = 0.33;
 
 /// What one epoch computes.
@@ -36,13 +40,17 @@ pub(super) struct Work {
     learnt: f64,
     /// Tokens that go forward only.
     forward_only: f64,
+    /// Tokens of replies that are written one after another.
+    written: f64,
+    /// How these are written.
+    pub(super) replies: Option<Replies>,
     /// Tokens of the longest row.
     pub(super) longest: usize,
 }
 
 impl Work {
     /// Of rows that are there.
-    pub(super) fn of(sets: &Sets, steps: &Steps) -> Self {
+    pub(super) fn of(sets: &Sets, steps: &Steps, recipe: &Recipe) -> Self {
         let order = steps.batches().mixture().order(0);
         let in_epoch: f64 = order
             .iter()
@@ -54,11 +62,18 @@ impl Work {
                 all + set.report().tokens as f64,
             )
         });
+        let has_reference = match &recipe.objective {
+            ObjectiveConfig::Dpo(config) => config.needs_reference() && !config.precompute_ref_log_probs,
+            ObjectiveConfig::Kto(_) => true,
+            _ => false,
+        };
         Self {
             steps: steps.len(),
             tokens: in_epoch,
             learnt: in_epoch * trained / f64::max(all, 1.0),
-            forward_only: 0.0,
+            forward_only: if has_reference { in_epoch } else { 0.0 },
+            written: 0.0,
+            replies: None,
             longest: steps.longest(),
         }
     }
@@ -70,12 +85,25 @@ impl Work {
             tokens: extent.tokens,
             learnt: extent.learnt,
             forward_only: extent.forward_only,
+            written: extent.written,
+            replies: Some(Replies {
+                at_once: extent.at_once,
+                prompt: extent.prompt,
+                reply: extent.reply,
+            }),
             longest: extent.longest,
         }
     }
 }
 
-pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, work: &Work, recomputed: f64) -> Time {
+pub(super) fn estimate(
+    model: &Model,
+    recipe: &Recipe,
+    machine: Machine,
+    work: &Work,
+    recomputed: f64,
+    rates: Option<Rates>,
+) -> Time {
     let total = recipe.train.total_steps(work.steps);
     let epochs = total as f64 / work.steps as f64;
     let tokens = work.tokens * epochs;
@@ -84,14 +112,25 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, work: &
     let block = 2.0 * model.matrices * (2.0 + trains + recomputed) + 6.0 * model.added;
     let head = 2.0 * model.head * (2.0 + trains);
     let forward = 2.0 * (model.matrices + model.head);
-    let operations = tokens * block + epochs * (work.learnt * head + work.forward_only * forward);
+    let learning = tokens * block + epochs * work.learnt * head;
+    let passing = epochs * (work.forward_only + work.written) * forward;
     let rate = rate(model, machine, work.longest);
-    let seconds = operations / (rate * SHARE);
+    let seconds = match rates {
+        Some(rates) => {
+            let learn = tokens * rates.learn.at(model.layers);
+            // A pass without gradients costs its share of the multiplications.
+            let pass = learn * epochs * work.forward_only * forward / learning.max(1.0);
+            let write = epochs * work.written * rates.write.at(model.layers);
+            learn + pass + write + total as f64 * rates.update.at(model.layers)
+        }
+        None => (learning + passing) / (rate * SHARE),
+    };
     Time {
         steps: total,
         tokens,
         rate,
-        operations,
+        operations: learning + passing,
+        is_measured: rates.is_some(),
         tokens_per_second: tokens / seconds.max(1e-9),
     }
 }
@@ -136,7 +175,7 @@ impl Time {
     }
 
     pub(super) fn as_json(&self) -> Value {
-        object(
+        let mut found = object(
             [
                 ("steps", self.steps as f64),
                 ("tokens", self.tokens),
@@ -146,6 +185,8 @@ impl Time {
                 ("seconds", self.seconds()),
             ]
             .into_iter(),
-        )
+        );
+        found["measured"] = self.is_measured.into();
+        found
     }
 }

@@ -3,17 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use data::{Dataset, EncodeConfig, ReadConfig, best_fit, encode};
+use data::{Dataset, EncodeConfig, ReadConfig, encode};
 use evaluate::{Kind, Report, Suite, Task, TaskReport, macro_f1};
-use tch::Tensor;
-use tensor_core::Documents;
 
 use crate::adapters;
+use crate::classifier::{self, Classified};
 use crate::model::Loaded;
 use crate::output;
-
-/// Tokens that go through the model together.
-const ROW_TOKENS: usize = 4096;
 
 /// Every task of the suite, all of which must be classifications.
 pub(super) fn measure(suite: &Suite, name: &str, loaded: &Loaded, labels: &[String]) -> Result<Report> {
@@ -66,23 +62,10 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
     let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
     let mut confusion = vec![vec![0; labels.len()]; labels.len()];
     let bar = output::bar(documents.len(), &task.name);
-    for lot in best_fit(&lengths, ROW_TOKENS) {
-        let tokens: Vec<i64> = lot
-            .iter()
-            .flat_map(|&idx| documents[idx].0.iter().map(|&token| i64::from(token)))
-            .collect();
-        let mut packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
-        if !mixes.is_empty() {
-            packed = packed.with_mixes(&lot.iter().map(|&idx| mixes[idx].clone()).collect::<Vec<_>>());
-        }
-        let logits = loaded
-            .model
-            .classify(&Tensor::from_slice(&tokens).to_device(loaded.model.device()), &packed);
-        let predicted = Vec::<i64>::try_from(logits.argmax(-1, false).to_device(tch::Device::Cpu))?;
-        for (&idx, predicted) in lot.iter().zip(predicted) {
-            confusion[documents[idx].1][predicted as usize] += 1;
-        }
-        bar.inc(lot.len() as u64);
+    let tokens: Vec<&[u32]> = documents.iter().map(|(tokens, _)| tokens.as_slice()).collect();
+    let outputs = classifier::outputs(loaded, &tokens, &mixes, &mut |read| bar.inc(read as u64))?;
+    for ((_, label), logits) in documents.iter().zip(&outputs) {
+        confusion[*label][Classified::of(logits).best] += 1;
     }
     bar.finish_and_clear();
     let right: usize = (0..labels.len()).map(|label| confusion[label][label]).sum();

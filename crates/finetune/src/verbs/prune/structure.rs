@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
 use super::Method;
+use crate::failure::usage;
 use crate::model::Source;
 use crate::output;
 use crate::pruning::Samples;
@@ -62,28 +63,34 @@ impl StructureArgs {
         match (by_blocks, blocks, units) {
             (true, Some(_), false) | (false, None, true) => {}
             (true, None, _) => {
-                bail!("`--method {method}` takes out blocks\nhint: say how many stay, by `--num-hidden-layers`")
+                return Err(usage(format!(
+                    "`--method {method}` takes out blocks\nhint: say how many stay, by `--num-hidden-layers`"
+                )));
             }
-            (true, Some(_), true) => bail!(
-                "`--method {method}` takes out blocks, found a width beside them\n\
+            (true, Some(_), true) => {
+                return Err(usage(format!(
+                    "`--method {method}` takes out blocks, found a width beside them\n\
                  hint: `--method taylor` or `activation` in a second call"
-            ),
-            (false, Some(_), _) => bail!(
-                "`--method {method}` takes out heads and channels, found `--num-hidden-layers`\n\
+                )));
+            }
+            (false, Some(_), _) => {
+                return Err(usage(format!(
+                    "`--method {method}` takes out heads and channels, found `--num-hidden-layers`\n\
                  hint: `--method block-influence` or `angular` in a call of its own"
-            ),
-            (false, None, false) => bail!(
-                "`--method {method}` takes out heads and channels\n\
+                )));
+            }
+            (false, None, false) => {
+                return Err(usage(format!(
+                    "`--method {method}` takes out heads and channels\n\
                  hint: say how many stay, by `--intermediate-size` or `--num-key-value-heads`"
-            ),
+                )));
+            }
         }
         let fits = |option: &str, wanted: Option<usize>, there: usize| match wanted {
-            Some(wanted) if wanted == 0 || wanted >= there => {
-                bail!(
-                    "`--{option}`: wanted a number from 1 to {} that stays, found {wanted}",
-                    there - 1
-                )
-            }
+            Some(wanted) if wanted == 0 || wanted >= there => Err(usage(format!(
+                "`--{option}`: wanted a number from 1 to {} that stays, found {wanted}",
+                there - 1
+            ))),
             _ => Ok(()),
         };
         fits("num-hidden-layers", self.num_hidden_layers, config.num_hidden_layers)?;

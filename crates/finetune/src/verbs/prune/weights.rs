@@ -2,28 +2,37 @@
 
 use prune::{Pattern, PruneConfig, Scope};
 
+use crate::ranges;
+
 /// What is left of each matrix, and by what rule.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct WeightArgs {
     /// magnitude, wanda, sparsegpt: the share of the weights that becomes zero
-    #[arg(long, value_name = "F", conflicts_with = "pattern")]
+    #[arg(
+        long,
+        value_name = "F",
+        conflicts_with = "pattern",
+        value_parser = ranges::between(0.0, 1.0),
+        allow_negative_numbers = true
+    )]
     sparsity: Option<f64>,
-    /// Instead: so many zeros in every so many consecutive inputs, such as `2:4`
+    /// Instead of --sparsity: N zeros in every M consecutive inputs, such as `2:4`
     #[arg(long, value_name = "N:M")]
     pattern: Option<Pattern>,
-    /// magnitude: within what sizes are compared: matrix (the default), row or global
+    /// magnitude: compare weights within one matrix (the default), one row, or all matrices (global)
     #[arg(long, value_name = "SCOPE", value_parser = scope)]
     per: Option<Scope>,
-    /// sparsegpt: what is added to the inputs' products, as a share of their mean [default: 0.01]
-    #[arg(long, value_name = "F")]
+    /// sparsegpt: damping added to the diagonal of the inputs' second-moment matrix, as a share of its mean
+    /// [default: 0.01]
+    #[arg(long, value_name = "F", value_parser = ranges::at_least(0.0), allow_negative_numbers = true)]
     damping: Option<f64>,
-    /// sparsegpt: columns whose mask is chosen at once [default: 128]
-    #[arg(long, value_name = "N")]
+    /// sparsegpt: how many columns are masked together before the rest is adjusted [default: 128]
+    #[arg(long, value_name = "N", value_parser = ranges::count(1))]
     block_size: Option<usize>,
     /// Names of the modules that are pruned [default: all projections of the blocks]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     target_modules: Vec<String>,
-    /// Names of modules that are not
+    /// Names of modules that are left out
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     exclude_modules: Vec<String>,
 }
