@@ -134,7 +134,10 @@ fn timeout() -> f64 {
     TIMEOUT_SECONDS
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks: the default is not written")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "as serde asks: the default is not written"
+)]
 fn is_timeout(seconds: &f64) -> bool {
     *seconds == TIMEOUT_SECONDS
 }
