@@ -14,6 +14,7 @@ use crate::adapters::{AdapterArg, Templates};
 use crate::failure::usage;
 use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
+use crate::provenance::{self, Base};
 use crate::quantised::Quantisation;
 use crate::ranges;
 
@@ -170,6 +171,16 @@ impl Args {
         let tasks = adapters.iter().map(|one| (one, &one.file().config().task_type));
         refuse_two("task", tasks, "adapters of one task can be combined")?;
         if self.base_model.is_none() {
+            // What they were trained over says more than what it was called.
+            let recorded = recorded_bases(adapters)?;
+            let hashes: Vec<Option<String>> = recorded
+                .iter()
+                .map(|base| base.as_ref().map(|base| base.tensors_sha256.clone()))
+                .collect();
+            if hashes.iter().all(Option::is_some) {
+                let hint = "adapters of one base can be combined; if these bases are meant to be one model, give `--base-model`";
+                return refuse_two("base (the SHA-256 of its tensors)", adapters.iter().zip(&hashes), hint);
+            }
             let bases = adapters
                 .iter()
                 .map(|one| (one, &one.file().config().base_model_name_or_path));
@@ -213,6 +224,7 @@ impl Args {
                 std::fs::copy(&from, staged.path().join(LABELS)).with_context(|| format!("`{}`", from.display()))?;
             }
         }
+        write_provenance(adapters, staged.path())?;
         match Templates::of(adapters.iter().map(Adapter::path))? {
             Templates::None => {}
             Templates::Same(folder) => TokenizerFiles::in_folder(folder)?.save(staged.path())?,
@@ -272,6 +284,31 @@ fn weighted(args: &[AdapterArg], adapters: &[Adapter]) -> Vec<Weighted> {
 }
 
 /// An error if two adapters name two things; one that names nothing fits any.
+/// Writes the base that all adapters were trained over, if all say which, and the adapters.
+fn write_provenance(adapters: &[Adapter], folder: &Path) -> Result<()> {
+    let recorded = recorded_bases(adapters)?;
+    let Some(Some(base)) = recorded.first() else {
+        return Ok(());
+    };
+    let is_same = |other: &Option<Base>| {
+        other
+            .as_ref()
+            .is_some_and(|other| other.tensors_sha256 == base.tensors_sha256)
+    };
+    if !recorded.iter().all(is_same) {
+        return Ok(());
+    }
+    let mut made = provenance::made_of(base, "combine");
+    let parts = adapters.iter().map(|one| provenance::adapter(one.path()));
+    made.insert("adapters".into(), parts.collect::<Result<Vec<_>>>()?.into());
+    provenance::write(folder, &made)
+}
+
+/// The base that each adapter says it was trained over.
+fn recorded_bases(adapters: &[Adapter]) -> Result<Vec<Option<Base>>> {
+    adapters.iter().map(|one| provenance::base_of(one.path())).collect()
+}
+
 fn refuse_two<'a>(
     what: &str,
     named: impl Iterator<Item = (&'a Adapter, &'a Option<String>)>,
