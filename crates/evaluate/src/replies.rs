@@ -63,7 +63,6 @@ pub(crate) fn replies(
     let judged = judged(task, scorer, (&asked, &said, &documents), tokenizer)?;
     let nats = nats(scorer, &asked, &documents, &mixes)?;
     // Of replies drawn from the model itself, the mean is the divergence; of others it is not.
-    #[expect(clippy::float_cmp, reason = "a temperature that was written down")]
     let own = task.temperature == 1.0;
     let lengths = answers.iter().map(|answer| answer.tokens.len());
     Ok(TaskReport {
