@@ -283,7 +283,6 @@ fn weighted(args: &[AdapterArg], adapters: &[Adapter]) -> Vec<Weighted> {
         .collect()
 }
 
-/// An error if two adapters name two things; one that names nothing fits any.
 /// Writes the base that all adapters were trained over, if all say which, and the adapters.
 fn write_provenance(adapters: &[Adapter], folder: &Path) -> Result<()> {
     let recorded = recorded_bases(adapters)?;
@@ -309,6 +308,7 @@ fn recorded_bases(adapters: &[Adapter]) -> Result<Vec<Option<Base>>> {
     adapters.iter().map(|one| provenance::base_of(one.path())).collect()
 }
 
+/// An error if two adapters name two things; one that names nothing fits any.
 fn refuse_two<'a>(
     what: &str,
     named: impl Iterator<Item = (&'a Adapter, &'a Option<String>)>,

@@ -150,7 +150,7 @@ fn shallow(
         })
         .collect();
     let read = |info: &TensorInfo| Ok(source.dir().tensor_as(&info.name, info.kind)?.contiguous());
-    checkpoint::save_model(&folder, &config, &infos, read, &source.options(Existing::Refuse))?;
+    checkpoint::save_model(&folder, &config, &infos, read, &source.options(Existing::Refuse, "estimate"))?;
     let small = Source::open(&folder.display().to_string())?;
     let recipe = without_costly_beginnings(recipe, &folder);
     let model = operate::load(&small, machine, &recipe)?;
@@ -171,6 +171,7 @@ fn shallow(
 fn without_costly_beginnings(recipe: &Recipe, folder: &Path) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.name_or_path = folder.display().to_string();
+    recipe.model.revision = None;
     recipe
         .surgery
         .retain(|surgery| !matches!(surgery, Surgery::Prune(_) | Surgery::KeepZeros(_)));
