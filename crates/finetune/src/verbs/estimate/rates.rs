@@ -150,7 +150,13 @@ fn shallow(
         })
         .collect();
     let read = |info: &TensorInfo| Ok(source.dir().tensor_as(&info.name, info.kind)?.contiguous());
-    checkpoint::save_model(&folder, &config, &infos, read, &source.options(Existing::Refuse, "estimate"))?;
+    checkpoint::save_model(
+        &folder,
+        &config,
+        &infos,
+        read,
+        &source.options(Existing::Refuse, "estimate"),
+    )?;
     let small = Source::open(&folder.display().to_string())?;
     let recipe = without_costly_beginnings(recipe, &folder);
     let model = operate::load(&small, machine, &recipe)?;
