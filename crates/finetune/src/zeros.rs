@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use decoder::Decoder;
 use prune::{Mask, Masked};
 use tch::Tensor;
@@ -39,12 +39,20 @@ impl Zeros {
             Ok(projection)
         })?;
         if masks.is_empty() {
-            bail!(
-                "wanted a pruned model, found no matrix of its blocks with zeros\n\
-                 hint: `finetune prune` makes some; without them nothing is to be kept"
-            );
+            return Err(nothing_pruned());
         }
         Ok((model, Self(masks)))
+    }
+
+    /// Refuses a model none of whose matrices was pruned before it was quantised: zeros that quantising makes are no
+    /// pruned weights. `original` gives a matrix as it was.
+    pub fn expect_before(model: &Decoder, original: impl Fn(&ModulePath) -> tensor_core::Result<Tensor>) -> Result<()> {
+        for (path, _) in model.projection_paths() {
+            if path.layer_idx().is_some() && mask_of(&original(&path)?).is_some() {
+                return Ok(());
+            }
+        }
+        Err(nothing_pruned())
     }
 
     /// How many matrices are pruned, and the share of their weights that is zero.
@@ -69,4 +77,11 @@ impl Zeros {
         })?;
         Ok(model)
     }
+}
+
+fn nothing_pruned() -> anyhow::Error {
+    anyhow!(
+        "wanted a pruned model, found no matrix of its blocks with zeros\n\
+         hint: `finetune prune` makes some; without them nothing is to be kept"
+    )
 }

@@ -116,6 +116,28 @@ fn tried(base: Base, surgery: &str, objective: &str, room: &Path) -> Result<Opti
 }
 
 #[test]
+fn zeros_that_quantising_makes_are_no_pruned_weights() {
+    let base = |stock| Base {
+        precision: Precision::F32,
+        stock,
+        tied: false,
+        biases: false,
+    };
+    let surgery = run::surgeries(["kind = 'quantize'", "kind = 'lora'\nr = 4", "kind = 'keep_zeros'"].iter());
+    let trained = |stock| {
+        let room = tempfile::tempdir_in(run::room()).expect("a folder");
+        let (model, output) = (base(stock).write().expect("a model"), room.path().join("run"));
+        let rows = run::room().join("rows.jsonl");
+        let path = room.path().join("recipe.toml");
+        fs::write(&path, run::recipe(&surgery, "sft", Kind::Float, (&model, &rows, &output))).expect("a recipe");
+        run::train(&path, run::machine(Kind::Float), Begin::New, false).map(|_| ())
+    };
+    trained(Stock::Pruned).expect("a pruned model");
+    let error = format!("{:#}", trained(Stock::Dense).unwrap_err());
+    assert!(error.contains("`surgery.2`") && error.contains("wanted a pruned model"), "{error}");
+}
+
+#[test]
 fn two_surgeries_train_or_are_refused_by_a_rule_and_every_rule_refuses_something() {
     let base = |precision, biases| Base {
         precision,
