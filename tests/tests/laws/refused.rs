@@ -129,12 +129,19 @@ fn zeros_that_quantising_makes_are_no_pruned_weights() {
         let (model, output) = (base(stock).write().expect("a model"), room.path().join("run"));
         let rows = run::room().join("rows.jsonl");
         let path = room.path().join("recipe.toml");
-        fs::write(&path, run::recipe(&surgery, "sft", Kind::Float, (&model, &rows, &output))).expect("a recipe");
+        fs::write(
+            &path,
+            run::recipe(&surgery, "sft", Kind::Float, (&model, &rows, &output)),
+        )
+        .expect("a recipe");
         run::train(&path, run::machine(Kind::Float), Begin::New, false).map(|_| ())
     };
     trained(Stock::Pruned).expect("a pruned model");
     let error = format!("{:#}", trained(Stock::Dense).unwrap_err());
-    assert!(error.contains("`surgery.2`") && error.contains("wanted a pruned model"), "{error}");
+    assert!(
+        error.contains("`surgery.2`") && error.contains("wanted a pruned model"),
+        "{error}"
+    );
 }
 
 #[test]
