@@ -31,45 +31,45 @@ pub struct Cli {
 pub enum Verb {
     /// Train as a recipe says
     Train(verbs::train::Args),
-    /// Write text
+    /// Generate text after a prompt, or after each row of a file
     Generate(verbs::generate::Args),
     /// Talk with a model in the terminal
     Chat(verbs::chat::Args),
     /// Label texts by a classifier, with probabilities
     Classify(verbs::classify::Args),
-    /// Log-probability of each row, perplexity and bits per byte
+    /// Show the log-probability of each row, perplexity and bits per byte
     Score(verbs::score::Args),
-    /// Measure a model by a suite of tasks
+    /// Measure a model on a suite of tasks, and compare with an earlier report
     Evaluate(verbs::evaluate::Args),
-    /// How training moved a model's weights, in magnitude and direction
+    /// Measure how training changed a model's weights, in magnitude and direction
     Analyse(verbs::analyse::Args),
-    /// Put an adapter into its model's weights
+    /// Merge an adapter into its model's weights
     Merge(verbs::merge::Args),
-    /// Several adapters of one model as one
+    /// Combine several adapters of one model into one
     Combine(verbs::combine::Args),
     /// Make a model sparse, or smaller
     Prune(verbs::prune::Args),
-    /// Take facts out of a memory
+    /// Remove facts from a memory
     Forget(verbs::forget::Args),
-    /// Give a random half of a tuned model its earlier values back
+    /// Reset a random half of a tuned model to its base's values
     Reset(verbs::reset::Args),
     /// Write a model in a format that others read
     Export(verbs::export::Args),
     /// Write a model or an adapter in 4 or 8 bits
     Quantize(verbs::quantize::Args),
-    /// Fewer experts in a mixture: those that a sample of text needs least
+    /// Remove or merge the experts of a mixture that a sample of text needs least
     Experts(verbs::experts::Args),
-    /// Several models answer, read each other's answers, and one has the last word
+    /// Let several models answer, read each other's answers, and one write the final answer
     Moa(verbs::moa::Args),
-    /// A mixture of experts from a dense model, or from tuned copies of one
+    /// Make a mixture of experts from a dense model, or from tuned copies of one
     Upcycle(verbs::upcycle::Args),
-    /// Take a model into the local store
+    /// Add a model to the local store
     Import(verbs::import::Args),
     /// Show what a model, an adapter or a data file is
     Inspect(verbs::inspect::Args),
-    /// Memory and time of a recipe before it runs, and how wrong that was afterwards
+    /// Estimate memory and time of a recipe before it runs; after a run, compare
     Estimate(verbs::estimate::Args),
-    /// What this machine can do
+    /// Show what this machine can do
     Doctor(verbs::doctor::Args),
 }
 

@@ -22,9 +22,9 @@ use crate::output;
 /// Arguments of `analyse`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Of each matrix: ΔM, the mean change of its rows' lengths, and ΔD, the mean of 1 - cos of their turns (DoRA,\n\
-                  arXiv:2402.09353, section 3.2). A group is a run, or all single results of one method; a line of ΔM over\n\
-                  ΔD is laid through its points. The paper finds rising lines for LoRA, falling ones for DoRA and full\n\
+    after_help = "For each matrix: ΔM, the mean change of its rows' lengths, and ΔD, the mean of 1 - cos of the angle by which\n\
+                  its rows were turned (DoRA, arXiv:2402.09353, section 3.2). A group is a run, or all single results of one\n\
+                  method; a line of ΔM over ΔD is fitted to its points. The paper finds rising lines for LoRA, falling ones for DoRA and full\n\
                   fine-tuning.\n\n\
                   Example:\n  finetune analyse --model smollm2-135m-instruct --checkpoints runs/dora --checkpoints runs/full --output analysis"
 )]

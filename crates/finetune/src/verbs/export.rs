@@ -23,16 +23,16 @@ pub struct Args {
     /// A model directory, a .gguf file, a name in the local store, or a hub id
     #[arg(long, value_name = "M")]
     model: String,
-    /// An adapter to put into the weights
+    /// The folder of an adapter to merge into the weights first
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// What is put under an adapter that was trained over packed weights [default: quantized]
     #[arg(long, value_enum, value_name = "W", requires = "adapter")]
     against: Option<Against>,
-    /// What to write
+    /// The format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// Where; a model that is there is not replaced
+    /// Where it is written; a model that is there is not replaced
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]

@@ -27,16 +27,16 @@ pub struct Args {
     /// The memory's folder
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// Rows whose questions are forgotten
+    /// Rows whose facts are forgotten; they are found by their questions
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Where the memory without them is written; one that is there is not replaced
+    /// Where the memory without these facts is written; a memory that is there is not replaced
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// The model that the memory was made for, where it is known by another name here
+    /// The model that the memory was made for, where it has another name or place now
     #[arg(long, value_name = "M")]
     model: Option<String>,
-    /// What was done as JSON
+    /// What was done, as JSON on stdout
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub struct Args {
     /// The name in the local store [default: the last part of the model's name]
     #[arg(long, conflicts_with = "output")]
     name: Option<String>,
-    /// A folder instead of the store
+    /// Write to this folder instead of the local store
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]

@@ -25,16 +25,16 @@ pub struct Args {
     /// JSON on stdout
     #[arg(long)]
     json: bool,
-    /// Of a data file: the model whose tokenizer and template are used
+    /// For a data file: show its rows as this model's tokenizer and chat template read them
     #[arg(long, value_name = "M")]
     model: Option<String>,
-    /// Of a data file: how many rows are shown
+    /// For a data file: how many rows are shown
     #[arg(long, default_value_t = 3, value_name = "N")]
     rows: usize,
-    /// Of a data file: tokens a row may have
+    /// For a data file: the most tokens of a row; longer rows are cut as in training
     #[arg(long, value_name = "N", value_parser = ranges::count(3))]
     max_length: Option<usize>,
-    /// Of a model: every tensor's name, shape and dtype
+    /// For a model: every tensor's name, shape and dtype
     #[arg(long)]
     tensors: bool,
 }

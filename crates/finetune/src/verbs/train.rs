@@ -34,7 +34,7 @@ pub struct Args {
     /// With --resume: go on though this key of the recipe differs, such as `train.max_steps`; may be given several times
     #[arg(long, value_name = "KEY", requires = "resume")]
     allow: Vec<String>,
-    /// What the run was, as JSON on stdout
+    /// The run's numbers (steps, tokens, seconds, loss), as JSON on stdout
     #[arg(long)]
     json: bool,
     #[command(flatten)]
