@@ -1,5 +1,9 @@
 //! A curve as a picture: SVG with its text as text, so that no font is needed to draw it.
 
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::{Error, Result};
@@ -48,7 +52,7 @@ fn paint(svg: &mut String, metric: &str, series: &[Series]) -> Result<(), String
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(80)
-        .build_cartesian_2d(steps.with_key_points(x_ticks), values.with_key_points(y_ticks))
+        .build_cartesian_2d(Axis::new(steps, x_ticks), Axis::new(values, y_ticks))
         .map_err(|e| failed(&e))?;
     chart
         .configure_mesh()
@@ -83,6 +87,41 @@ fn paint(svg: &mut String, metric: &str, series: &[Series]) -> Result<(), String
     area.present().map_err(|e| failed(&e))
 }
 
+/// An axis from one number to another with marks where they are wanted.
+struct Axis {
+    inner: RangedCoordf64,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    fn new(range: Range<f64>, ticks: Vec<f64>) -> Self {
+        Self {
+            inner: range.into(),
+            ticks,
+        }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.inner.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        match hint.weight().allow_light_points() {
+            true => Vec::new(),
+            false => self.ticks.clone(),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.inner.range()
+    }
+}
+
 /// What a line is of.
 fn long_name(name: &str) -> &str {
     match name {
@@ -93,7 +132,7 @@ fn long_name(name: &str) -> &str {
 }
 
 /// From the smallest to the largest value, never empty.
-fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
         (low.min(v), high.max(v))
     });
@@ -109,7 +148,7 @@ fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 }
 
 /// At most ten multiples of 1, 2 or 5 times a power of ten, `least` or more apart.
-fn ticks(range: &std::ops::Range<f64>, least: f64) -> Vec<f64> {
+fn ticks(range: &Range<f64>, least: f64) -> Vec<f64> {
     let length = range.end - range.start;
     let power = 10f64.powf((length / 10.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power);

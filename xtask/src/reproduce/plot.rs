@@ -3,7 +3,10 @@
 use super::results::{Results, mean};
 use super::study::{Form, Study};
 use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
+use std::ops::Range;
 
 /// Pixels of the picture's width, of a bar with its gap, and of the names on the left.
 const WIDTH: u32 = 800;
@@ -83,7 +86,7 @@ fn paint(svg: &mut String, picture: &Picture) -> Result<(), String> {
         .margin_bottom(30)
         .x_label_area_size(44)
         .y_label_area_size(NAMES)
-        .build_cartesian_2d((begin..end).with_key_points(ticks), 0.0..count.max(1.0))
+        .build_cartesian_2d(Axis::new(begin..end, ticks), 0.0..count.max(1.0))
         .map_err(|error| failed(&error))?;
     let scale = if is_wide { " (logarithmic scale)" } else { "" };
     chart
@@ -118,6 +121,41 @@ fn paint(svg: &mut String, picture: &Picture) -> Result<(), String> {
     area.draw_text(note, &style, (14, height as i32 - 24))
         .map_err(|error| failed(&error))?;
     area.present().map_err(|error| failed(&error))
+}
+
+/// An axis from one number to another with marks where they are wanted.
+struct Axis {
+    inner: RangedCoordf64,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    fn new(range: Range<f64>, ticks: Vec<f64>) -> Self {
+        Self {
+            inner: range.into(),
+            ticks,
+        }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.inner.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        match hint.weight().allow_light_points() {
+            true => Vec::new(),
+            false => self.ticks.clone(),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.inner.range()
+    }
 }
 
 /// The logarithms of round numbers between two logarithms: 1, 2 and 5 of each decade, or fewer where there are many
