@@ -1,5 +1,6 @@
 //! One pass over the vocabulary for some tokens: `Sᵀ = W·Hᵀ`, on-line softmax, `Oᵀ += Wᵀ·Pᵀ`.
 //!
+//! The sums are of all words but a token's target: its score is taken out, and enters in f32 when the sums are written.
 //! Tokens lie in lanes. The weight is read where it lies; for the second product small blocks of it are transposed on
 //! the way, which many tokens share, so nothing of it is kept twice.
 #![allow(unsafe_code)]
@@ -31,7 +32,7 @@ pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kep
     let n = kept.len();
     let d = hidden.size()[1] as usize;
     let numbers = || Tensor::empty([n as i64], (Kind::Float, Device::Cpu));
-    let found = Found {
+    let mut found = Found {
         log_probs: numbers(),
         lse: numbers(),
         entropies: wanted.entropies.then(numbers),
@@ -44,16 +45,18 @@ pub(super) fn log_probs<T: Number + Plain>(hidden: &Tensor, weight: &Tensor, kep
         return found;
     }
     let tasks = parallel::pieces(n, TOKENS, TOKENS / 2, BLOCK);
-    let targets = blob::slice::<i64>(&kept.targets);
+    let targets = blob::to_vec::<i64>(&kept.targets);
+    // SAFETY: the caller's tensors are borrowed, and nothing writes to them before this function returns.
+    let [hidden, weight] = unsafe { [blob::slice::<T>(&hidden), blob::slice::<T>(&weight)] };
     let head = Head {
-        hidden: Matrix::new(blob::slice::<T>(&hidden), d),
-        weight: Matrix::new(blob::slice::<T>(&weight), d),
-        targets,
+        hidden: Matrix::new(hidden, d),
+        weight: Matrix::new(weight, d),
+        targets: &targets,
         tasks: &tasks,
-        log_probs: Shared::new(blob::slice_mut(&found.log_probs)),
-        lse: Shared::new(blob::slice_mut(&found.lse)),
-        entropies: found.entropies.as_ref().map(|x| Shared::new(blob::slice_mut(x))),
-        direction: found.direction.as_ref().map(|x| Shared::new(blob::slice_mut::<T>(x))),
+        log_probs: Shared::new(blob::slice_mut(&mut found.log_probs)),
+        lse: Shared::new(blob::slice_mut(&mut found.lse)),
+        entropies: found.entropies.as_mut().map(|x| Shared::new(blob::slice_mut(x))),
+        direction: found.direction.as_mut().map(|x| Shared::new(blob::slice_mut::<T>(x))),
     };
     balance(tasks.len(), |mine| dispatch(Run(&head, mine)));
     found
@@ -119,11 +122,11 @@ struct Memory<'a, T> {
 struct Lanes<'a> {
     /// What exponentials are taken relative to.
     base: &'a mut [f32],
-    /// Sum of exponentials.
+    /// Sum of the other words' exponentials.
     sum: &'a mut [f32],
     /// The target's score.
     chosen: &'a mut [f32],
-    /// Sum of exponentials times scores.
+    /// Sum of the other words' exponentials times scores.
     mean: &'a mut [f32],
 }
 
@@ -180,7 +183,8 @@ impl<T: Number + Plain> Head<'_, T> {
                 memory.scores[range.len() * BLOCK..whole(range.len()) * BLOCK].fill(f32::NEG_INFINITY);
                 for (i, &target) in targets.iter().enumerate().skip(lane).take(BLOCK) {
                     if range.contains(&(target as usize)) {
-                        memory.lanes.chosen[i] = memory.scores[(target as usize - start) * BLOCK + i - lane];
+                        let score = &mut memory.scores[(target as usize - start) * BLOCK + i - lane];
+                        memory.lanes.chosen[i] = std::mem::replace(score, f32::NEG_INFINITY);
                     }
                 }
                 self.softmax::<L>(whole(range.len()), lane, stride, start == 0, memory);
@@ -249,21 +253,30 @@ impl<T: Number + Plain> Head<'_, T> {
         // SAFETY: no other task has these tokens.
         let (log_probs, lse) = unsafe { (self.log_probs.part(tokens.clone()), self.lse.part(tokens.clone())) };
         for i in 0..n {
-            lse[i] = lanes.base[i] + lanes.sum[i].ln();
-            log_probs[i] = lanes.chosen[i] - lse[i];
+            let token = Token::of(lanes, i);
+            log_probs[i] = token.log_p;
+            lse[i] = lanes.chosen[i] - token.log_p;
         }
         if let Some(entropies) = &self.entropies {
             // SAFETY: as above.
             let entropies = unsafe { entropies.part(tokens.clone()) };
             for (i, entropy) in entropies.iter_mut().enumerate() {
-                *entropy = lse[i] - lanes.mean[i] / lanes.sum[i];
+                let token = Token::of(lanes, i);
+                let of_others = (lanes.sum[i] * lse[i] - lanes.mean[i]) / token.total;
+                *entropy = of_others - token.log_p * token.log_p.exp();
             }
         }
         let Some(direction) = &self.direction else {
             return;
         };
         for first in (0..n).step_by(LANES) {
-            let factor = L::splat(-1.0) / f32::bits(&lanes.sum[first..]);
+            let (mut factors, mut missing) = ([0.0; LANES], [0.0; LANES]);
+            for i in 0..LANES.min(n - first) {
+                let token = Token::of(lanes, first + i);
+                factors[i] = -1.0 / token.total;
+                missing[i] = token.missing;
+            }
+            let factor = L::load(&factors);
             for at in (0..d).step_by(LANES) {
                 let mut columns = [factor; LANES];
                 for (i, column) in columns.iter_mut().enumerate() {
@@ -274,9 +287,39 @@ impl<T: Number + Plain> Head<'_, T> {
                     let chosen = self.weight.row(self.targets[token] as usize);
                     // SAFETY: no other task has this token.
                     let to = unsafe { direction.part(token * d..(token + 1) * d) };
-                    T::write(to, at, T::read::<L>(chosen, at) + mean);
+                    T::write(to, at, T::read::<L>(chosen, at).mul_add(L::splat(missing[i]), mean));
                 }
             }
+        }
+    }
+}
+
+/// What the sums say of one token and its target.
+struct Token {
+    log_p: f32,
+    /// `1 - p`.
+    missing: f32,
+    /// All words' exponentials, relative to the base.
+    total: f32,
+}
+
+impl Token {
+    #[inline(always)]
+    fn of(lanes: &Lanes, i: usize) -> Self {
+        let (base, sum, chosen) = (lanes.base[i], lanes.sum[i], lanes.chosen[i]);
+        let above = chosen - base;
+        // A score that is not finite must not look certain.
+        let none = chosen - chosen;
+        let total = sum + above.exp();
+        let log_p = if above > 0.0 {
+            -(sum * (-above).exp()).ln_1p()
+        } else {
+            above - total.ln()
+        };
+        Self {
+            log_p: log_p + none,
+            missing: sum / total + none,
+            total,
         }
     }
 }

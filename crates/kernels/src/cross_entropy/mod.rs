@@ -5,6 +5,9 @@
 //! vocabulary gives the loss and the gradient's direction; the backward pass scales it. A weight that trains gets its
 //! gradient in the backward pass, from logits computed again block by block. Ignored tokens are dropped first.
 //!
+//! For a token that the model is sure of, p near 1, the gradient is `1 - p` in size: the target is kept apart from the
+//! other words, and `1 - p` is formed in f32 of their sum before anything is rounded to bf16.
+//!
 //! Source: Wijmans et al. 2024, arXiv:2411.09009, for the idea. Deviation: the direction comes out of the forward pass.
 //!
 //! Shapes: t tokens, n of them with a target, d model width, v vocabulary.
@@ -70,22 +73,36 @@ struct Found {
 }
 
 fn compute(hidden: &Tensor, weight: &Tensor, targets: &Tensor, entropies: bool) -> (Tensor, Option<Tensor>) {
-    let (t, d) = hidden.size2().expect("hidden is [tokens, width]");
-    let (vocabulary, width) = weight.size2().expect("the weight is [vocabulary, width]");
-    assert_eq!(d, width, "the head is as wide as the hidden state");
-    assert_eq!(targets.size(), [t], "a target for every token");
     let fits = |kind| {
         [hidden, weight]
             .iter()
             .all(|x| x.device() == Device::Cpu && x.kind() == kind)
     };
-    let ways: Ways = if fits(Kind::Float) {
+    let ways = if fits(Kind::Float) {
         Ways::fused::<f32>()
     } else if fits(Kind::BFloat16) {
         Ways::fused::<bf16>()
     } else {
         Ways::chunked()
     };
+    compute_by(&ways, hidden, weight, targets, entropies)
+}
+
+fn compute_by(
+    ways: &Ways,
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    entropies: bool,
+) -> (Tensor, Option<Tensor>) {
+    let (t, d) = hidden.size2().expect("hidden is [tokens, width]");
+    let (vocabulary, width) = weight.size2().expect("the weight is [vocabulary, width]");
+    assert_eq!(d, width, "the head is as wide as the hidden state");
+    assert!(vocabulary > 0 && d > 0, "a head of {vocabulary} words of {d} numbers");
+    assert_eq!(hidden.kind(), weight.kind(), "the head has the hidden state's dtype");
+    assert_eq!(hidden.device(), weight.device(), "the head lies with the hidden state");
+    assert_eq!(targets.size(), [t], "a target for every token");
+    let backward = ways.backward;
     let kept = Kept::of(targets, vocabulary);
     let wants = autograd::wants(&[hidden, weight]);
     let wanted = Wanted {
@@ -102,27 +119,57 @@ fn compute(hidden: &Tensor, weight: &Tensor, targets: &Tensor, entropies: bool) 
     if !wants {
         return (log_probs, entropies);
     }
-    let saved = weight.requires_grad().then(|| (hidden.detach(), weight.detach(), lse));
+    let saved = weight.requires_grad().then(|| Saved {
+        hidden: hidden.detach(),
+        weight: weight.detach(),
+        lse,
+        // 1 - p, as exact as log p is.
+        missing: tch::no_grad(|| -kept.gather(&log_probs).expm1()),
+    });
     let log_probs = autograd::attach(&[hidden, weight], log_probs, move |gradient| {
         let Some(gradient) = gradient else {
             return vec![None, None];
         };
-        let gradient = kept.gather(&gradient.to_kind(Kind::Float));
+        let gradient = kept.gather(&gradient.to_kind(Kind::Float)).contiguous();
         let of_hidden = direction.map(|direction| {
             // In f32: a factor that all tokens share must not be rounded to bf16.
             kept.spread(&(&direction * gradient.unsqueeze(1)).to_kind(direction.kind()))
         });
-        let of_weight = saved.map(|(hidden, weight, lse)| (ways.backward)(&hidden, &weight, &kept, &lse, &gradient));
+        let of_weight = saved.map(|saved| {
+            let slopes = Slopes {
+                of_target: &gradient * saved.missing,
+                of_words: gradient,
+            };
+            backward(&saved.hidden, &saved.weight, &kept, &saved.lse, &slopes)
+        });
         vec![of_hidden, of_weight]
     });
     (log_probs, entropies)
 }
 
+/// What the gradient of a weight that trains is computed from.
+struct Saved {
+    hidden: Tensor,
+    weight: Tensor,
+    /// `[n]`.
+    lse: Tensor,
+    /// `1 - p` of each target, `[n]` f32.
+    missing: Tensor,
+}
+
+/// The gradients of each token's scores, `[n]` f32.
+struct Slopes {
+    /// Of the target's: `dy (1 - p)`.
+    of_target: Tensor,
+    /// `dy`: another word's is `-dy p`.
+    of_words: Tensor,
+}
+
 /// The functions for one dtype and device.
 struct Ways {
     forward: fn(&Tensor, &Tensor, &Kept, Wanted) -> Found,
-    /// Gradient `[v, d]` of the weight from hidden, weight, log-sums and the tokens' gradients.
-    backward: fn(&Tensor, &Tensor, &Kept, &Tensor, &Tensor) -> Tensor,
+    /// Gradient `[v, d]` of the weight from hidden, weight, log-sums and the scores' gradients.
+    backward: fn(&Tensor, &Tensor, &Kept, &Tensor, &Slopes) -> Tensor,
 }
 
 impl Ways {
@@ -141,5 +188,7 @@ impl Ways {
     }
 }
 
+#[cfg(test)]
+mod confident;
 #[cfg(test)]
 mod tests;

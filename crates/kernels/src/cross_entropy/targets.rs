@@ -20,8 +20,9 @@ impl Kept {
         let rows = (rows.size()[0] < num_tokens).then_some(rows);
         let targets = match &rows {
             Some(rows) => targets.index_select(0, rows),
-            None => targets.to_kind(Kind::Int64),
+            None => targets.shallow_clone(),
         };
+        let targets = targets.to_kind(Kind::Int64);
         if targets.numel() > 0 {
             let (low, high) = (targets.min().int64_value(&[]), targets.max().int64_value(&[]));
             assert!(

@@ -14,6 +14,7 @@ use tensor_core::tile::{
     BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, exp2, product, whole,
 };
 
+use super::Slopes;
 use super::forward::words;
 use super::targets::Kept;
 use crate::softmax::halves;
@@ -23,24 +24,26 @@ const WORDS: usize = 128;
 /// Tokens of a step.
 const STEP: usize = 256;
 
-/// `[v, d]` in the weight's dtype; `gradient`: `[n]` f32, of the log-probabilities.
+/// `[v, d]` in the weight's dtype.
 pub(super) fn gradient<T: Number + Plain>(
     hidden: &Tensor,
     weight: &Tensor,
     kept: &Kept,
     lse: &Tensor,
-    gradient: &Tensor,
+    slopes: &Slopes,
 ) -> Tensor {
     let n = kept.len();
     if n == 0 {
         return weight.zeros_like();
     }
     let (hidden, weight) = (kept.gather(hidden), weight.contiguous());
-    let gradient = gradient.contiguous();
+    let of_target = blob::to_vec(&slopes.of_target);
     let (vocabulary, d) = weight.size2().expect("the weight is [vocabulary, width]");
-    let out = Tensor::empty([vocabulary, d], (T::KIND, Device::Cpu));
+    let mut out = Tensor::empty([vocabulary, d], (T::KIND, Device::Cpu));
     let (d, rows) = (d as usize, whole(n));
-    let hidden = Matrix::new(blob::slice::<T>(&hidden), d);
+    // SAFETY: the saved tensors are borrowed, and nothing writes to them before this function returns.
+    let [hidden, weight] = unsafe { [blob::slice::<T>(&hidden), blob::slice::<T>(&weight)] };
+    let hidden = Matrix::new(hidden, d);
     let mut packed = [(); 2].map(|()| vec![T::default(); rows * whole(d)]);
     let [transposed, plain] = &mut packed;
     dispatch(Pack {
@@ -51,25 +54,26 @@ pub(super) fn gradient<T: Number + Plain>(
     // Tokens of padding get no probability.
     let mut log2_sums = vec![f32::INFINITY; rows];
     let mut factors = vec![0.0; rows];
-    factors[..n].copy_from_slice(blob::slice::<f32>(&gradient));
-    for (to, lse) in log2_sums.iter_mut().zip(blob::slice::<f32>(lse)) {
+    factors[..n].copy_from_slice(&blob::to_vec::<f32>(&slopes.of_words));
+    for (to, lse) in log2_sums.iter_mut().zip(blob::to_vec::<f32>(lse)) {
         *to = lse * std::f32::consts::LOG2_E;
     }
-    let mut by_target: Vec<(usize, usize)> = blob::slice::<i64>(&kept.targets)
+    let mut by_target: Vec<(usize, usize)> = blob::to_vec::<i64>(&kept.targets)
         .iter()
         .enumerate()
         .map(|(token, &target)| (target as usize, token))
         .collect();
     by_target.sort_unstable();
     let head = Head {
-        weight: Matrix::new(blob::slice::<T>(&weight), d),
+        weight: Matrix::new(weight, d),
         transposed: Right::panels(&packed[0], whole(d)),
         plain: Right::panels(&packed[1], rows),
         rows,
         log2_sums: &log2_sums,
         factors: &factors,
+        of_target: &of_target,
         by_target: &by_target,
-        out: Shared::new(blob::slice_mut::<T>(&out)),
+        out: Shared::new(blob::slice_mut::<T>(&mut out)),
     };
     balance((vocabulary as usize).div_ceil(WORDS), |mine| {
         dispatch(Run(&head, mine));
@@ -103,6 +107,8 @@ struct Head<'a, T> {
     log2_sums: &'a [f32],
     /// The gradient of each token's log-probability.
     factors: &'a [f32],
+    /// The gradient of each target's score.
+    of_target: &'a [f32],
     /// Targets with their tokens, in order.
     by_target: &'a [(usize, usize)],
     out: Shared<'a, T>,
@@ -170,9 +176,7 @@ impl<T: Number + Plain> Head<'_, T> {
                 self.slopes::<L>(&memory.scores[..len * BLOCK], lane, &mut memory.slopes[lane - start..]);
                 for &(target, token) in targets.iter().filter(|(_, token)| (lane..lane + BLOCK).contains(token)) {
                     let word = target - range.start;
-                    let score = memory.scores[word * BLOCK + token - lane] * std::f32::consts::LOG2_E;
-                    let slope = self.factors[token] * (1.0 - (score - self.log2_sums[token]).exp2());
-                    memory.slopes[word * STEP + token - start] = T::from_f32(slope);
+                    memory.slopes[word * STEP + token - start] = T::from_f32(self.of_target[token]);
                 }
             }
             let left = Left::rows(&*memory.slopes, STEP);
