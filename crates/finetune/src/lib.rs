@@ -19,6 +19,7 @@ pub mod provenance;
 pub mod pruning;
 pub mod quantised;
 pub mod ranges;
+pub mod rates;
 pub mod recipe;
 pub mod rewards;
 pub mod training;

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 use tensor_core::{device, parallel};
 
-use crate::ranges;
+use crate::{ranges, rates};
 
 /// Flags of every verb that loads a model.
 #[derive(Args, Clone, Debug, Default)]
 pub struct MachineArgs {
-    /// The number format to compute in; `auto`, the default, is bf16 where the machine is fast at it, f32 otherwise
+    /// The number format to compute in; `auto`, the default, is the one that this machine multiplies faster (`finetune doctor`)
     #[arg(long, value_enum, value_name = "D", help_heading = "Machine")]
     pub dtype: Option<Dtype>,
     /// Where to compute: `auto` (the default), `cpu`, `cuda` or `cuda:N`
@@ -42,7 +42,7 @@ fn device_name(name: &str) -> Result<String, String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 where the machine is fast at it, f32 otherwise.
+    /// bf16 or f32, whichever this machine multiplies faster: measured once, see [`rates`].
     #[default]
     Auto,
     /// 32-bit floats.
@@ -100,7 +100,7 @@ impl Dtype {
     /// As libtorch's dtype on `device`.
     pub fn kind(self, on: Device) -> Kind {
         match self {
-            Self::Auto => device::fast_kind(on),
+            Self::Auto => rates::of(on).fastest(),
             Self::F32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
         }
@@ -124,6 +124,8 @@ pub fn facts(machine: Machine) -> Value {
         "threads": parallel::num_threads(),
         "device": device,
         "compute": Dtype::of(machine.kind),
+        // What decided, where the dtype was not fixed.
+        "gflops": rates::choice(machine.kind, machine.device).rates,
     })
 }
 

@@ -1,20 +1,24 @@
 //! `finetune doctor`: what this machine can do.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 use tensor_core::{device, parallel};
 
 use crate::machine::{cpu_features, cpu_line, default_threads, physical_cores};
-use crate::output;
+use crate::{output, rates};
 
 /// Arguments of `doctor`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  finetune doctor")]
+#[command(
+    after_help = "`dtype = \"auto\"` is the dtype with the higher rate, bf16's being that of libtorch's products and of those with frozen weights together.\nThe rates are measured once and kept in the cache.\n\nExample:\n  finetune doctor"
+)]
 pub struct Args {
+    /// Measure the rates again, and keep the new ones for `dtype = "auto"`
+    #[arg(long)]
+    measure: bool,
     /// JSON on stdout
     #[arg(long)]
     json: bool,
@@ -24,7 +28,7 @@ impl Args {
     /// Looks around and reports.
     pub fn run(self) -> Result<ExitCode> {
         parallel::set_num_threads(default_threads())?;
-        let report = report();
+        let report = report(self.measure);
         if self.json {
             output::json(&report)?;
             return Ok(ExitCode::SUCCESS);
@@ -36,15 +40,19 @@ impl Args {
     }
 }
 
-fn report() -> Value {
+fn report(again: bool) -> Value {
     let cuda = match device::load_cuda() {
         Ok(None) => json!("this libtorch is for the CPU only"),
         Ok(Some(_)) => json!(format!("{} devices", tch::Cuda::device_count())),
         Err(error) => json!(error.to_string()),
     };
     let chosen = device::parse("auto").unwrap_or(Device::Cpu);
-    let kind = device::fast_kind(chosen);
-    let rate = |kind| format!("{:.0} GFLOP/s", matmul_rate(chosen, kind) / 1e9);
+    let rates = match again {
+        true => rates::measure_again(chosen),
+        false => rates::of(chosen),
+    };
+    let kind = rates.fastest();
+    let rate = |gflops: f64| format!("{gflops:.1} GFLOP/s");
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "libtorch": libtorch(),
@@ -56,30 +64,12 @@ fn report() -> Value {
         "cuda": cuda,
         "device_auto": format!("{chosen:?}").to_lowercase(),
         "dtype_auto": if kind == Kind::BFloat16 { "bf16" } else { "f32" },
-        "matmul_f32": rate(Kind::Float),
-        "matmul_bf16": rate(Kind::BFloat16),
+        "matmul_f32": rate(rates.f32),
+        "matmul_bf16": rate(rates.bf16),
+        "matmul_bf16_frozen": rate(rates.bf16_frozen),
         "store": checkpoint::cache_dir().map(|dir| dir.display().to_string()),
         "models_in_store": models(),
     })
-}
-
-/// Multiply-adds a second (two operations each) of a large matrix product: the best of a few.
-pub fn matmul_rate(on: Device, kind: Kind) -> f64 {
-    let n = 1024;
-    let a = Tensor::ones([n, n], (Kind::Float, on)).to_kind(kind);
-    let once = || {
-        let start = Instant::now();
-        // Reading a number waits for the device.
-        let _ = tch::no_grad(|| a.matmul(&a))
-            .get(0)
-            .get(0)
-            .to_kind(Kind::Float)
-            .double_value(&[]);
-        start.elapsed().as_secs_f64()
-    };
-    once();
-    let best = (0..5).map(|_| once()).fold(f64::INFINITY, f64::min);
-    2.0 * (n as f64).powi(3) / best
 }
 
 fn libtorch() -> String {
