@@ -81,7 +81,7 @@ pub(crate) enum Place {
 pub(crate) enum Category {
     /// Queries, keys, values, output.
     Attention,
-    /// Gate, up, down.
+    /// Gate, up, down: of a mixture, of all experts.
     FeedForward,
     /// Norms of one width.
     Norm(i64),
@@ -102,7 +102,8 @@ impl Category {
 }
 
 const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
-const FEED_FORWARD: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+/// In a mixture each expert has its own; Mixtral's are `w1`, `w3` and `w2`.
+const FEED_FORWARD: [&str; 6] = ["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"];
 
 /// Where each piece stands; a bias stands where its weight does.
 pub(crate) fn places(pieces: &[Piece]) -> Result<Vec<Place>> {

@@ -526,3 +526,39 @@ fn resets_go_from_the_tuned_model_to_the_base() {
         assert!(hft::reset(&pieces, granularity, fraction, 4).is_err());
     }
 }
+
+#[test]
+fn experts_are_one_pool_whatever_their_names() {
+    // Qwen's and Mixtral's names for the same mixture of four experts.
+    let shares = |mixture: &str, names: [&str; 3]| {
+        let mut pieces = vec![piece("model.embed_tokens.weight", &[100, 8], Role::Embedding)];
+        for layer in 0..6 {
+            let at = format!("model.layers.{layer}");
+            for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+                pieces.push(piece(&format!("{at}.self_attn.{name}.weight"), &[8, 8], Role::Base));
+            }
+            pieces.push(piece(&format!("{at}.{mixture}.gate.weight"), &[4, 8], Role::Router));
+            for expert in 0..4 {
+                for (name, shape) in names.into_iter().zip([[16, 8], [16, 8], [8, 16]]) {
+                    let path = format!("{at}.{mixture}.experts.{expert}.{name}.weight");
+                    pieces.push(piece(&path, &shape, Role::Base));
+                }
+            }
+        }
+        let shares = halves(&HftConfig::default(), &pieces).draw(0).shares().to_vec();
+        let feed_forward = shares.iter().find(|share| share.category == "feed-forward");
+        assert_eq!(
+            feed_forward.map(|share| share.tensors - share.trained_tensors),
+            Some(6 * 6),
+            "half of 12 matrices of each layer"
+        );
+        shares
+            .into_iter()
+            .map(|share| (share.category, share.trained_numbers))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shares("mlp", ["gate_proj", "up_proj", "down_proj"]),
+        shares("block_sparse_moe", ["w1", "w3", "w2"])
+    );
+}

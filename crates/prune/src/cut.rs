@@ -58,14 +58,24 @@ impl Cut {
     /// Of each layer the `count` key-value heads whose group matters most; `importance` is a number a group of each layer.
     pub fn with_groups(mut self, count: usize, importance: &[Vec<f64>]) -> Result<Self> {
         let all = self.shape.num_kv_heads;
-        self.groups = Some(most("num_key_value_heads", count, all, importance)?);
+        self.groups = Some(most(
+            "num_key_value_heads",
+            count,
+            [self.shape.num_layers, all],
+            importance,
+        )?);
         Ok(self)
     }
 
     /// Of each layer the `count` channels that matter most; `importance` is a number a channel of each layer.
     pub fn with_channels(mut self, count: usize, importance: &[Vec<f64>]) -> Result<Self> {
         let all = self.shape.intermediate_size;
-        self.channels = Some(most("intermediate_size", count, all, importance)?);
+        self.channels = Some(most(
+            "intermediate_size",
+            count,
+            [self.shape.num_layers, all],
+            importance,
+        )?);
         Ok(self)
     }
 
@@ -144,12 +154,26 @@ impl Cut {
 }
 
 /// The `count` largest of each layer, ascending; of equal ones the last go.
-fn most(option: &'static str, count: usize, all: usize, importance: &[Vec<f64>]) -> Result<Vec<Vec<usize>>> {
+fn most(
+    option: &'static str,
+    count: usize,
+    [layers, all]: [usize; 2],
+    importance: &[Vec<f64>],
+) -> Result<Vec<Vec<usize>>> {
     if count == 0 || count > all {
         return Err(Error::Option {
             option,
             found: format!("{count} of {all} cannot stay"),
             hint: "give the number that the smaller model shall have",
+        });
+    }
+    let found: Vec<i64> = importance.iter().map(|scores| scores.len() as i64).collect();
+    let wanted = vec![all as i64; layers];
+    if found != wanted {
+        return Err(Error::Shape {
+            what: "a number of importance for each unit of each layer",
+            wanted,
+            found,
         });
     }
     let kept = importance.iter().map(|scores| {

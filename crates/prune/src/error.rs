@@ -29,6 +29,20 @@ pub enum Error {
         /// Inputs of the matrix.
         width: usize,
     },
+    /// A layer that is not that of a dense decoder.
+    #[error(
+        "layer {layer}: wanted one `{module}` with {wanted} inputs, found {found}\nhint: heads and channels can be cut from dense decoders; of a mixture of experts drop whole layers, or make the experts fewer with `finetune experts`"
+    )]
+    NotDense {
+        /// The layer.
+        layer: usize,
+        /// The module's own name.
+        module: &'static str,
+        /// Inputs that it should have.
+        wanted: usize,
+        /// What is there.
+        found: String,
+    },
     /// Two tensors that should fit together.
     #[error("{what}: wanted shape {wanted:?}, found {found:?}")]
     Shape {

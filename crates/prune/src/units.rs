@@ -51,7 +51,9 @@ pub fn units<M: LanguageModel>(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(M, Units)> {
     let tally = Arc::new(Mutex::new(Tally::default()));
+    let mut readers = Readers::default();
     let model = operated(model, operate, &mut |at, projection| {
+        readers.note(at, projection.as_ref());
         let count = match at.name() {
             "o_proj" => shape.num_kv_heads,
             "down_proj" => shape.intermediate_size,
@@ -70,6 +72,7 @@ pub fn units<M: LanguageModel>(
         };
         Ok(Box::new(Observed::new(projection, on_input)))
     })?;
+    readers.check(model.num_blocks(), shape)?;
     for (idx, (tokens, documents)) in rows.iter().enumerate() {
         lock(&tally).documents = Some(documents.clone());
         match importance {
@@ -96,6 +99,44 @@ pub fn units<M: LanguageModel>(
     })?;
     let units = std::mem::take(&mut *lock(&tally)).units(model.num_blocks(), shape);
     Ok((model, units))
+}
+
+/// The modules that read heads and channels, by layer, with their inputs.
+#[derive(Default)]
+struct Readers(Vec<(ModulePath, i64)>);
+
+impl Readers {
+    fn note(&mut self, at: &ModulePath, projection: &dyn Projection) {
+        // A mixture's experts have the same names, or others, but never one of each a layer.
+        if at.layer_idx().is_some() && ["o_proj", "down_proj"].contains(&at.name()) {
+            self.0.push((at.clone(), projection.weight().size()[1]));
+        }
+    }
+
+    /// An error unless each layer has one of each, as wide as `shape` says.
+    fn check(&self, num_layers: usize, shape: Shape) -> Result<()> {
+        let wanted = [
+            ("o_proj", shape.num_heads * shape.head_dim),
+            ("down_proj", shape.intermediate_size),
+        ];
+        for (layer, (module, wanted)) in (0..num_layers).flat_map(|layer| wanted.map(|wanted| (layer, wanted))) {
+            let is_it = |at: &ModulePath| at.layer_idx() == Some(layer) && at.name() == module;
+            let here: Vec<_> = self.0.iter().filter(|(at, _)| is_it(at)).collect();
+            let found = match here[..] {
+                [(_, width)] if *width == wanted as i64 => continue,
+                [] => "none of that name".to_owned(),
+                [(at, width)] => format!("`{at}` with {width}"),
+                [(first, _), .., (last, _)] => format!("{}, from `{first}` to `{last}`", here.len()),
+            };
+            return Err(Error::NotDense {
+                layer,
+                module,
+                wanted,
+                found,
+            });
+        }
+        Ok(())
+    }
 }
 
 fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {

@@ -7,7 +7,7 @@ use prune::{
     Calibration, Importance, Shape, Units, angular_distances, block_influence, least_influential, least_run, units,
 };
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, ProjectionSurgeon};
+use tensor_core::{Documents, ModulePath, ProjectionSurgeon};
 
 fn model() -> Decoder {
     let dir = ModelDir::open(&vectors_dir().join("families/llama-untied")).unwrap();
@@ -114,5 +114,72 @@ fn units_are_weighed_by_activations_and_by_gates() {
         for ((path, before), (_, after)) in before.iter().zip(golden::laws::state(&model)) {
             assert!(before.equal(&after), "{path} changed by being looked at");
         }
+    }
+}
+
+#[test]
+fn channels_of_a_mixture_are_not_weighed() {
+    let golden = Vectors::open("prune/parts");
+    // The dense model under the names that two experts have in Qwen's mixtures and in Mixtral's.
+    for (names, needles) in [
+        (
+            ["mlp.experts.0.down_proj", "mlp.experts.1.down_proj"],
+            ["layer 0", "one `down_proj`", "found 2", "mlp.experts.1.down_proj"],
+        ),
+        (
+            ["block_sparse_moe.experts.0.w2", "block_sparse_moe.experts.1.w2"],
+            ["layer 0", "one `down_proj`", "none of that name", "mixture of experts"],
+        ),
+    ] {
+        let mut operate = |model: Decoder, surgeon: &mut ProjectionSurgeon| {
+            Ok(model.map_projections(&mut |at, projection| {
+                let Some(layer) = at.as_str().strip_suffix("mlp.down_proj") else {
+                    return surgeon(at, projection);
+                };
+                names.iter().try_fold(projection, |projection, name| {
+                    surgeon(&ModulePath::from(format!("{layer}{name}")), projection)
+                })
+            })?)
+        };
+        let (model, rows) = (model(), rows(&golden));
+        let shape = shape(&model);
+        let error = units(model, shape, Importance::Activation, &rows, &mut operate, &mut |_| {})
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");
+    }
+    let mut other = shape(&model());
+    other.intermediate_size += 1;
+    let mut operate = |model: Decoder, surgeon: &mut ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
+    let error = units(
+        model(),
+        other,
+        Importance::Activation,
+        &rows(&golden),
+        &mut operate,
+        &mut |_| {},
+    );
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("down_proj` with 57 inputs"), "{error}");
+}
+
+#[test]
+fn importance_of_other_units_cuts_nothing() {
+    let shape = shape(&model());
+    let scores = |layers: usize, count: usize| vec![vec![1.0; count]; layers];
+    let cut = || prune::Cut::nothing(shape);
+    assert!(
+        cut()
+            .with_channels(8, &scores(shape.num_layers, shape.intermediate_size))
+            .is_ok()
+    );
+    for wrong in [
+        scores(shape.num_layers, 8),
+        scores(shape.num_layers - 1, shape.intermediate_size),
+        scores(0, 0),
+    ] {
+        let error = cut().with_channels(8, &wrong).unwrap_err().to_string();
+        assert!(error.contains("importance"), "{error}");
     }
 }
