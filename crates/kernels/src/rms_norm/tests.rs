@@ -4,9 +4,13 @@ use tch::{Kind, Tensor};
 use tensor_core::autograd;
 
 use super::{Gain, add_rms_norm, reference, rms_norm};
-use crate::twins::{check, check_golden, draw};
+use tensor_core::unit::on_each;
+
+use crate::twins::{check, check_golden, draw, golden};
 
 const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
+/// Numbers of 23,040 that may take the neighbouring bf16: 1 in 5,000.
+const ON_AN_EDGE: i64 = 4;
 const MEANINGS: [Gain; 2] = [Gain::Plain, Gain::PlusOne];
 
 #[test]
@@ -62,17 +66,27 @@ fn the_norm_equals_the_golden_vectors() {
 }
 
 #[test]
-fn in_bf16_the_norm_is_transformers_bit_for_bit() {
-    // The same roundings in the same order; only the mean's last bit may differ, which moves few of the rounded numbers.
-    let (x, gain) = (
-        draw(&[200, 576], Kind::BFloat16, 1.0, 6),
-        draw(&[576], Kind::BFloat16, 0.5, 7),
-    );
-    for meaning in MEANINGS {
-        let got = rms_norm(&x, &gain, 1e-5, meaning);
-        let differing = got.ne_tensor(&reference::rms_norm(&x, &gain, 1e-5, meaning));
-        let share = differing.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
-        assert!(share < 1e-3, "{meaning:?}: {share} of the numbers differ");
+fn in_bf16_the_norm_is_that_of_transformers_bit_for_bit_but_for_a_few_on_an_edge() {
+    // What Transformers' own modules gave for these numbers. Their mean of squares is summed in another order: its last
+    // bit may differ, which moves a number that lies on the edge between two of bf16.
+    for (name, meaning) in [("norms/llama", Gain::Plain), ("norms/gemma", Gain::PlusOne)] {
+        let golden = golden(name);
+        let (x, gain, want) = (&golden["x"], &golden["weight"], &golden["y"]);
+        assert_eq!([x.kind(), gain.kind(), want.kind()], [Kind::BFloat16; 3]);
+        on_each(|unit| {
+            for (by, got) in [
+                ("kernel", rms_norm(x, gain, 1e-5, meaning)),
+                ("plain twin", reference::rms_norm(x, gain, 1e-5, meaning)),
+            ] {
+                let differing = got.ne_tensor(want).sum(Kind::Int64).int64_value(&[]);
+                assert!(
+                    differing <= ON_AN_EDGE,
+                    "{unit:?} {name}, {by}: {differing} of 23040 numbers differ"
+                );
+                let apart = (got.view_dtype(Kind::Int16) - want.view_dtype(Kind::Int16)).abs().max();
+                assert!(apart.int64_value(&[]) <= 1, "{unit:?} {name}, {by}: not the neighbour");
+            }
+        });
     }
 }
 
