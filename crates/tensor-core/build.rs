@@ -1,14 +1,28 @@
-//! Compiles the shim against the libtorch that torch-sys links.
+//! Compiles the shim against the headers of the very libtorch that torch-sys links.
+//!
+//! torch-sys tells where that one's libraries lie (its `links` metadata); the headers lie beside them, or where
+//! `LIBTORCH_INCLUDE` says, as torch-sys reads it. Nothing is looked for a second time.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=cpp/shim.cpp");
     println!("cargo::rerun-if-changed=cpp/shim.h");
-    println!("cargo::rerun-if-env-changed=LIBTORCH");
-    let view = libtorch();
-    let include = view.join("include");
+    for name in ["LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "LIBTORCH_CXX11_ABI"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let (include, libraries) = libtorch().unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    });
+    // PyTorch's own packages are built so; torch-sys asks the interpreter for the same answer.
+    let abi = match env::var("LIBTORCH_CXX11_ABI") {
+        Ok(abi) if !uses_pytorch() => abi,
+        _ => "1".into(),
+    };
+    println!("cargo::rerun-if-changed={}", libraries.display());
     cc::Build::new()
         .cpp(true)
         .pic(true)
@@ -16,7 +30,7 @@ fn main() {
         .opt_level(2)
         .flag("-std=c++17")
         .flag("-fopenmp")
-        .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
+        .flag(format!("-D_GLIBCXX_USE_CXX11_ABI={abi}"))
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("cpp/shim.cpp")
@@ -24,22 +38,59 @@ fn main() {
     println!("cargo::rustc-link-lib=dylib=gomp");
 }
 
-/// The folder that holds `include` and `lib`, found as torch-sys finds it.
-fn libtorch() -> PathBuf {
-    if let Some(path) = env::var_os("LIBTORCH") {
-        return PathBuf::from(path);
+fn uses_pytorch() -> bool {
+    env::var("LIBTORCH_USE_PYTORCH").is_ok()
+}
+
+/// The folders of libtorch's headers and of its libraries.
+fn libtorch() -> Result<(PathBuf, PathBuf), String> {
+    let libraries = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).ok_or(
+        "torch-sys does not say which libtorch it links\n\
+         hint: run `cargo xtask setup` once, or set LIBTORCH to a libtorch 2.11 and build without the feature `doc-only`",
+    )?;
+    // Python's installation has its headers beside its libraries; otherwise the variable may put them elsewhere.
+    let root = match env::var_os("LIBTORCH_INCLUDE") {
+        Some(root) if !uses_pytorch() => PathBuf::from(root),
+        _ => beside(&libraries).to_owned(),
+    };
+    let include = root.join("include");
+    let header = "torch/headeronly/version.h";
+    let text = fs::read_to_string(include.join(header)).map_err(|error| {
+        format!(
+            "the headers of the libtorch in `{}`: wanted `{header}` in `{}`: {error}\n\
+             hint: set LIBTORCH_INCLUDE to the folder whose `include` belongs to that libtorch",
+            libraries.display(),
+            include.display()
+        )
+    })?;
+    same_version(&text, &libraries)?;
+    Ok((include, libraries))
+}
+
+/// The folder that the libraries' own lies in; by name, since it may be a link into another one.
+fn beside(libraries: &Path) -> &Path {
+    libraries.parent().unwrap_or(libraries)
+}
+
+/// An error if the headers are of another version than the libraries, as far as these say theirs.
+fn same_version(header: &str, libraries: &Path) -> Result<(), String> {
+    let Ok(built) = fs::read_to_string(beside(libraries).join("build-version")) else {
+        return Ok(());
+    };
+    let of = |text: &str| text.trim().split('+').next().unwrap_or_default().to_owned();
+    let number = |part: &str| {
+        let key = format!("#define TORCH_VERSION_{part} ");
+        let line = header.lines().find_map(|line| line.strip_prefix(&key));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let headers = ["MAJOR", "MINOR", "PATCH"].map(number).join(".");
+    if headers == of(&built) {
+        return Ok(());
     }
-    if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
-        let python = env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-        let found = std::process::Command::new(python)
-            .args(["-c", "import torch, os; print(os.path.dirname(torch.__file__))"])
-            .output();
-        if let Ok(out) = found
-            && out.status.success()
-        {
-            return PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
-        }
-    }
-    eprintln!("error: libtorch was not found\nhint: run `cargo xtask setup` once, or set LIBTORCH");
-    std::process::exit(1);
+    Err(format!(
+        "headers of libtorch {headers} beside libraries of libtorch {} in `{}`\n\
+         hint: LIBTORCH_INCLUDE names another libtorch than LIBTORCH or LIBTORCH_LIB",
+        of(&built),
+        libraries.display()
+    ))
 }

@@ -171,7 +171,7 @@ impl Fingerprint {
             let value = param.value().detach().to_device(Device::Cpu).contiguous();
             self.0.update(format!("{at} {:?} {:?}\n", value.kind(), value.size()));
             self.0
-                .update(blob::slice::<u8>(&value.flatten(0, -1).view_dtype(Kind::Uint8)));
+                .update(blob::to_vec::<u8>(&value.flatten(0, -1).view_dtype(Kind::Uint8)));
         });
     }
 
@@ -180,7 +180,7 @@ impl Fingerprint {
         self.0.update(format!("{:?}\n", row.documents.offsets()));
         for numbers in [&row.tokens, &row.targets] {
             let numbers = numbers.to_device(Device::Cpu).contiguous();
-            for number in blob::slice::<i64>(&numbers) {
+            for number in &blob::to_vec::<i64>(&numbers) {
                 self.0.update(number.to_le_bytes());
             }
         }
@@ -207,7 +207,7 @@ pub fn open_log_probs(path: &Path, count: usize) -> Result<Option<Vec<f32>>> {
     }
     let tensor = Safetensors::open(path)?.tensor(NAME)?;
     let fits = tensor.kind() == Kind::Float && tensor.size() == [count as i64];
-    Ok(fits.then(|| blob::slice::<f32>(&tensor.contiguous()).to_vec()))
+    Ok(fits.then(|| blob::to_vec::<f32>(&tensor)))
 }
 
 /// Keeps log-probabilities at `path`: aside first, then renamed.

@@ -1,10 +1,12 @@
-//! A file mapped into memory, read-only.
+//! A file mapped into memory: what is written to it stays in this process and never reaches the file.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+use tch::{Kind, Tensor};
+use tensor_core::blob;
 
 use crate::{Error, Result};
 
@@ -38,16 +40,17 @@ impl Length {
 }
 
 /// Maps the file at `path`; an empty file gives an empty map.
-pub(crate) fn map(path: &Path) -> Result<(Arc<Mmap>, Length)> {
+pub(crate) fn map(path: &Path) -> Result<(Arc<MmapMut>, Length)> {
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     if file.metadata().map_err(Error::io(path, "read"))?.is_dir() {
         let source = std::io::ErrorKind::IsADirectory.into();
         return Err(Error::io(path, "read")(source));
     }
-    // SAFETY: the map is read-only. A checkpoint that another process cuts short while it is mapped is noticed where a
-    // tensor is handed out; our own writers replace files by renaming and never write into one.
+    // SAFETY: the pages are private, so that no tensor over them can write to the file. A checkpoint that another process
+    // cuts short while it is mapped is noticed where a tensor is handed out; our own writers replace files by renaming and
+    // never write into one.
     #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+    let map = unsafe { MmapOptions::new().no_reserve_swap().map_copy(&file) }.map_err(Error::io(path, "map"))?;
     let length = Length {
         file,
         path: path.to_owned(),
@@ -60,25 +63,39 @@ pub(crate) fn map(path: &Path) -> Result<(Arc<Mmap>, Length)> {
 ///
 /// So reading a model weight by weight, each packed or converted before the next, holds one dense weight at a time.
 pub(crate) struct Lent {
-    map: Arc<Mmap>,
+    map: Arc<MmapMut>,
     start: usize,
     len: usize,
 }
 
 impl Lent {
     /// `bytes` of `map`.
-    pub(crate) fn new(map: &Arc<Mmap>, bytes: &[u8]) -> Self {
+    pub(crate) fn new(map: &Arc<MmapMut>, bytes: &[u8]) -> Self {
         Self {
             map: map.clone(),
             start: bytes.as_ptr() as usize - map.as_ptr() as usize,
             len: bytes.len(),
         }
     }
+
+    /// A tensor over these bytes.
+    ///
+    /// # Panics
+    /// If there are fewer bytes than `shape` needs, or they are not aligned for `kind`.
+    pub(crate) fn tensor(self, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        assert!(self.start + self.len <= self.map.len(), "bytes of the map");
+        // SAFETY: inside the map, whose pages are this process's own to read and write for as long as it lives.
+        #[allow(unsafe_code)]
+        unsafe {
+            let bytes = (self.map.as_ptr().add(self.start).cast_mut(), self.len);
+            Ok(blob::tensor_over(Arc::new(self), bytes, shape, kind)?)
+        }
+    }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // SAFETY: the map is read-only, so a page that leaves is read again with the same bytes by whoever needs it.
+        // SAFETY: a page that leaves is read again from the file; nothing here writes to one that another tensor reads.
         // A system that knows no such advice keeps the pages, which costs memory and nothing else.
         #[allow(unsafe_code)]
         let _ = unsafe {

@@ -240,7 +240,7 @@ impl Decoder {
 /// Draws each sequence's next token from its row of `[n, v]` logits, side by side.
 fn draw(sequences: &mut [Live], logits: &Tensor, sampler: &Sampler) {
     let v = logits.size()[1] as usize;
-    let rows = blob::slice::<f32>(logits);
+    let rows = &blob::to_vec::<f32>(logits);
     let mut each: Vec<(&mut Live, &[f32])> = sequences.iter_mut().zip(rows.chunks_exact(v)).collect();
     parallel::for_each_chunk(&mut each, 1, |each| {
         for (sequence, logits) in each {

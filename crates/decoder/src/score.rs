@@ -40,7 +40,7 @@ impl Decoder {
         let each = tch::no_grad(|| loss::token_log_probs(&hidden, &self.head, &on_device(&targets), pass));
         let each = each.to_device(tch::Device::Cpu).contiguous();
         // The position before a token predicts it.
-        let each = blob::slice::<f32>(&each);
+        let each = blob::to_vec::<f32>(&each);
         let mut shifted = vec![0.0; each.len()];
         for range in documents.ranges() {
             shifted[range.start + 1..range.end].copy_from_slice(&each[range.start..range.end - 1]);

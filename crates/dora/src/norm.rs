@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use lora::LowRank;
 use tch::{Kind, Tensor};
-use tensor_core::FrozenMap;
+use tensor_core::{FrozenMap, Stamp};
 
 /// A row of zeros has this norm: its magnitude is zero as well, and the quotient is defined.
 const SMALLEST: f64 = 1e-20;
@@ -26,7 +26,7 @@ pub(crate) struct Norms {
     kept: RefCell<Option<(Stamps, Norm)>>,
 }
 
-type Stamps = [(usize, i64); 2];
+type Stamps = Option<[Stamp; 2]>;
 
 /// Norms of one state of A and B.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Norms {
 
     /// The norms with this update now.
     pub(crate) fn now(&self, frozen: &dyn FrozenMap, update: Option<&LowRank>) -> Norm {
-        let stamps = update.map_or([(0, 0); 2], |update| [update.a().stamp(), update.b().stamp()]);
+        let stamps = update.map(|update| [update.a().stamp(), update.b().stamp()]);
         let mut kept = self.kept.borrow_mut();
         match &*kept {
             Some((of, norm)) if *of == stamps => norm.share(),

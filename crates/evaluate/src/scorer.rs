@@ -114,7 +114,7 @@ impl Scorer for Decoder {
                 .to_device(tch::Device::Cpu)
                 .contiguous()
         });
-        Ok(blob::slice::<f32>(&chosen)
+        Ok(blob::to_vec::<f32>(&chosen)
             .chunks_exact(candidates.len())
             .map(<[f32]>::to_vec)
             .collect())

@@ -148,7 +148,8 @@ pub fn outputs(
             .to_device(Device::Cpu)
             .contiguous();
         let width = logits.size()[1] as usize;
-        let rows = blob::slice::<f32>(&logits).chunks_exact(width);
+        let numbers = blob::to_vec::<f32>(&logits);
+        let rows = numbers.chunks_exact(width);
         for (&idx, row) in lot.iter().zip(rows) {
             if row.iter().any(|number| !number.is_finite()) {
                 bail!(

@@ -41,14 +41,9 @@ fn token_stride(x: &Tensor) -> Option<usize> {
     (dense && stride[0] >= 0).then(|| stride[0] as usize)
 }
 
-/// The numbers of a tensor that this crate has just made.
-pub(crate) fn fresh<T: Scalar>(tensor: &Tensor) -> &mut [T] {
-    // An empty tensor has no address that a slice may have.
-    if tensor.numel() == 0 {
-        &mut []
-    } else {
-        blob::slice_mut(tensor)
-    }
+/// The numbers of a tensor that this crate has just made: no other handle shares it.
+pub(crate) fn fresh<T: Scalar>(tensor: &mut Tensor) -> &mut [T] {
+    blob::slice_mut(tensor)
 }
 
 /// Rows to read: row i is head `i % h` of token `i / h`.

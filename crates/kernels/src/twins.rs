@@ -85,10 +85,10 @@ pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor) {
     assert!(excess <= 1.0, "{what}: {excess} times the tolerance");
 }
 
-/// The vectors of `crates/golden/vectors/kernels`, f64.
+/// The vectors `name` of `crates/golden/vectors`.
 pub(crate) fn golden(name: &str) -> HashMap<String, Tensor> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../golden/vectors/kernels")
+        .join("../golden/vectors")
         .join(format!("{name}.safetensors"));
     Tensor::read_safetensors(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -96,9 +96,9 @@ pub(crate) fn golden(name: &str) -> HashMap<String, Tensor> {
         .collect()
 }
 
-/// `f` in f32 on the golden inputs against the golden output `y` and gradients `d_INPUT` for `dy`.
+/// `f` in f32 on the golden inputs of `kernels/name` (f64) against the golden output `y` and gradients `d_INPUT` for `dy`.
 pub(crate) fn check_golden(name: &str, inputs: &[&str], f: impl Fn(&[Tensor], &HashMap<String, Tensor>) -> Tensor) {
-    let golden = golden(name);
+    let golden = golden(&format!("kernels/{name}"));
     let leaves: Vec<Tensor> = inputs
         .iter()
         .map(|input| golden[*input].to_kind(Kind::Float).set_requires_grad(true))

@@ -83,7 +83,8 @@ impl MemoryBank {
                 tensor.map(ids).ok_or_else(|| missing(folder, &at.join(name)))
             };
             let (width, path) = (experts.table.shape().width(), states_file(folder, at));
-            experts.states = RowStates::open(optimizer, width, &path, (part("moved")?, part("updates")?))?;
+            let counts = (part("moved")?, part("updates")?);
+            experts.states = RowStates::open(optimizer, width, &path, counts, &experts.table)?;
             Ok(())
         });
         loaded.into_iter().collect()
@@ -202,9 +203,9 @@ fn numbers(ids: &[u32]) -> Tensor {
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
     let flat = tensor.to_kind(Kind::Int64).flatten(0, -1).contiguous();
-    let ids = tensor_core::blob::slice::<i64>(&flat).iter();
+    let ids = tensor_core::blob::to_vec::<i64>(&flat).into_iter();
     // What is no number of an expert becomes one that no table has, and is refused where the range is known.
-    ids.map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect()
+    ids.map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect()
 }
 
 fn named(tensors: impl Iterator<Item = (ModulePath, Tensor)>) -> Tensors {

@@ -1,6 +1,7 @@
 //! Rows of f32 in a mapped file: what is resident is what was touched, and the system may take it back.
 //!
-//! New rows go to a scratch file without a name, which ends with the process however that ends. Rows that were read
+//! New rows go to a scratch file without a name, which ends with the process however that ends; its room is taken before it
+//! is mapped. Rows that were read
 //! from a saved table are mapped privately: writing to them leaves the file as it is.
 
 use std::fs::File;
@@ -85,7 +86,8 @@ impl MappedRows {
             None => tempfile::tempfile()?,
         };
         let at = (self.segments.len() * segment) as u64;
-        scratch.set_len(at + segment as u64)?;
+        // A full disk is an error here, and would be the process's end where a row is written.
+        tensor_core::allocate(&scratch, at, segment as u64)?;
         self.segments.push(Floats::shared(&scratch, at, segment)?);
         self.scratch = Some(scratch);
         Ok(())

@@ -40,9 +40,10 @@ impl Memory {
         if uses.is_empty() {
             return None;
         }
-        let (scale, outputs) = (experts.scale, experts.table.shape().outputs as i64);
-        let held = x.detach();
-        let y = experts::forward(&experts.table, &uses, blob::slice(&held), scale);
+        let shape = experts.table.shape();
+        let (scale, width, outputs) = (experts.scale, shape.inputs as i64, shape.outputs as i64);
+        let held = blob::to_vec::<f32>(&x);
+        let y = experts::forward(&experts.table, &uses, &held, scale);
         let y = Tensor::from_slice(&y).view([-1, outputs]);
         let moves = uses.iter().any(|used| used.moves);
         // Rows are no tensors; what moves them hangs on this leaf.
@@ -55,17 +56,17 @@ impl Memory {
         let (shared, wants_dx, top_k) = (self.experts.clone(), x.requires_grad(), experts.selection.top_k());
         Some(autograd::attach(&inputs, y, move |dy| {
             let Some(dy) = dy else { return vec![None, None, None] };
-            let dy = dy.to_kind(Kind::Float).contiguous();
+            let dy = blob::to_vec::<f32>(&dy.to_kind(Kind::Float));
             let mut experts = locked(&shared);
             // What may move may have been narrowed once the loss was known.
             for used in &mut uses {
                 used.moves = used.moves && experts.may_move(experts.table.ids()[used.slot]);
             }
             let Experts { table, gradients, .. } = &mut *experts;
-            let rows = (blob::slice(&held), blob::slice(&dy));
+            let rows = (held.as_slice(), dy.as_slice());
             let (dx, d_shares) = experts::backward(table, &uses, rows, (scale, top_k, wants_dx), gradients);
             let like = |values: &[f32], width: i64| Tensor::from_slice(values).view([-1, width]);
-            let dx = wants_dx.then(|| like(&dx, held.size()[1]));
+            let dx = wants_dx.then(|| like(&dx, width));
             vec![dx, Some(like(&d_shares, top_k as i64)), None]
         }))
     }
@@ -73,10 +74,13 @@ impl Memory {
 
 /// The uses of experts that have a row, token by token.
 fn uses(experts: &Experts, chosen: &Chosen) -> Vec<Use> {
-    let (ids, shares) = (chosen.experts.contiguous(), chosen.shares.detach().contiguous());
+    let (ids, shares) = (
+        blob::to_vec::<i64>(&chosen.experts),
+        blob::to_vec::<f32>(&chosen.shares),
+    );
     let top_k = experts.selection.top_k();
-    let pairs = blob::slice::<i64>(&ids).iter().zip(blob::slice::<f32>(&shares));
-    let with_row = pairs.enumerate().filter_map(|(at, (&id, &share))| {
+    let pairs = ids.into_iter().zip(shares);
+    let with_row = pairs.enumerate().filter_map(|(at, (id, share))| {
         let slot = experts.table.slot(id as u32)?;
         Some(Use {
             token: at / top_k,

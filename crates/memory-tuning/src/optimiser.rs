@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::map::MappedRows;
-use crate::{Result, Table};
+use crate::{Error, Result, Table};
 
 /// The gradients of one step's rows.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ impl RowStates {
                 }
                 RowOptimizer::Adamw => {
                     let place = self.place(table.ids()[slot])?;
-                    self.updates[place] += 1;
+                    self.updates[place] = self.updates[place].saturating_add(1);
                     let number = self.updates[place];
                     adamw(table.row_mut(slot), gradient, self.means.row_mut(place), number, update);
                 }
@@ -151,17 +151,41 @@ impl RowStates {
         self.means.save(path)
     }
 
-    /// As they were saved.
+    /// As they were saved: for experts of `table`, each once, with its number of updates.
     pub(crate) fn open(
         optimizer: RowOptimizer,
         width: usize,
         path: &std::path::Path,
         (ids, updates): (Vec<u32>, Vec<u32>),
+        table: &Table,
     ) -> Result<Self> {
+        let wrong = |wanted: &str, found: String| {
+            Err(Error::Format {
+                path: path.to_owned(),
+                wanted: wanted.to_owned(),
+                found,
+                hint: "the states' index is damaged or of another memory; copy the checkpoint again",
+            })
+        };
+        if ids.len() != updates.len() {
+            let found = format!("{} experts and {} numbers", ids.len(), updates.len());
+            return wrong("a number of updates for each expert", found);
+        }
+        if let Some(id) = ids.iter().find(|&&id| table.slot(id).is_none()) {
+            return wrong(
+                "states of experts that have a row",
+                format!("expert {id}, which has none"),
+            );
+        }
+        let places: HashMap<u32, usize> = ids.iter().zip(0..).map(|(&id, place)| (id, place)).collect();
+        if places.len() != ids.len() {
+            let found = format!("{} states of {} experts", ids.len(), places.len());
+            return wrong("each expert once", found);
+        }
         Ok(Self {
             optimizer,
             means: MappedRows::open(path, 2 * width, ids.len())?,
-            places: ids.iter().zip(0..).map(|(&id, place)| (id, place)).collect(),
+            places,
             ids,
             updates,
         })
@@ -191,7 +215,7 @@ fn adamw(row: &mut [f32], gradient: &[f32], means: &mut [f32], number: u32, upda
     let (first, second) = means.split_at_mut(row.len());
     let (beta1, beta2) = (update.beta1 as f32, update.beta2 as f32);
     let decay = 1.0 - (update.learning_rate * update.weight_decay) as f32;
-    let correction = |beta: f64| 1.0 - beta.powi(number as i32);
+    let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(number).unwrap_or(i32::MAX));
     let rate = (update.learning_rate / correction(update.beta1)) as f32;
     let root = 1.0 / correction(update.beta2).sqrt() as f32;
     let (scale, epsilon) = (update.gradient_scale as f32, update.epsilon as f32);

@@ -40,7 +40,7 @@ impl Case {
             let slot = table.touch(*id as u32).unwrap();
             table
                 .row_mut(slot)
-                .copy_from_slice(blob::slice(&f32("rows").get(row).contiguous()));
+                .copy_from_slice(&blob::to_vec(&f32("rows").get(row).contiguous()));
         }
         let mut experts = Experts::new(&config, selection, table);
         let moving = vectors.integers("moving");
@@ -144,7 +144,7 @@ fn experts_gathered_from_the_table_are_a_lora() {
     for (id, row) in [(2, 0), (1, 1)] {
         let slot = table.touch(id).unwrap();
         let row = Tensor::cat(&[a.get(row), b.get(row)], 0);
-        table.row_mut(slot).copy_from_slice(blob::slice(&row));
+        table.row_mut(slot).copy_from_slice(&blob::to_vec(&row));
     }
     let selection = Selection::new(zeros(&[2, 8]), zeros(&[2]), keys, &config);
     let experts = Arc::new(Mutex::new(Experts::new(&config, selection, table)));
@@ -176,7 +176,7 @@ fn rows_move_as_the_oracle_s_and_only_those_with_a_gradient_have_a_state() {
     let mut table = Table::new(ExpertShape::new(&config, 3, width as usize), 0);
     for row in 0..m {
         let slot = table.touch(100 + row as u32).unwrap();
-        table.row_mut(slot).copy_from_slice(blob::slice(&rows.get(row)));
+        table.row_mut(slot).copy_from_slice(&blob::to_vec(&rows.get(row)));
     }
     let mut states = RowStates::new(RowOptimizer::Adamw, width as usize);
     let mut gradients = Gradients::new(width as usize);
@@ -185,7 +185,7 @@ fn rows_move_as_the_oracle_s_and_only_those_with_a_gradient_have_a_state() {
         gradients.clear();
         for row in (0..m).filter(|&row| touched.int64_value(&[step, row]) == 1) {
             let gradient = vectors.get("gradients").get(step).get(row).to_kind(Kind::Float);
-            gradients.row(row as usize).copy_from_slice(blob::slice(&gradient));
+            gradients.row(row as usize).copy_from_slice(&blob::to_vec(&gradient));
         }
         let before: Vec<Vec<f32>> = (0..m as usize).map(|slot| table.row(slot).to_vec()).collect();
         states.update(&mut table, &gradients, &update).unwrap();

@@ -9,7 +9,7 @@ use crate::{Mask, Pattern, Per, Result, Sparsity};
 pub(crate) fn mask(scores: &Tensor, sparsity: Sparsity, per: Per) -> Result<Mask> {
     let (out, width) = scores.size2().expect("scores are a matrix");
     let scores = scores.to_kind(Kind::Double).to_device(tch::Device::Cpu).contiguous();
-    let scores = blob::slice::<f64>(&scores);
+    let scores = &blob::to_vec::<f64>(&scores);
     let mut kept = vec![true; scores.len()];
     match (sparsity, per) {
         (Sparsity::Pattern(pattern), _) => {

@@ -93,7 +93,7 @@ fn sizes(weight: &Tensor, mut each: impl FnMut(u32)) {
         .to_device(tch::Device::Cpu)
         .to_kind(Kind::Float)
         .contiguous();
-    for value in blob::slice::<f32>(&weight) {
+    for value in &blob::to_vec::<f32>(&weight) {
         each(value.abs().to_bits());
     }
 }

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tch::{Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, Found, ModulePath, Param, Parameters, Parts, Pass, Projection, Update, autograd,
+    Dense, Documents, DropoutKey, Found, ModulePath, Param, Parameters, Parts, Pass, Projection, Stamp, Update,
+    autograd,
 };
 
 use crate::{Error, Mask, Result};
@@ -25,7 +26,7 @@ pub struct Masked {
 /// `M ∘ W` as it was when the factors were last written to.
 #[derive(Debug)]
 struct Effective {
-    stamps: [(usize, i64); 2],
+    stamps: [Stamp; 2],
     weight: Tensor,
 }
 

@@ -118,7 +118,7 @@ fn block_size(config: &SparseGptConfig, pattern: Option<Pattern>) -> Result<usiz
 
 /// Some columns of all rows, each row by itself.
 struct Block<'a> {
-    upper: &'a [f64],
+    upper: Vec<f64>,
     length: usize,
     rows: Vec<Row>,
 }
@@ -129,17 +129,17 @@ struct Row {
     kept: Vec<bool>,
 }
 
-impl<'a> Block<'a> {
-    fn of(weights: &Tensor, upper: &'a Tensor) -> Self {
+impl Block {
+    fn of(weights: &Tensor, upper: &Tensor) -> Self {
         let length = weights.size()[1] as usize;
-        let weights = weights.contiguous();
-        let rows = blob::slice::<f64>(&weights).chunks(length).map(|row| Row {
+        let numbers = blob::to_vec::<f64>(weights);
+        let rows = numbers.chunks(length).map(|row| Row {
             weights: row.to_vec(),
             errors: vec![0.0; length],
             kept: vec![true; length],
         });
         Self {
-            upper: blob::slice::<f64>(upper),
+            upper: blob::to_vec::<f64>(upper),
             length,
             rows: rows.collect(),
         }
@@ -170,7 +170,7 @@ impl<'a> Block<'a> {
     }
 
     fn sweep(&mut self, pattern: Option<Pattern>) {
-        let (upper, length) = (self.upper, self.length);
+        let (upper, length) = (&self.upper, self.length);
         parallel::for_each_chunk(&mut self.rows, 8, |rows| {
             for row in rows {
                 row.sweep(upper, length, pattern);

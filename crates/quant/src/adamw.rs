@@ -16,7 +16,8 @@
 //! assert!((value[0] - 0.9).abs() < 1e-6 && (value[1] - 1.1).abs() < 1e-6);
 //! ```
 
-use tensor_core::parallel;
+use tch::Tensor;
+use tensor_core::{blob, parallel};
 
 use crate::codec::{DynamicMap, NESTED_BLOCK};
 
@@ -109,6 +110,27 @@ pub fn adamw(value: &mut [f32], gradient: &[f32], mean: Parts, square: Parts, st
             factors.move_blocks(value, gradient, mean, square);
         }
     });
+}
+
+/// As [`adamw`] over CPU tensors, written in place: each state is its codes (u8) and absmax (f32).
+///
+/// # Panics
+/// If dtypes or sizes do not fit together, a tensor is not contiguous or not on the CPU, or two share memory.
+pub fn adamw_tensors(value: &Tensor, gradient: &Tensor, [mean, square]: [[&Tensor; 2]; 2], step: &Step) {
+    let written = [value, mean[0], mean[1], square[0], square[1]].map(blob::span);
+    assert!(
+        blob::are_apart(written.into(), vec![blob::span(gradient)]),
+        "a parameter, its gradient and its states share no memory"
+    );
+    // SAFETY: what is written shares no memory with anything else here, as was checked, and nothing else runs.
+    #[allow(unsafe_code)]
+    unsafe {
+        let [mean, square] = [mean, square].map(|[codes, absmax]| Parts {
+            codes: blob::slice_mut_shared(codes),
+            absmax: blob::slice_mut_shared(absmax),
+        });
+        adamw(blob::slice_mut_shared(value), blob::slice(gradient), mean, square, step);
+    }
 }
 
 /// The step's constants.

@@ -5,8 +5,9 @@
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+use tensor_core::blob;
+use tensor_core::parallel::{self, Shared};
 use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
-use tensor_core::{blob, parallel};
 
 use crate::QuantizedWeight;
 use crate::codec;
@@ -17,27 +18,43 @@ const MOST: i64 = 2;
 const AT_ONCE: usize = 4096;
 
 /// `x Ŵᵀ`: `[t, out]` in the dtype of x; none if x has more than a few rows, or lies elsewhere.
+///
+/// # Panics
+/// If x is not as wide as the matrix.
 pub(crate) fn product(x: &Tensor, weight: &QuantizedWeight) -> Option<Tensor> {
-    let (tokens, _) = x.size2().ok()?;
+    let (tokens, width) = x.size2().ok()?;
     let suits = x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16);
     if !suits || tokens == 0 || tokens > MOST {
         return None;
     }
+    assert_eq!(
+        width,
+        weight.shape[1],
+        "an input {:?} does not fit a packed matrix {:?}",
+        x.size(),
+        weight.shape
+    );
     let [out, input] = weight.shape.map(|side| side as usize);
-    let y = Tensor::empty([tokens, out as i64], (x.kind(), Device::Cpu));
+    if out == 0 || input == 0 {
+        return None;
+    }
+    let mut y = Tensor::empty([tokens, out as i64], (x.kind(), Device::Cpu));
     let rows = x.to_kind(Kind::Float).contiguous();
-    let x: Vec<&[f32]> = blob::slice::<f32>(&rows).chunks_exact(input).collect();
+    let rows = blob::to_vec::<f32>(&rows);
+    let x: Vec<&[f32]> = rows.chunks_exact(input).collect();
     match y.kind() {
-        Kind::Float => fill(&x, weight, Target(blob::slice_mut::<f32>(&y).as_mut_ptr())),
-        _ => fill(&x, weight, Target(blob::slice_mut::<bf16>(&y).as_mut_ptr())),
+        Kind::Float => fill(&x, weight, &Shared::new(blob::slice_mut::<f32>(&mut y))),
+        _ => fill(&x, weight, &Shared::new(blob::slice_mut::<bf16>(&mut y))),
     }
     Some(y)
 }
 
 /// Writes every product of a row of `x` with a row of the matrix.
-fn fill<T: Scalar>(x: &[&[f32]], weight: &QuantizedWeight, y: Target<T>) {
+fn fill<T: Scalar>(x: &[&[f32]], weight: &QuantizedWeight, y: &Shared<T>) {
     let [out, input] = weight.shape.map(|side| side as usize);
-    let (codes, scales) = weight.on_cpu();
+    // SAFETY: the result is memory of its own, and nothing else is written.
+    #[allow(unsafe_code)]
+    let (codes, scales) = unsafe { weight.on_cpu() };
     let (scheme, block) = (weight.scheme, weight.block);
     let step = (AT_ONCE / input.max(1)).max(1);
     parallel::for_each_range(out.div_ceil(step), 8, |range| {
@@ -53,11 +70,11 @@ fn fill<T: Scalar>(x: &[&[f32]], weight: &QuantizedWeight, y: Target<T>) {
             for (row, w) in rows.zip(matrix) {
                 for (token, x) in x.iter().enumerate() {
                     let product = T::from_f32(dispatch(Dot(x, w)));
-                    // SAFETY: each row is met once, and lies inside the result.
+                    let at = token * out + row;
+                    // SAFETY: each token and row are met once.
                     #[allow(unsafe_code)]
-                    unsafe {
-                        *y.get().add(token * out + row) = product;
-                    }
+                    let y = unsafe { y.part(at..at + 1) };
+                    y[0] = product;
                 }
             }
         }
@@ -73,6 +90,7 @@ impl Kernel for Dot<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) -> f32 {
         const STEP: usize = 4 * LANES;
+        assert_eq!(self.0.len(), self.1.len(), "rows of one length");
         let (x, x_rest) = self.0.as_chunks::<STEP>();
         let (w, w_rest) = self.1.as_chunks::<STEP>();
         let part = |x: &[f32], w: &[f32], at: usize, sum: L| f32::read::<L>(x, at).mul_add(f32::read::<L>(w, at), sum);
@@ -89,22 +107,5 @@ impl Kernel for Dot<'_> {
             a = part(x_rest, w_rest, at, a);
         }
         ((a + b) + (c + d)).sum()
-    }
-}
-
-/// A result whose elements threads write one by one.
-#[derive(Clone, Copy)]
-struct Target<T>(*mut T);
-
-// SAFETY: every element is written by one thread.
-#[allow(unsafe_code)]
-unsafe impl<T> Send for Target<T> {}
-// SAFETY: as above.
-#[allow(unsafe_code)]
-unsafe impl<T> Sync for Target<T> {}
-
-impl<T> Target<T> {
-    fn get(self) -> *mut T {
-        self.0
     }
 }

@@ -4,7 +4,8 @@
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{blob, parallel};
+use tensor_core::blob;
+use tensor_core::parallel::{self, Shared};
 
 use crate::codec::{self, BlockSize, CHUNK, DoubleQuant, DynamicMap, InstructionSet, Number, Scales, Scheme};
 use crate::{Error, Result};
@@ -61,8 +62,8 @@ impl QuantizedWeight {
         let (device, kind) = (weight.device(), weight.kind());
         let values = weight.detach().to_device(Device::Cpu).contiguous();
         let (codes, absmax) = match kind {
-            Kind::Float => pack(blob::slice::<f32>(&values), scheme, block)?,
-            Kind::BFloat16 => pack(blob::slice::<bf16>(&values), scheme, block)?,
+            Kind::Float => pack::<f32>(&values, scheme, block)?,
+            Kind::BFloat16 => pack::<bf16>(&values, scheme, block)?,
             other => return Err(wrong("f32 or bf16", format!("{other:?}"))),
         };
         let codes = if scheme == Scheme::Int8 {
@@ -184,49 +185,89 @@ impl QuantizedWeight {
         assert_eq!(target.size(), self.shape, "a target of the matrix's shape");
         match target.kind() {
             _ if target.device() != Device::Cpu || !target.is_contiguous() => self.by_operators(target),
-            Kind::Float => self.unpack(blob::slice_mut::<f32>(target)),
-            Kind::BFloat16 => self.unpack(blob::slice_mut::<bf16>(target)),
+            Kind::Float => self.unpack::<f32>(target),
+            Kind::BFloat16 => self.unpack::<bf16>(target),
             _ => self.by_operators(target),
         }
     }
 
-    fn unpack<T: Number>(&self, values: &mut [T]) {
-        let length = values.len();
-        let target = Disjoint(values.as_mut_ptr());
-        let (codes, scales) = self.on_cpu();
+    fn unpack<T: Number + blob::Number>(&self, target: &Tensor) {
+        let own = self.parts().into_iter().map(blob::span).collect();
+        assert!(
+            blob::are_apart(vec![blob::span(target)], own),
+            "a target of its own memory"
+        );
+        // SAFETY: nothing of this weight lies in the target's memory, as was checked, and nothing else runs.
+        #[allow(unsafe_code)]
+        let values = unsafe { blob::slice_mut_shared::<T>(target) };
+        let (length, target) = (values.len(), Shared::new(values));
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let (codes, scales) = unsafe { self.on_cpu() };
         let (scheme, block) = (self.scheme, self.block);
         parallel::for_each_range(length.div_ceil(CHUNK), 1, |chunks| {
             let part = chunks.start * CHUNK..length.min(chunks.end * CHUNK);
-            // SAFETY: ranges of chunks are disjoint, and lie inside the matrix.
+            // SAFETY: ranges of chunks are disjoint.
             #[allow(unsafe_code)]
-            let values = unsafe { std::slice::from_raw_parts_mut(target.at(part.start), part.len()) };
+            let values = unsafe { target.part(part.clone()) };
             codec::dequantise_range(scheme, block, codes, &scales, part, values);
         });
     }
 
     /// Codes and scales as slices.
     ///
+    /// # Safety
+    /// Nothing writes to their tensors while the slices are in use.
+    ///
     /// # Panics
-    /// If they do not lie on the CPU.
-    pub(crate) fn on_cpu(&self) -> (&[u8], Scales<'_>) {
-        (code_bytes(&self.codes), self.scales())
+    /// If they do not lie on the CPU, or do not belong to the matrix's shape.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn on_cpu(&self) -> (&[u8], Scales<'_>) {
+        // SAFETY: the caller's.
+        let (codes, scales) = unsafe { (code_bytes(&self.codes), self.scales()) };
+        let numbers = self.num_numbers();
+        assert_eq!(codes.len(), self.scheme.num_bytes(numbers), "bytes of {numbers} codes");
+        assert_eq!(
+            scales.len(),
+            self.block.num_blocks(numbers),
+            "blocks of {numbers} numbers"
+        );
+        (codes, scales)
     }
 
-    fn scales(&self) -> Scales<'_> {
-        match &self.scales {
-            ScaleTensors::Plain(absmax) => Scales::Plain(blob::slice(absmax)),
-            ScaleTensors::Nested {
-                codes,
-                absmax,
-                levels,
-                offset,
-            } => Scales::Nested {
-                codes: blob::slice(codes),
-                absmax: blob::slice(absmax),
-                levels: blob::slice(levels).try_into().expect("256 levels, as checked"),
-                offset: *offset as f32,
-            },
+    /// # Safety
+    /// As [`Self::on_cpu`].
+    #[allow(unsafe_code)]
+    unsafe fn scales(&self) -> Scales<'_> {
+        // SAFETY: the caller's.
+        unsafe {
+            match &self.scales {
+                ScaleTensors::Plain(absmax) => Scales::Plain(blob::slice(absmax)),
+                ScaleTensors::Nested {
+                    codes,
+                    absmax,
+                    levels,
+                    offset,
+                } => Scales::Nested {
+                    codes: blob::slice(codes),
+                    absmax: blob::slice(absmax),
+                    levels: blob::slice(levels).try_into().expect("256 levels, as checked"),
+                    offset: *offset as f32,
+                },
+            }
         }
+    }
+
+    /// Every tensor that it is held in.
+    fn parts(&self) -> Vec<&Tensor> {
+        let mut parts = vec![&self.codes];
+        match &self.scales {
+            ScaleTensors::Plain(absmax) => parts.push(absmax),
+            ScaleTensors::Nested {
+                codes, absmax, levels, ..
+            } => parts.extend([codes, absmax, levels]),
+        }
+        parts
     }
 
     /// As [`Self::dequantise_into`] in libtorch's operators: the plain twin, and the way on other devices.
@@ -267,11 +308,14 @@ impl QuantizedWeight {
 }
 
 /// Codes and scales on libtorch's threads.
-fn pack<T: Number>(values: &[T], scheme: Scheme, block: BlockSize) -> Result<(Tensor, Vec<f32>)> {
-    let codes = Tensor::zeros([scheme.num_bytes(values.len()) as i64], (Kind::Uint8, Device::Cpu));
+fn pack<T: Number + blob::Number>(values: &Tensor, scheme: Scheme, block: BlockSize) -> Result<(Tensor, Vec<f32>)> {
+    // SAFETY: the tensor is borrowed, and nothing writes to it before this function returns.
+    #[allow(unsafe_code)]
+    let values = unsafe { blob::slice::<T>(values) };
+    let mut codes = Tensor::zeros([scheme.num_bytes(values.len()) as i64], (Kind::Uint8, Device::Cpu));
     let mut absmax = vec![0.0f32; block.num_blocks(values.len())];
-    let bytes = blob::slice_mut::<u8>(&codes);
-    let targets = (Disjoint(bytes.as_mut_ptr()), Disjoint(absmax.as_mut_ptr()));
+    let bytes = Shared::new(blob::slice_mut::<u8>(&mut codes));
+    let scales = Shared::new(&mut absmax);
     let set = InstructionSet::best();
     parallel::for_each_range(values.len().div_ceil(CHUNK), 1, |chunks| {
         let (begin, end) = (chunks.start * CHUNK, values.len().min(chunks.end * CHUNK));
@@ -280,8 +324,8 @@ fn pack<T: Number>(values: &[T], scheme: Scheme, block: BlockSize) -> Result<(Te
         #[allow(unsafe_code)]
         let (codes, absmax) = unsafe {
             (
-                std::slice::from_raw_parts_mut(targets.0.at(scheme.num_bytes(begin)), scheme.num_bytes(count)),
-                std::slice::from_raw_parts_mut(targets.1.at(begin / block.get()), block.num_blocks(count)),
+                bytes.part(scheme.num_bytes(begin)..scheme.num_bytes(begin) + scheme.num_bytes(count)),
+                scales.part(begin / block.get()..begin / block.get() + block.num_blocks(count)),
             )
         };
         codec::quantise_part(set, scheme, block, &values[begin..end], codes, absmax);
@@ -291,35 +335,17 @@ fn pack<T: Number>(values: &[T], scheme: Scheme, block: BlockSize) -> Result<(Te
 }
 
 /// The codes' bytes, signed or not.
-fn code_bytes(codes: &Tensor) -> &[u8] {
-    if codes.kind() == Kind::Uint8 {
-        return blob::slice(codes);
-    }
-    let signed = blob::slice::<i8>(codes);
-    // SAFETY: i8 and u8 have the same size and alignment.
-    #[allow(unsafe_code)]
+///
+/// # Safety
+/// As [`blob::slice`].
+#[allow(unsafe_code)]
+unsafe fn code_bytes(codes: &Tensor) -> &[u8] {
+    // SAFETY: the caller's; i8 and u8 have the same size and alignment.
     unsafe {
+        if codes.kind() == Kind::Uint8 {
+            return blob::slice(codes);
+        }
+        let signed = blob::slice::<i8>(codes);
         std::slice::from_raw_parts(signed.as_ptr().cast(), signed.len())
-    }
-}
-
-/// A pointer whose users write disjoint parts.
-#[derive(Clone, Copy)]
-struct Disjoint<T>(*mut T);
-
-// SAFETY: every use writes disjoint ranges.
-#[allow(unsafe_code)]
-unsafe impl<T> Send for Disjoint<T> {}
-// SAFETY: as above.
-#[allow(unsafe_code)]
-unsafe impl<T> Sync for Disjoint<T> {}
-
-impl<T> Disjoint<T> {
-    /// # Safety
-    /// `offset` lies inside.
-    #[allow(unsafe_code)]
-    unsafe fn at(self, offset: usize) -> *mut T {
-        // SAFETY: the caller's.
-        unsafe { self.0.add(offset) }
     }
 }

@@ -19,7 +19,7 @@ fn step(golden: &Vectors, number: u64) -> Step {
 }
 
 fn numbers(golden: &Vectors, name: &str) -> Vec<f32> {
-    blob::slice::<f32>(&golden.get(name).contiguous()).to_vec()
+    blob::to_vec::<f32>(&golden.get(name).contiguous())
 }
 
 fn state(golden: &Vectors, which: u32, after: u64) -> EightBits {
@@ -27,7 +27,7 @@ fn state(golden: &Vectors, which: u32, after: u64) -> EightBits {
         return EightBits::zeros(65 * 64);
     }
     EightBits {
-        codes: blob::slice::<u8>(&golden.get(&format!("state{which}.0.{after}"))).to_vec(),
+        codes: blob::to_vec::<u8>(&golden.get(&format!("state{which}.0.{after}"))),
         absmax: numbers(golden, &format!("absmax{which}.0.{after}")),
     }
 }

@@ -13,7 +13,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// The tensor as f32; bf16 widens exactly.
 fn wide(tensor: &Tensor) -> Vec<f32> {
-    blob::slice::<f32>(&tensor.to_kind(Kind::Float).contiguous()).to_vec()
+    blob::to_vec::<f32>(&tensor.to_kind(Kind::Float).contiguous())
 }
 
 #[test]
@@ -42,13 +42,13 @@ fn check<T: Number + tensor_core::blob::Number>(
 ) {
     let get = |what: &str| vectors.get(&format!("{at}.{what}"));
     let block = BlockSize::new(block).expect("a size of the format");
-    let values = blob::slice::<T>(weight);
+    let values = &blob::to_vec::<T>(weight);
     let (mut codes, mut absmax) = (
         vec![0; scheme.num_bytes(values.len())],
         vec![0.0; block.num_blocks(values.len())],
     );
     quantise(scheme, block, values, &mut codes, &mut absmax).expect("finite numbers");
-    assert_eq!(codes, blob::slice::<u8>(&get("codes")), "{at}: codes");
+    assert_eq!(codes, blob::to_vec::<u8>(&get("codes")), "{at}: codes");
     assert_eq!(bits(&absmax), bits(&wide(&get("absmax"))), "{at}: absmax");
 
     let back = |absmax: &[f32]| {
@@ -68,7 +68,7 @@ fn check<T: Number + tensor_core::blob::Number>(
     let nested = DoubleQuant::around(&absmax, offset);
     assert_eq!(
         nested.codes,
-        blob::slice::<u8>(&get("nested.codes")),
+        blob::to_vec::<u8>(&get("nested.codes")),
         "{at}: nested codes"
     );
     assert_eq!(
@@ -121,7 +121,7 @@ fn eight_bit_rows_are_those_of_bitsandbytes() {
         let (mut codes, mut absmax) = (vec![0; rows.len()], vec![0.0; rows.len() / block]);
         let size = BlockSize::new(block).expect("a size of the format");
         quantise(Scheme::Int8, size, &rows, &mut codes, &mut absmax).expect("finite numbers");
-        let codes_theirs: Vec<u8> = blob::slice::<i8>(&get("codes"))
+        let codes_theirs: Vec<u8> = blob::to_vec::<i8>(&get("codes"))
             .iter()
             .map(|code| code.cast_unsigned())
             .collect();

@@ -7,10 +7,12 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -95,9 +97,23 @@ struct RustNode : torch::autograd::Node {
 
 extern "C" {
 
+const char* shim_libtorch_version(void) { return TORCH_VERSION; }
+
 void shim_free_error(char* error) { std::free(error); }
 
+void shim_make_team(int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    asm volatile("" ::: "memory");  // Work enough for the team to be made.
+  }
+}
+
 int shim_is_recording(void) { return at::GradMode::is_enabled(); }
+
+int shim_is_sole_handle(tensor t) {
+  auto& it = ref(t);
+  return it.use_count() == 1 && (!it.has_storage() || it.storage().use_count() == 1);
+}
 
 void shim_bump_version(tensor t) { ref(t).unsafeGetTensorImpl()->bump_version(); }
 
@@ -168,6 +184,13 @@ char* shim_square_sum(tensor* tensors, size_t n, double* sum) {
     at::NoGradGuard no_grad;
     auto norms = at::stack(at::_foreach_norm(list(tensors, n), at::Scalar(2))).to(at::kDouble);
     *sum = norms.square().sum().item<double>();
+  })
+}
+
+char* shim_product_in_f32(tensor a, tensor b, tensor* out) {
+  GUARD({
+    at::NoGradGuard no_grad;
+    *out = new at::Tensor(at::mm(ref(a), ref(b), at::kFloat));
   })
 }
 

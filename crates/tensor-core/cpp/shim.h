@@ -18,7 +18,10 @@ typedef void (*shim_drop_fn)(void* env);
 typedef void (*shim_range_fn)(void* env, int64_t begin, int64_t end);
 
 void shim_free_error(char* error);
+const char* shim_libtorch_version(void);
 int shim_is_recording(void);
+void shim_make_team(int threads);  // Starts so many threads of the calling one's own team, which then sleep as long as it lives.
+int shim_is_sole_handle(tensor t);  // Whether no other handle reaches this tensor or its memory.
 void shim_bump_version(tensor t);  // Memory that was written without libtorch.
 char* shim_attach(tensor* inputs, size_t n_in, tensor* outputs, size_t n_out, void* env, shim_backward_fn apply, shim_drop_fn drop);
 char* shim_backward(tensor* roots, tensor* grads, size_t n);
@@ -31,6 +34,7 @@ char* shim_accelerator_peak(int device, int64_t* bytes);
 // `tensors` holds n values, n gradients, n first and n second moments, all f32; `options` the learning rate, both betas, the
 // weight decay and epsilon; `step` counts from 1.
 char* shim_fused_adamw(tensor* tensors, size_t n, const double* options, double gradient_scale, int64_t step);
+char* shim_product_in_f32(tensor a, tensor b, tensor* out);  // Of bf16 or f16 matrices, unrounded: CUDA devices have it.
 char* shim_square_sum(tensor* tensors, size_t n, double* sum);  // Of f32 tensors on one device: in f64, over their norms.
 
 #ifdef __cplusplus

@@ -77,6 +77,11 @@ pub fn attach_many(
 /// Walks the graph back from `roots` with these gradients, adding into the leaves' `grad`.
 pub fn backward(roots: &[&Tensor], gradients: &[&Tensor]) -> Result<()> {
     assert_eq!(roots.len(), gradients.len(), "one gradient a root");
+    if let Some(root) = roots.iter().find(|root| !root.defined() || !root.requires_grad()) {
+        return Err(Error::Torch(format!(
+            "no graph leads to a root of the backward pass: {root:?}"
+        )));
+    }
     let mut roots: Vec<*mut c_void> = roots.iter().map(|t| t.as_ptr().cast_mut().cast()).collect();
     let mut gradients: Vec<*mut c_void> = gradients.iter().map(|t| t.as_ptr().cast_mut().cast()).collect();
     // SAFETY: the pointers are live tensors for the length of the call.
@@ -93,6 +98,9 @@ pub fn backward(roots: &[&Tensor], gradients: &[&Tensor]) -> Result<()> {
 
 /// Frees the gradient that a leaf holds: afterwards it has none, as before its first backward pass.
 pub fn drop_gradient(leaf: &Tensor) {
+    if !leaf.defined() {
+        return;
+    }
     // SAFETY: the pointer is a live tensor for the length of the call.
     #[allow(unsafe_code)]
     let dropped = unsafe { shim::check(shim::shim_drop_gradient(leaf.as_ptr().cast_mut().cast())) };
@@ -183,6 +191,16 @@ mod tests {
         let y = attach(&[&x], x.detach() * 2.0, |_| panic!("no gradient today"));
         let error = backward(&[&y], &[&y.detach()]).unwrap_err().to_string();
         assert!(error.contains("no gradient today"), "{error}");
+    }
+
+    #[test]
+    fn a_root_without_a_graph_is_an_error() {
+        let ones = Tensor::ones([2], (Kind::Float, tch::Device::Cpu));
+        for root in [ones.shallow_clone(), Tensor::new()] {
+            let error = backward(&[&root], &[&ones]).unwrap_err().to_string();
+            assert!(error.contains("no graph"), "{error}");
+        }
+        drop_gradient(&Tensor::new());
     }
 
     #[test]

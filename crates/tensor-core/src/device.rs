@@ -7,29 +7,37 @@ use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use tch::{Device, Kind};
+use tch::Device;
 
-use crate::{Error, Result, Unit, shim};
+use crate::{Error, Result, shim};
 
 /// Products that oneDNN keeps ready, beside libtorch's own.
 const PRODUCTS: &str = "64";
 
 /// Lets oneDNN keep only so many products ready, unless the environment says how many. Call it in `main`, before anything
-/// is computed and before any thread.
+/// is computed: once this process has a second thread it changes nothing, for the environment is read by all of them.
 ///
 /// oneDNN makes code and scratch memory for each new shape, and keeps a thousand of them by itself. Rows of documents hardly
 /// ever have the same length twice, so a run of many steps would fill that: over 4-bit weights of SmolLM2-135M it grew by
 /// 20 MB a step.
 pub fn keep_few_products() {
+    if !is_single_threaded() {
+        return;
+    }
     for name in ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"] {
         if std::env::var_os(name).is_none() {
-            // SAFETY: the caller's word that no other thread runs yet.
+            // SAFETY: there is no other thread, as was checked, and this one starts none before the end of the call.
             #[allow(unsafe_code)]
             unsafe {
                 std::env::set_var(name, PRODUCTS);
             }
         }
     }
+}
+
+/// Whether this is the process's only thread; false where the system does not tell.
+fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }
 
 /// Loads libtorch's CUDA half if it lies beside the CPU half. The first statement of `main`.
@@ -120,13 +128,12 @@ pub fn parse(wanted: &str) -> Result<Device> {
     }
 }
 
-/// The dtype to compute in for a `--dtype` value of `auto`: bf16 where the device is fast at it, f32 otherwise.
-pub fn fast_kind(device: Device) -> Kind {
-    if device.is_cuda() || Unit::best().is_fast_at_bf16() {
-        Kind::BFloat16
-    } else {
-        Kind::Float
-    }
+/// The version of the libtorch that this program was built against, such as `2.11.0`.
+pub fn libtorch_version() -> &'static str {
+    // SAFETY: a nul-terminated constant of the program.
+    #[allow(unsafe_code)]
+    let version = unsafe { CStr::from_ptr(shim::shim_libtorch_version()) };
+    version.to_str().unwrap_or("unknown")
 }
 
 /// Peak bytes of this process: resident memory on the CPU, allocated memory on a CUDA device.

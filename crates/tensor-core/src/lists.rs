@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, shim};
 
@@ -30,8 +30,24 @@ pub struct AdamWOptions {
 ///
 /// Errors: tensors that libtorch's fused step does not take.
 pub fn fused_adamw(params: &[[&Tensor; 4]], options: &AdamWOptions) -> Result<()> {
-    if params.is_empty() {
+    let Some([first, ..]) = params.first() else {
         return Ok(());
+    };
+    for param in params {
+        for tensor in param {
+            // libtorch's own step trusts all of this on the CPU.
+            let fits = tensor.defined()
+                && tensor.kind() == Kind::Float
+                && tensor.size() == param[0].size()
+                && tensor.device() == first.device()
+                && (tensor.device() != Device::Cpu || tensor.is_contiguous());
+            if !fits {
+                return Err(Error::Torch(format!(
+                    "an AdamW step wants f32 tensors of one shape on one device, found {tensor:?} beside {:?}",
+                    param[0]
+                )));
+            }
+        }
     }
     let mut tensors: Vec<*mut c_void> = (0..4)
         .flat_map(|which| params.iter().map(move |param| raw(param[which])))
@@ -77,14 +93,25 @@ pub fn square_sum(tensors: &[&Tensor]) -> Result<f64> {
     Ok(sum)
 }
 
+/// `a · b` of bf16 or f16 matrices in f32, without rounding the sums to their dtype: `[m, n]` of `[m, k]` and `[k, n]`.
+///
+/// Errors: a device whose libtorch has no such product; CUDA devices have it.
+pub fn product_in_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the pointers are live tensors for the length of the call; the result is ours where there is no error.
+    #[allow(unsafe_code)]
+    unsafe {
+        shim::check(shim::shim_product_in_f32(raw(a), raw(b), &raw mut out)).map_err(Error::Torch)?;
+        Ok(Tensor::from_ptr(out.cast()))
+    }
+}
+
 fn raw(tensor: &Tensor) -> *mut c_void {
     tensor.as_ptr().cast_mut().cast()
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
 
     #[test]
@@ -100,6 +127,35 @@ mod tests {
             step: 1,
         };
         fused_adamw(&[], &options).unwrap();
+    }
+
+    #[test]
+    fn tensors_that_do_not_belong_together_do_not_move() {
+        let options = AdamWOptions {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            eps: 1e-8,
+            gradient_scale: 1.0,
+            step: 1,
+        };
+        let zeros = |n: i64, kind| Tensor::zeros([n], (kind, Device::Cpu));
+        let value = zeros(1000, Kind::Float);
+        for wrong in [
+            zeros(1, Kind::Float),
+            zeros(1000, Kind::BFloat16),
+            zeros(2000, Kind::Float).slice(0, None, None, 2),
+            Tensor::new(),
+        ] {
+            for place in 1..4 {
+                let others = [0; 4].map(|_| zeros(1000, Kind::Float));
+                let mut param = others.each_ref();
+                (param[0], param[place]) = (&value, &wrong);
+                assert!(fused_adamw(&[param], &options).is_err(), "{place}: {wrong:?}");
+            }
+        }
+        assert_eq!(value, zeros(1000, Kind::Float));
     }
 
     #[test]

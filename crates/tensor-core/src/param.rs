@@ -84,9 +84,12 @@ impl Param {
     }
 
     /// Differs from every earlier stamp once the value has been written to: by libtorch, or through
-    /// [`crate::blob::slice_mut`] as optimisers do. For what is computed from parameters and kept.
-    pub fn stamp(&self) -> (usize, i64) {
-        (self.value.data_ptr() as usize, self.value.internal_version())
+    /// [`crate::blob::slice_mut_shared`] as optimisers do. For what is computed from parameters and kept.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            memory: self.value.detach(),
+            version: self.value.internal_version(),
+        }
     }
 
     /// The value in dtype `kind`, differentiably; the value itself if it has that dtype.
@@ -151,6 +154,22 @@ impl Param {
     }
 }
 
+/// A parameter's value at one time: equal as long as nothing was written.
+///
+/// It keeps the value's memory, so that no other tensor can come to lie at its address while the stamp lives.
+#[derive(Debug)]
+pub struct Stamp {
+    memory: Tensor,
+    version: i64,
+}
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        let place = |stamp: &Self| (stamp.memory.data_ptr() as usize, stamp.version, stamp.memory.numel());
+        place(self) == place(other)
+    }
+}
+
 /// Anything that holds parameters and can name them.
 pub trait Parameters {
     /// Shows every parameter with its path, in a fixed order, each storage once.
@@ -189,7 +208,11 @@ mod tests {
         let param = Param::trainable(&Tensor::from_slice(&[1.0f32, 2.0]), Role::Adapter);
         let mut seen = vec![param.stamp()];
         assert_eq!(param.share().stamp(), seen[0]);
-        crate::blob::slice_mut::<f32>(param.value())[0] = 3.0;
+        // SAFETY: nothing else has a slice of it.
+        #[allow(unsafe_code)]
+        unsafe {
+            crate::blob::slice_mut_shared::<f32>(param.value())[0] = 3.0;
+        }
         seen.push(param.stamp());
         tch::no_grad(|| param.value().shallow_clone().copy_(&Tensor::from_slice(&[4.0f32, 5.0])));
         seen.push(param.stamp());
@@ -202,6 +225,17 @@ mod tests {
         assert_eq!(param.stamp(), seen[3], "reading is no write");
         seen.dedup();
         assert_eq!(seen.len(), 4, "{seen:?}");
+    }
+
+    #[test]
+    fn a_stamp_is_not_that_of_a_tensor_that_comes_to_lie_where_the_old_one_was() {
+        let param = Param::frozen(Tensor::zeros([1000], (Kind::Float, Device::Cpu)), Role::Adapter);
+        let stamp = param.stamp();
+        for value in 0..64 {
+            // The old memory is free, but for the stamp; the allocator gives the same block to the next of its size.
+            param.freeze_in_place(&Tensor::full([1000], value, (Kind::Float, Device::Cpu)));
+            assert_ne!(param.stamp(), stamp, "after {value}");
+        }
     }
 
     fn ones(kind: Kind) -> Tensor {

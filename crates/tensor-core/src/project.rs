@@ -157,7 +157,7 @@ impl Factors {
     fn of(update: &Update, kind: Kind) -> Self {
         let cast = || tch::no_grad(|| [update.a, update.b].map(|factor| factor.cast(kind).detach()));
         let ([a, b], packed) = match &update.still {
-            Some(still) => still.factors(update.a.value(), kind, cast),
+            Some(still) => still.factors([update.a.value(), update.b.value()], kind, cast),
             None => (cast(), None),
         };
         Self {

@@ -14,8 +14,12 @@ pub(crate) type RangeFn = unsafe extern "C" fn(env: *mut c_void, begin: i64, end
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
+    pub(crate) fn shim_libtorch_version() -> *const c_char;
     fn shim_free_error(error: *mut c_char);
     pub(crate) fn shim_is_recording() -> c_int;
+    #[cfg(target_os = "linux")]
+    pub(crate) fn shim_make_team(threads: c_int);
+    pub(crate) fn shim_is_sole_handle(tensor: *mut c_void) -> c_int;
     pub(crate) fn shim_bump_version(tensor: *mut c_void);
     pub(crate) fn shim_attach(
         inputs: *mut *mut c_void,
@@ -48,6 +52,7 @@ unsafe extern "C" {
         gradient_scale: f64,
         step: i64,
     ) -> *mut c_char;
+    pub(crate) fn shim_product_in_f32(a: *mut c_void, b: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn shim_square_sum(tensors: *mut *mut c_void, n: usize, sum: *mut f64) -> *mut c_char;
 }
 

@@ -66,11 +66,6 @@ impl Unit {
     pub fn best() -> Self {
         FORCED.get().unwrap_or_else(|| Self::available()[0])
     }
-
-    /// Whether products of bf16 run faster on this unit than those of f32.
-    pub fn is_fast_at_bf16(self) -> bool {
-        self <= Self::Avx512Bf16
-    }
 }
 
 /// Runs `body` with each unit of this machine in turn as the best one, for tests and measurements.

@@ -47,7 +47,7 @@ impl ModelReward {
         let tokens = Tensor::from_slice(&tokens).to_device(self.0.device());
         let scores = tch::no_grad(|| label_logits(&policy, &tokens, &documents)).map_err(|error| error.to_string())?;
         let scores = scores.view([-1]).to_device(Device::Cpu).contiguous();
-        Ok(blob::slice::<f32>(&scores)
+        Ok(blob::to_vec::<f32>(&scores)
             .iter()
             .map(|&score| f64::from(score))
             .collect())

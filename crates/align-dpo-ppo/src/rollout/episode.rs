@@ -110,14 +110,16 @@ pub fn look_up(
         let row = reply_row(&part.iter().collect::<Vec<_>>(), device);
         if let Some(reference) = reference {
             let log_probs = on_cpu(&reference.token_log_probs(policy, &row)?);
-            gather(part, blob::slice(&log_probs), |episode, numbers| {
+            gather(part, &blob::to_vec(&log_probs), |episode, numbers| {
                 episode.reference = numbers;
             });
         }
         if let Some(critic) = critic {
             let hidden = policy.measured_hidden(&row.tokens, &row.documents);
             let values = on_cpu(&tch::no_grad(|| critic.values(&hidden)));
-            gather(part, blob::slice(&values), |episode, numbers| episode.values = numbers);
+            gather(part, &blob::to_vec(&values), |episode, numbers| {
+                episode.values = numbers
+            });
         }
         from = to;
     }

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::MmapMut;
 use tch::{Kind, Tensor};
 use tensor_core::blob;
 
 use crate::{
     Error, Result,
-    map::{Length, map},
+    map::{Length, Lent, map},
 };
 pub(crate) use config::config_json;
 use cursor::Cursor;
@@ -44,7 +44,7 @@ pub struct GgufTensor {
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<MmapMut>,
     length: Length,
     metadata: BTreeMap<String, MetadataValue>,
     tensors: BTreeMap<String, GgufTensor>,
@@ -96,7 +96,7 @@ impl Gguf {
             && aligned(stored)
             && !bytes.is_empty()
         {
-            return Ok(blob::tensor_over(self.map.clone(), bytes, &tensor.shape, stored)?.to_kind(kind));
+            return Ok(Lent::new(&self.map, bytes).tensor(&tensor.shape, stored)?.to_kind(kind));
         }
         let rows = layout.row_order(&tensor.shape, &self.path, name)?.unwrap_or_default();
         let row = match tensor.shape.as_slice() {
@@ -105,11 +105,17 @@ impl Gguf {
         };
         let narrow = kind == Kind::BFloat16 && layout != Layout::PlusOne;
         let wide = if narrow { Kind::BFloat16 } else { Kind::Float };
-        let mut out = Tensor::empty(&tensor.shape, (wide, tch::Device::Cpu));
+        let mut out = Tensor::zeros(&tensor.shape, (wide, tch::Device::Cpu));
         if narrow {
-            dequantise::into(tensor.stored, bytes, row, &rows, blob::slice_mut::<half::bf16>(&out));
+            dequantise::into(
+                tensor.stored,
+                bytes,
+                row,
+                &rows,
+                blob::slice_mut::<half::bf16>(&mut out),
+            );
         } else {
-            dequantise::into(tensor.stored, bytes, row, &rows, blob::slice_mut::<f32>(&out));
+            dequantise::into(tensor.stored, bytes, row, &rows, blob::slice_mut::<f32>(&mut out));
         }
         if layout == Layout::PlusOne {
             out -= 1.0;

@@ -11,9 +11,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::MmapMut;
 use tch::{Kind, Tensor};
-use tensor_core::blob;
 
 use crate::{
     Error, Result,
@@ -51,7 +50,7 @@ impl TensorInfo {
 #[derive(Debug)]
 pub struct Safetensors {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<MmapMut>,
     length: Length,
     start: usize,
     entries: BTreeMap<String, Entry>,
@@ -189,11 +188,22 @@ impl Safetensors {
         let kind = self.kind(name, entry)?;
         self.length.still()?;
         let bytes = self.bytes(entry);
+        // libtorch, like every C++ program, knows no other bytes of that type.
+        if kind == Kind::Bool
+            && let Some(byte) = bytes.iter().find(|&&byte| byte > 1)
+        {
+            return Err(Error::Broken {
+                path: self.path.clone(),
+                format: "safetensors file",
+                at: format!("tensor `{name}`"),
+                wanted: "BOOL bytes of 0 or 1".into(),
+                found: byte.to_string(),
+            });
+        }
         if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
             return Ok(Tensor::from_data_size(bytes, &entry.shape, kind));
         }
-        let owner = Arc::new(Lent::new(&self.map, bytes));
-        Ok(blob::tensor_over(owner, bytes, &entry.shape, kind)?)
+        Lent::new(&self.map, bytes).tensor(&entry.shape, kind)
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {

@@ -135,7 +135,7 @@ impl State {
         if bytes.kind() != Kind::Uint8 {
             return Err(broken("JSON in bytes", format!("dtype {:?}", bytes.kind())));
         }
-        let object: Map<String, Value> = serde_json::from_slice(blob::slice::<u8>(&bytes.contiguous()))
+        let object: Map<String, Value> = serde_json::from_slice(&blob::to_vec::<u8>(&bytes))
             .map_err(|error| broken("a JSON object", error.to_string()))?;
         let field = |key: &str| object.get(key).filter(|value| !value.is_null());
         let missing = |key: &str| {
@@ -299,14 +299,13 @@ impl PackedTensor {
     /// The dense weight on the CPU, in dtype `kind`.
     pub fn dequantise(&self, kind: Kind) -> Tensor {
         let numbers: i64 = self.shape.iter().product();
-        let dense = Tensor::empty([numbers], (Kind::Float, Device::Cpu));
+        let mut dense = Tensor::zeros([numbers], (Kind::Float, Device::Cpu));
         let scales = self.scales.to_vec();
         let block = self.block_size as usize;
-        let values = blob::slice_mut::<f32>(&dense);
+        let values = blob::slice_mut::<f32>(&mut dense);
         let blocks = values.par_chunks_mut(block).zip(&scales).enumerate();
-        let codes = self.codes.contiguous();
         if let Some(levels) = &self.levels {
-            let (codes, levels) = (blob::slice::<u8>(&codes), blob::slice::<f32>(levels));
+            let (codes, levels) = (blob::to_vec::<u8>(&self.codes), blob::to_vec::<f32>(levels));
             blocks.for_each(|(idx, (values, scale))| {
                 for (within, value) in values.iter_mut().enumerate() {
                     let place = idx * block + within;
@@ -316,7 +315,7 @@ impl PackedTensor {
                 }
             });
         } else {
-            let codes = blob::slice::<i8>(&codes);
+            let codes = blob::to_vec::<i8>(&self.codes);
             blocks.for_each(|(idx, (values, scale))| {
                 for (value, code) in values.iter_mut().zip(&codes[idx * block..]) {
                     *value = f32::from(*code) * scale * (1.0 / 127.0);
@@ -338,7 +337,7 @@ impl PackedScales {
 
     fn to_vec(&self) -> Vec<f32> {
         match self {
-            Self::Plain(absmax) => blob::slice(&absmax.contiguous()).to_vec(),
+            Self::Plain(absmax) => blob::to_vec(absmax),
             Self::Nested {
                 codes,
                 absmax,
@@ -346,12 +345,11 @@ impl PackedScales {
                 block_size,
                 offset,
             } => {
-                let (codes, absmax, levels) = (codes.contiguous(), absmax.contiguous(), levels.contiguous());
-                let (absmax, levels) = (blob::slice::<f32>(&absmax), blob::slice::<f32>(&levels));
+                let (absmax, levels) = (blob::to_vec::<f32>(absmax), blob::to_vec::<f32>(levels));
                 let scale = |(idx, code): (usize, &u8)| {
                     levels[*code as usize] * absmax[idx / *block_size as usize] + *offset as f32
                 };
-                blob::slice::<u8>(&codes).iter().enumerate().map(scale).collect()
+                blob::to_vec::<u8>(codes).iter().enumerate().map(scale).collect()
             }
         }
     }

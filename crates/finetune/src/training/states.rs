@@ -1,9 +1,8 @@
 //! The optimiser's states as `train.optim` asks for them.
 
-use quant::adamw::{LEAST_NUMBERS, Parts, Step, adamw};
+use quant::adamw::{LEAST_NUMBERS, Step, adamw_tensors};
 use quant::codec::{DynamicMap, NESTED_BLOCK};
 use tch::{Device, Kind, Tensor};
-use tensor_core::blob;
 use train::{AdamW, StateMemory, StateTensor, States, TrainConfig, Trained, Update};
 
 /// States for this run.
@@ -93,11 +92,8 @@ impl States for AdamW8bit {
                 .map(|state| [state.codes.on(device), state.absmax.on(device)]);
             let (value, gradient) = (param.value.detach(), param.gradient().contiguous());
             if device == Device::Cpu {
-                let [mean, square] = held.each_ref().map(|[codes, absmax]| Parts {
-                    codes: blob::slice_mut(codes),
-                    absmax: blob::slice_mut(absmax),
-                });
-                adamw(blob::slice_mut(&value), blob::slice(&gradient), mean, square, &step);
+                let [mean, square] = &held;
+                adamw_tensors(&value, &gradient, [mean.each_ref(), square.each_ref()], &step);
             } else {
                 by_operators(&value, &gradient, &held, &step);
             }
@@ -122,7 +118,7 @@ impl States for AdamW8bit {
     }
 }
 
-/// As [`adamw`] in libtorch's operators: the way on other devices, and the plain twin.
+/// As [`adamw_tensors`] in libtorch's operators: the way on other devices, and the plain twin.
 fn by_operators(value: &Tensor, gradient: &Tensor, states: &[[Tensor; 2]; 2], step: &Step) {
     let maps = [DynamicMap::signed(), DynamicMap::unsigned()]
         .map(|map| Tensor::from_slice(map.levels()).to_device(value.device()));
@@ -292,17 +288,8 @@ mod tests {
         let ((value, states), (plain, plain_states)) = (made(), made());
         for number in 1..=4 {
             let gradient = random(10 + number as i64, &[20, 30]);
-            let [mean, square] = states.each_ref().map(|[codes, absmax]| Parts {
-                codes: blob::slice_mut(codes),
-                absmax: blob::slice_mut(absmax),
-            });
-            adamw(
-                blob::slice_mut(&value),
-                blob::slice(&gradient),
-                mean,
-                square,
-                &step(number),
-            );
+            let [mean, square] = &states;
+            adamw_tensors(&value, &gradient, [mean.each_ref(), square.each_ref()], &step(number));
             by_operators(&plain, &gradient, &plain_states, &step(number));
             // f32 sums and quotients rounded in another order: a mean on an edge may take the next level.
             let off = (&value - &plain).abs().max().double_value(&[]);

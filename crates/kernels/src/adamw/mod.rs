@@ -12,8 +12,6 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-
 use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
 
@@ -54,7 +52,7 @@ pub struct Moving<'a> {
 /// # Panics
 /// If the tensors of a parameter differ in shape, are not f32 or not contiguous, or a parameter comes twice.
 pub fn adamw(params: &[Moving], step: &Step) {
-    let mut seen = HashSet::new();
+    let (mut written, mut read) = (Vec::new(), Vec::new());
     let (mut on_cpu, mut elsewhere) = (Vec::with_capacity(params.len()), Vec::new());
     for param in params {
         for tensor in [param.value, param.gradient, param.first, param.second] {
@@ -68,24 +66,33 @@ pub fn adamw(params: &[Moving], step: &Step) {
         if param.value.numel() == 0 {
             continue;
         }
-        for tensor in [param.value, param.first, param.second] {
-            assert!(seen.insert(tensor.data_ptr() as usize), "a parameter moves once a step");
-        }
+        written.extend([param.value, param.first, param.second].map(blob::span));
+        read.push(blob::span(param.gradient));
         if param.value.device() == Device::Cpu {
             on_cpu.push((param, param.gradient.contiguous()));
         } else {
             elsewhere.push(param);
         }
     }
+    assert!(
+        blob::are_apart(written, read),
+        "a parameter moves once a step: values, moments and gradients share no memory"
+    );
     by_lists::adamw(&elsewhere, step);
     let mut slices: Vec<_> = on_cpu
         .iter()
-        .map(|(param, gradient)| kernel::Slices {
-            value: blob::slice_mut(param.value),
-            gradient: blob::slice(gradient),
-            first: blob::slice_mut(param.first),
-            second: blob::slice_mut(param.second),
-            factors: kernel::Factors::new(param, step),
+        .map(|(param, gradient)| {
+            // SAFETY: what is written shares no memory with anything else here, as was checked, and nothing else runs.
+            #[allow(unsafe_code)]
+            unsafe {
+                kernel::Slices {
+                    value: blob::slice_mut_shared(param.value),
+                    gradient: blob::slice(gradient),
+                    first: blob::slice_mut_shared(param.first),
+                    second: blob::slice_mut_shared(param.second),
+                    factors: kernel::Factors::new(param, step),
+                }
+            }
         })
         .collect();
     kernel::step(&mut slices);
@@ -107,6 +114,8 @@ pub fn grad_norm(gradients: &[&Tensor]) -> f64 {
             square_sum += reference::square_sum(&gradient);
         }
     }
-    let slices: Vec<&[f32]> = on_cpu.iter().map(blob::slice).collect();
+    // SAFETY: nothing writes to the gradients before they are summed.
+    #[allow(unsafe_code)]
+    let slices: Vec<&[f32]> = on_cpu.iter().map(|gradient| unsafe { blob::slice(gradient) }).collect();
     (square_sum + by_lists::square_sum(&elsewhere) + kernel::square_sum(&slices)).sqrt()
 }

@@ -18,7 +18,7 @@ fn step(number: u64, gradient_scale: f64) -> Step {
 
 #[test]
 fn five_steps_are_those_of_torch() {
-    let golden = golden("adamw");
+    let golden = golden("kernels/adamw");
     let rates: Vec<f64> = Vec::try_from(&golden["learning_rate"]).unwrap();
     let constant = |name: &str| golden[name].double_value(&[]);
     on_each(|unit| {
@@ -148,7 +148,7 @@ fn a_parameter_that_comes_twice_is_refused() {
 
 #[test]
 fn the_norm_is_that_of_all_gradients_together() {
-    let golden = golden("clip");
+    let golden = golden("kernels/clip");
     let gradients = [0, 1, 2].map(|n| golden[&format!("gradient.{n}")].to_kind(Kind::Float));
     let norm = grad_norm(&[&gradients[0], &Tensor::new(), &gradients[1], &gradients[2]]);
     // f32 inputs squared and summed in f64: only f64 roundings remain.

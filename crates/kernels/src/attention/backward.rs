@@ -43,19 +43,20 @@ pub(super) fn gradients<T: Number + Plain>(
     let sequences = sequences(documents, View::<T>::of(k, copy_k), View::of(v, copy_v));
     let tasks = tasks(&sequences, geometry);
     let partial = Partial::new(&tasks, &sequences, geometry);
-    let results = [q, k, v].map(|input| Tensor::empty(input.size(), (T::KIND, Device::Cpu)));
+    let mut results = [q, k, v].map(|input| Tensor::empty(input.size(), (T::KIND, Device::Cpu)));
     let mut sums = vec![0.0f32; partial.len];
+    let lse = blob::to_vec::<f32>(lse);
     let backward = Backward {
         geometry,
         q: View::of(q, copy_q),
         out: View::of(out, copy_out),
         gradient: View::of(&gradient, copy_gradient),
-        lse: blob::slice::<f32>(lse),
+        lse: &lse,
         sequences: &sequences,
         tasks: &tasks,
         partial: &partial,
         results: results
-            .each_ref()
+            .each_mut()
             .map(|result| Shared::new(blob::slice_mut::<T>(result))),
         sums: Shared::new(&mut sums),
     };

@@ -109,8 +109,8 @@ pub(super) fn fused<T: Number + Plain>(
         return attend_sequences(queries, &sequences, geometry, false).0;
     }
     let mut copy = None;
-    let out = Tensor::empty(queries.size(), (T::KIND, Device::Cpu));
-    let shared = Shared::new(blob::slice_mut::<T>(&out));
+    let mut out = Tensor::empty(queries.size(), (T::KIND, Device::Cpu));
+    let shared = Shared::new(blob::slice_mut::<T>(&mut out));
     let q = View::of(queries, &mut copy);
     balance(sequences.len() * geometry.kv_heads, |tasks| {
         dispatch(Few {

@@ -42,13 +42,13 @@ pub(super) fn attend_sequences<T: Number + Plain>(
 ) -> (Tensor, Option<Tensor>) {
     let mut copy = None;
     let q_view = View::<T>::of(q, &mut copy);
-    let out = Tensor::empty(q.size(), (T::KIND, Device::Cpu));
+    let mut out = Tensor::empty(q.size(), (T::KIND, Device::Cpu));
     let rows = (geometry.num_tokens * geometry.group * geometry.kv_heads) as i64;
-    let lse = with_lse.then(|| Tensor::empty([rows], (Kind::Float, Device::Cpu)));
+    let mut lse = with_lse.then(|| Tensor::empty([rows], (Kind::Float, Device::Cpu)));
     let tasks = tasks(sequences, geometry);
     let shared = Outputs {
-        out: Shared::new(blob::slice_mut::<T>(&out)),
-        lse: lse.as_ref().map(|lse| Shared::new(blob::slice_mut::<f32>(lse))),
+        out: Shared::new(blob::slice_mut::<T>(&mut out)),
+        lse: lse.as_mut().map(|lse| Shared::new(blob::slice_mut::<f32>(lse))),
     };
     balance(tasks.len(), |mine| {
         dispatch(Forward {

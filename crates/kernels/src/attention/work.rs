@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use tensor_core::tile::pack::Rows;
 use tensor_core::tile::{BLOCK, LANES, Number, whole};
 use tensor_core::{Documents, parallel};
@@ -87,8 +87,14 @@ impl<'a, T: Number> View<'a, T> {
         } else {
             (size[0] as usize - 1) * stride + row
         };
-        // SAFETY: the elements that strides and sizes say lie in the tensor's memory, which `tensor` keeps alive.
-        let data = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), len) };
+        assert!(tensor.device() == Device::Cpu, "attention's kernels read CPU tensors");
+        let data: &[T] = if len == 0 {
+            &[]
+        } else {
+            // SAFETY: the elements that strides and sizes say lie in the tensor's memory, which `tensor` keeps alive;
+            // nothing writes to it while this crate's function runs.
+            unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), len) }
+        };
         Self {
             data,
             stride,

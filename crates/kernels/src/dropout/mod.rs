@@ -52,7 +52,7 @@ fn drop(x: &Tensor, p: f64, key: DropoutKey) -> Tensor {
 
 fn drop_as<T: Scalar>(x: &Tensor, p: f64, key: DropoutKey) -> Tensor {
     let x = x.contiguous();
-    let y = Tensor::empty(x.size(), (x.kind(), x.device()));
-    kernel::drop::<T>(Rows::of(&x).all(), p, key, fresh(&y));
+    let mut y = Tensor::empty(x.size(), (x.kind(), x.device()));
+    kernel::drop::<T>(Rows::of(&x).all(), p, key, fresh(&mut y));
     y
 }

@@ -66,8 +66,8 @@ fn alone<T: Scalar>(x: &Tensor, gain: &Tensor, eps: f64, meaning: Gain) -> Tenso
     let (y, saved) = tch::no_grad(|| {
         let x = in_rows(&x.detach());
         let factors = factors(gain, meaning, &x);
-        let y = Tensor::empty(x.size(), (x.kind(), x.device()));
-        let inverse = kernel::forward::<T>(&x, None, &factors, eps, meaning, fresh(&y));
+        let mut y = Tensor::empty(x.size(), (x.kind(), x.device()));
+        let inverse = kernel::forward::<T>(&x, None, &factors, eps, meaning, fresh(&mut y));
         (y, Saved { x, inverse, factors })
     });
     if !autograd::wants(&[x, gain]) {
@@ -85,13 +85,13 @@ fn added<T: Scalar>(residual: &Tensor, delta: &Tensor, gain: &Tensor, eps: f64, 
     let (sum, y, saved) = tch::no_grad(|| {
         let (residual, delta) = (in_rows(&residual.detach()), in_rows(&delta.detach()));
         let factors = factors(gain, meaning, &residual);
-        let sum = Tensor::empty(residual.size(), (residual.kind(), residual.device()));
-        let y = sum.empty_like();
+        let mut sum = Tensor::empty(residual.size(), (residual.kind(), residual.device()));
+        let mut y = Tensor::empty(residual.size(), (residual.kind(), residual.device()));
         let addition = kernel::Addition {
             delta: &delta,
-            sum: fresh(&sum),
+            sum: fresh(&mut sum),
         };
-        let inverse = kernel::forward::<T>(&residual, Some(addition), &factors, eps, meaning, fresh(&y));
+        let inverse = kernel::forward::<T>(&residual, Some(addition), &factors, eps, meaning, fresh(&mut y));
         let saved = Saved {
             x: sum.detach(),
             inverse,
@@ -130,11 +130,11 @@ impl Saved {
         let kind = self.x.kind();
         let dy = in_rows(&dy.to_kind(kind));
         let dsum = dsum.map(|dsum| in_rows(&dsum.to_kind(kind)));
-        let dx = Tensor::empty(self.x.size(), (kind, self.x.device()));
+        let mut dx = Tensor::empty(self.x.size(), (kind, self.x.device()));
         let gradients = kernel::Gradients {
             dy: &dy,
             dsum: dsum.as_ref(),
-            dx: fresh(&dx),
+            dx: fresh(&mut dx),
         };
         let dgain = kernel::backward::<T>(&self.x, &self.inverse, &self.factors, gradients, gain.is_some());
         let dgain = gain
@@ -154,5 +154,5 @@ fn factors(gain: &Tensor, meaning: Gain, x: &Tensor) -> Vec<f32> {
     );
     let gain = gain.detach().to_kind(Kind::Float).contiguous();
     let more = if meaning == Gain::PlusOne { 1.0 } else { 0.0 };
-    blob::slice::<f32>(&gain).iter().map(|g| g + more).collect()
+    blob::to_vec::<f32>(&gain).iter().map(|g| g + more).collect()
 }

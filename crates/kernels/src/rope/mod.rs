@@ -81,11 +81,11 @@ fn turned(x: &Tensor, rotation: &Rotation, direction: Direction) -> Tensor {
 fn turned_as<T: Scalar>(x: &Tensor, rotation: &Rotation, direction: Direction) -> Tensor {
     let x = in_rows(x);
     let size = x.size();
-    let y = Tensor::empty(&size, (x.kind(), x.device()));
+    let mut y = Tensor::empty(&size, (x.kind(), x.device()));
     let (heads, width) = (size[1] as usize, size[2] as usize);
     kernel::turn(
         Rows::<T>::of(&x).heads_of(heads, width),
-        &Target::whole(fresh(&y), heads, width),
+        &Target::whole(fresh(&mut y), heads, width),
         rotation,
         direction,
     );
@@ -100,9 +100,9 @@ fn split<T: Scalar>(qkv: &Tensor, [heads, kv_heads]: [i64; 2], rotation: &Rotati
     let (width, begins) = (d as usize, [0, counts[0], counts[0] + counts[1]]);
     let outputs = tch::no_grad(|| {
         let qkv = in_rows(&qkv.detach());
-        let outputs = counts.map(|count| Tensor::empty([t, count as i64, d], options));
+        let mut outputs = counts.map(|count| Tensor::empty([t, count as i64, d], options));
         let rows = Rows::<T>::of(&qkv);
-        for (part, output) in outputs.iter().enumerate() {
+        for (part, output) in outputs.iter_mut().enumerate() {
             let from = rows.columns(begins[part] * width, counts[part], width);
             let to = Target::whole(fresh(output), counts[part], width);
             if part < 2 {
@@ -116,7 +116,7 @@ fn split<T: Scalar>(qkv: &Tensor, [heads, kv_heads]: [i64; 2], rotation: &Rotati
     let outputs = if autograd::wants(&[qkv]) {
         let rotation = rotation.clone();
         autograd::attach_many(&[qkv], outputs, move |gradients| {
-            let dqkv = Tensor::empty(&size, options);
+            let mut dqkv = Tensor::empty(&size, options);
             let row = size[1] as usize;
             for (part, gradient) in gradients.into_iter().enumerate() {
                 let (begin, count) = (begins[part] * width, counts[part]);
@@ -126,7 +126,7 @@ fn split<T: Scalar>(qkv: &Tensor, [heads, kv_heads]: [i64; 2], rotation: &Rotati
                 };
                 let gradient = in_rows(&gradient.to_kind(options.0));
                 let from = Rows::<T>::of(&gradient).heads_of(count, width);
-                let to = Target::columns(fresh(&dqkv), row, begin, count * width);
+                let to = Target::columns(fresh(&mut dqkv), row, begin, count * width);
                 if part < 2 {
                     kernel::turn(from, &to, &rotation, Direction::Back);
                 } else {

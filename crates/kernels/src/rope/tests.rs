@@ -74,7 +74,7 @@ fn queries_inside_a_wider_row_are_read_where_they_lie() {
 
 #[test]
 fn the_rotation_equals_the_golden_vectors() {
-    let golden = golden("rope");
+    let golden = golden("kernels/rope");
     let inverse: Vec<f64> = Vec::try_from(&golden["inv_freq"]).unwrap();
     let positions: Vec<i64> = Vec::try_from(&golden["positions"]).unwrap();
     let frequencies = Frequencies {

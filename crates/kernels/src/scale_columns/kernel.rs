@@ -1,7 +1,5 @@
 //! The loops: in place forward; one pass over `dy` and `y` backward, sums in f32 over bands of rows.
 
-use tch::Tensor;
-use tensor_core::blob;
 use tensor_core::parallel::{self, Shared};
 
 use crate::rows::{Rows, grain};
@@ -11,8 +9,7 @@ use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 const BAND: usize = 64;
 
 /// Multiplies the rows of the contiguous `y` by `factors`.
-pub(super) fn forward<T: Scalar>(y: &mut [T], factors: &Tensor) {
-    let factors = blob::slice::<f32>(factors);
+pub(super) fn forward<T: Scalar>(y: &mut [T], factors: &[f32]) {
     let width = factors.len().max(1);
     let (num_rows, y) = (y.len() / width, Shared::new(y));
     parallel::for_each_range(num_rows, grain(width), |rows| {
@@ -42,8 +39,7 @@ impl<T: Scalar> Kernel for Forward<'_, T> {
 }
 
 /// Writes `dy ⊙ factors` to `dx` and `Σ_t dy ⊙ y` to `sums`.
-pub(super) fn backward<T: Scalar>(dy: Rows<T>, y: &[T], factors: &Tensor, dx: &mut [T], sums: &mut [f32]) {
-    let factors = blob::slice::<f32>(factors);
+pub(super) fn backward<T: Scalar>(dy: Rows<T>, y: &[T], factors: &[f32], dx: &mut [T], sums: &mut [f32]) {
     let width = factors.len().max(1);
     let num_rows = y.len() / width;
     let num_bands = num_rows.div_ceil(BAND);

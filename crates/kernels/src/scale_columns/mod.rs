@@ -13,7 +13,7 @@ mod tests;
 
 use half::bf16;
 use tch::{Kind, Tensor};
-use tensor_core::autograd;
+use tensor_core::{autograd, blob};
 
 use crate::rows::{Rows, fresh, in_rows, is_fused};
 use tensor_core::vector::Scalar;
@@ -38,8 +38,8 @@ pub fn scale_columns(x: Tensor, gain: &Tensor) -> Tensor {
     let factors = tch::no_grad(|| floored(&gain.detach()).contiguous());
     let y = tch::no_grad(|| of_its_own(&x));
     match x.kind() {
-        Kind::BFloat16 => kernel::forward::<bf16>(fresh(&y), &factors),
-        _ => kernel::forward::<f32>(fresh(&y), &factors),
+        Kind::BFloat16 => forward::<bf16>(&y, &factors),
+        _ => forward::<f32>(&y, &factors),
     }
     if !autograd::wants(&[&x, gain]) {
         return y;
@@ -55,8 +55,16 @@ pub fn scale_columns(x: Tensor, gain: &Tensor) -> Tensor {
     })
 }
 
+/// NaN stays NaN.
 fn floored(gain: &Tensor) -> Tensor {
-    gain.where_self(&gain.abs().ge(FLOOR), &gain.full_like(FLOOR))
+    gain.full_like(FLOOR).where_self(&gain.abs().lt(FLOOR), gain)
+}
+
+fn forward<T: Scalar>(y: &Tensor, factors: &Tensor) {
+    // SAFETY: the memory was given away with its handle, and no slice of it is in use; libtorch runs on this thread.
+    #[allow(unsafe_code)]
+    let y = unsafe { blob::slice_mut_shared::<T>(y) };
+    kernel::forward(y, &blob::to_vec(factors));
 }
 
 /// The memory of `x` as a tensor that no graph knows.
@@ -69,8 +77,9 @@ fn of_its_own(x: &Tensor) -> Tensor {
 
 fn backward<T: Scalar>(dy: &Tensor, y: &Tensor, factors: &Tensor) -> (Tensor, Tensor) {
     let dy = in_rows(&dy.to_kind(y.kind()));
-    let dx = Tensor::empty(y.size(), (y.kind(), y.device()));
-    let dg = Tensor::empty(factors.size(), (Kind::Float, y.device()));
-    kernel::backward::<T>(Rows::of(&dy), Rows::of(y).all(), factors, fresh(&dx), fresh(&dg));
+    let mut dx = Tensor::empty(y.size(), (y.kind(), y.device()));
+    let mut dg = Tensor::empty(factors.size(), (Kind::Float, y.device()));
+    let held = blob::to_vec(factors);
+    kernel::backward::<T>(Rows::of(&dy), Rows::of(y).all(), &held, fresh(&mut dx), fresh(&mut dg));
     (dx, dg / factors)
 }

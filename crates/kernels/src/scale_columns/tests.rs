@@ -88,3 +88,17 @@ fn factors_for_another_width_are_refused() {
         &Tensor::ones([7], (Kind::Float, Device::Cpu)),
     );
 }
+
+#[test]
+fn a_factor_that_is_nan_makes_its_column_nan() {
+    for kind in [Kind::Float, Kind::BFloat16, Kind::Double] {
+        let x = || Tensor::ones([3, 20], (kind, Device::Cpu));
+        let gain = Tensor::ones([20], (Kind::Float, Device::Cpu));
+        let _ = gain.narrow(0, 7, 1).fill_(f64::NAN);
+        let _ = gain.narrow(0, 8, 1).fill_(0.0);
+        let y = scale_columns(x(), &gain).to_kind(Kind::Float);
+        assert_eq!(y.isnan().sum(Kind::Int64).int64_value(&[]), 3, "{kind:?}");
+        assert!(y.double_value(&[2, 7]).is_nan());
+        assert!(y.double_value(&[2, 8]).abs() <= FLOOR * 1.01);
+    }
+}

@@ -81,8 +81,8 @@ pub fn gated_packed(activation: Activation, gate_up: &Tensor) -> Tensor {
 fn two<T: Scalar>(activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
     let (y, saved_gate, saved_up) = tch::no_grad(|| {
         let (gate, up) = (in_rows(&gate.detach()), in_rows(&up.detach()));
-        let y = Tensor::empty(gate.size(), (gate.kind(), gate.device()));
-        kernel::forward(activation, Rows::<T>::of(&gate), Rows::of(&up), fresh(&y));
+        let mut y = Tensor::empty(gate.size(), (gate.kind(), gate.device()));
+        kernel::forward(activation, Rows::<T>::of(&gate), Rows::of(&up), fresh(&mut y));
         (y, gate, up)
     });
     if !autograd::wants(&[gate, up]) {
@@ -91,10 +91,9 @@ fn two<T: Scalar>(activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor 
     autograd::attach(&[gate, up], y, move |dy| {
         let Some(dy) = dy else { return vec![None, None] };
         let dy = in_rows(&dy.to_kind(saved_gate.kind()));
-        let dgate = Tensor::empty(dy.size(), (dy.kind(), dy.device()));
-        let dup = dgate.empty_like();
+        let [mut dgate, mut dup] = [(); 2].map(|()| Tensor::empty(dy.size(), (dy.kind(), dy.device())));
         let (gate, up) = (Rows::<T>::of(&saved_gate), Rows::of(&saved_up));
-        let into = kernel::Gradients::apart(fresh(&dgate), fresh(&dup), gate.width());
+        let into = kernel::Gradients::apart(fresh(&mut dgate), fresh(&mut dup), gate.width());
         kernel::backward(
             activation,
             gate,
@@ -116,9 +115,9 @@ fn packed<T: Scalar>(activation: Activation, gate_up: &Tensor) -> Tensor {
     let (y, saved) = tch::no_grad(|| {
         let saved = in_rows(&gate_up.detach());
         let size = saved.size();
-        let y = Tensor::empty([size[0], size[1] / 2], (saved.kind(), saved.device()));
+        let mut y = Tensor::empty([size[0], size[1] / 2], (saved.kind(), saved.device()));
         let (gate, up) = halves::<T>(&saved);
-        kernel::forward(activation, gate, up, fresh(&y));
+        kernel::forward(activation, gate, up, fresh(&mut y));
         (y, saved)
     });
     if !autograd::wants(&[gate_up]) {
@@ -127,9 +126,9 @@ fn packed<T: Scalar>(activation: Activation, gate_up: &Tensor) -> Tensor {
     autograd::attach(&[gate_up], y, move |dy| {
         let Some(dy) = dy else { return vec![None] };
         let dy = in_rows(&dy.to_kind(saved.kind()));
-        let gradient = Tensor::empty(saved.size(), (saved.kind(), saved.device()));
+        let mut gradient = Tensor::empty(saved.size(), (saved.kind(), saved.device()));
         let (gate, up) = halves::<T>(&saved);
-        let into = kernel::Gradients::packed(fresh(&gradient), gate.width());
+        let into = kernel::Gradients::packed(fresh(&mut gradient), gate.width());
         kernel::backward(activation, gate, up, Rows::of(&dy), &into, saved.size()[0] as usize);
         vec![Some(gradient)]
     })

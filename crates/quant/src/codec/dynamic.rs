@@ -82,7 +82,9 @@ impl DynamicMap {
         assert_eq!(values.len().div_ceil(NESTED_BLOCK), absmax.len(), "an absmax a block");
         let blocks = values.chunks(NESTED_BLOCK).zip(codes.chunks_mut(NESTED_BLOCK));
         for ((values, codes), absmax) in blocks.zip(absmax) {
-            let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            // Once NaN, always NaN: a block that holds one must not come back as numbers.
+            let larger = |largest: f32, x: f32| if largest.is_nan() || x <= largest { largest } else { x };
+            let largest = values.iter().fold(0.0f32, |largest, x| larger(largest, x.abs()));
             let (divisor, inverse) = (at_least(largest), 1.0 / at_least(largest));
             // As bitsandbytes has it: a shorter last block divides, and the absmax of its zeros is 1e-38.
             let whole = values.len() == NESTED_BLOCK;

@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use tensor_core::Unit;
+
 use super::{BlockSize, Number, Scheme, reference};
 
 #[cfg(target_arch = "x86_64")]
@@ -20,35 +22,33 @@ pub enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// Those of this machine, the best first.
+    /// Those of this machine, the best first: what its [`Unit`]s bring.
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<InstructionSet>> = OnceLock::new();
         FOUND.get_or_init(|| {
-            let mut found = vec![Self::Plain];
-            #[cfg(target_arch = "x86_64")]
-            {
-                if is_x86_feature_detected!("avx2") {
-                    found.insert(0, Self::Avx2);
-                }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    found.insert(0, Self::Avx512);
-                }
-            }
+            let mut found: Vec<Self> = Unit::available().iter().map(|&unit| unit.into()).collect();
+            found.dedup();
             found
         })
     }
 
-    /// The best of this machine.
+    /// That of [`Unit::best`].
     pub fn best() -> Self {
-        Self::available()[0]
+        Unit::best().into()
     }
 
     fn check(self) {
         assert!(Self::available().contains(&self), "this machine has no {self:?}");
+    }
+}
+
+impl From<Unit> for InstructionSet {
+    fn from(unit: Unit) -> Self {
+        match unit {
+            Unit::Amx | Unit::Avx512Bf16 | Unit::Avx512 => Self::Avx512,
+            Unit::Avx2 => Self::Avx2,
+            Unit::Portable => Self::Plain,
+        }
     }
 }
 

@@ -386,3 +386,27 @@ fn sizes_that_the_format_does_not_have_are_refused() {
         assert!(error.contains(&format!("found {size}")), "{error}");
     }
 }
+
+#[test]
+fn a_block_that_holds_nan_comes_back_as_nan() {
+    for map in [DynamicMap::signed(), DynamicMap::unsigned()] {
+        for len in [1, 100, 256, 300] {
+            for at in [0, len / 2, len - 1] {
+                let mut values = vec![0.25f32; len];
+                values[at] = f32::NAN;
+                let (mut codes, mut absmax) = (vec![0u8; len], vec![0.0f32; len.div_ceil(NESTED_BLOCK)]);
+                map.quantise(&values, &mut codes, &mut absmax);
+                let mut back = vec![0.0f32; len];
+                map.dequantise(&codes, &absmax, &mut back);
+                let block = at / NESTED_BLOCK;
+                for (i, x) in back.iter().enumerate() {
+                    assert_eq!(
+                        x.is_nan(),
+                        i / NESTED_BLOCK == block,
+                        "{len} numbers, NaN at {at}: {x} at {i}"
+                    );
+                }
+            }
+        }
+    }
+}

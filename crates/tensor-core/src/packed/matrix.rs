@@ -72,7 +72,9 @@ impl PackedMatrix {
         let (strips, lines_a_strip) = (n.div_ceil(16), k.div_ceil(32) * 16);
         let mut lines = zeros(strips * lines_a_strip);
         let shared = Shared::new(&mut lines);
-        let rows = Matrix::new(blob::slice::<bf16>(&source), if is_turned { n } else { k });
+        // SAFETY: the matrix is borrowed, and nothing writes to it before this function returns.
+        let numbers = unsafe { blob::slice::<bf16>(&source) };
+        let rows = Matrix::new(numbers, if is_turned { n } else { k });
         parallel::for_each_range(strips, 1024_usize.div_ceil(lines_a_strip), |strips| {
             // SAFETY: each strip is met once.
             let lines = unsafe { shared.part(strips.start * lines_a_strip..strips.end * lines_a_strip) };
@@ -114,10 +116,10 @@ impl PackedMatrix {
 
     /// The plain matrix `[n, k]` bf16 again, exactly.
     pub fn unpack(&self) -> Tensor {
-        let matrix = Tensor::zeros([self.n as i64, self.k as i64], (Kind::BFloat16, Device::Cpu));
-        let target = blob::slice_mut::<bf16>(&matrix);
+        let mut matrix = Tensor::zeros([self.n as i64, self.k as i64], (Kind::BFloat16, Device::Cpu));
+        let target = blob::slice_mut::<bf16>(&mut matrix);
         let packed = numbers(&self.lines);
-        for (row, values) in target.chunks_exact_mut(self.k).enumerate() {
+        for (row, values) in target.chunks_exact_mut(self.k.max(1)).enumerate() {
             for (column, value) in values.iter_mut().enumerate() {
                 *value = packed[place(self.steps(), row, column)];
             }

@@ -33,7 +33,7 @@ impl PackedMatrix {
             return None;
         }
         let (n, k) = matrix.size2().ok()?;
-        (n % 32 == 0 && k % 32 == 0).then(|| Self::pack(matrix))
+        (n > 0 && k > 0 && n % 32 == 0 && k % 32 == 0).then(|| Self::pack(matrix))
     }
 }
 

@@ -10,11 +10,21 @@ use super::matrix::SendPtr;
 use crate::{Unit, blob};
 
 /// `Lᵀ R`: `[r, n]` f32 of bf16 `left` `[t, r]` and `right` `[t, n]`; by libtorch where that is no slower.
+///
+/// # Panics
+/// If the two are no matrices of as many rows.
 pub fn outer(left: &Tensor, right: &Tensor) -> Tensor {
     let sizes = (left.size2(), right.size2());
-    let fits = right.kind() == Kind::BFloat16
-        && right.device() == Device::Cpu
-        && matches!(sizes, (Ok((t, rank)), Ok((_, n))) if t > 0 && rank > 0 && n % 32 == 0);
+    let (Ok((t, rank)), Ok((tokens, n))) = sizes else {
+        panic!(
+            "outer products are of matrices, not of {:?} and {:?}",
+            left.size(),
+            right.size()
+        );
+    };
+    assert_eq!(t, tokens, "both sides of an outer product have the same tokens");
+    let is_bf16 = |x: &Tensor| x.kind() == Kind::BFloat16 && x.device() == Device::Cpu;
+    let fits = is_bf16(left) && is_bf16(right) && t > 0 && rank > 0 && n > 0 && n % 32 == 0;
     if fits && is_worthwhile() {
         fused(left, right)
     } else {
@@ -32,16 +42,18 @@ pub(super) fn fused(left: &Tensor, right: &Tensor) -> Tensor {
         right.contiguous()
     };
     let (t, rank, n) = (t as usize, rank as usize, n as usize);
-    let result = Tensor::empty([rank as i64, n as i64], (Kind::Float, Device::Cpu));
+    let mut result = Tensor::empty([rank as i64, n as i64], (Kind::Float, Device::Cpu));
     let left = left.contiguous();
     let sides = Sides {
-        left: blob::slice::<bf16>(&left),
+        // SAFETY: the operands are borrowed, and nothing writes to them before this function returns.
+        #[allow(unsafe_code)]
+        left: unsafe { blob::slice::<bf16>(&left) },
         right: SendPtr(right.data_ptr().cast()),
         stride: right.stride()[0] as usize,
         t,
         rank,
         n,
-        target: SendPtr(blob::slice_mut::<f32>(&result).as_mut_ptr()),
+        target: SendPtr(blob::slice_mut::<f32>(&mut result).as_mut_ptr()),
     };
     match Unit::best() {
         #[cfg(target_arch = "x86_64")]

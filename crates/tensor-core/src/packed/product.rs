@@ -36,18 +36,25 @@ pub struct Term<'a> {
 /// # Panics
 /// If shapes or dtypes do not fit.
 pub fn product(terms: &[Term], onto: Option<&Tensor>) -> (Tensor, Vec<Option<Tensor>>) {
-    let (m, n) = (terms[0].x.size()[0] as usize, terms[0].matrix.n());
-    let y = Tensor::empty([m as i64, n as i64], (Kind::BFloat16, Device::Cpu));
+    let first = terms.first().expect("a product has a term");
+    let (m, _) = first.x.size2().expect("rows are a matrix");
+    let (m, n) = (m as usize, first.matrix.n());
+    let mut y = Tensor::empty([m as i64, n as i64], (Kind::BFloat16, Device::Cpu));
+    let size = [m as i64, n as i64];
     let onto = onto.map(Tensor::contiguous);
     let parts: Vec<Part> = terms.iter().map(|term| Part::new(term, m, n)).collect();
     let sides = Sides {
         parts: &parts,
         m,
         n,
-        y: SendPtr(blob::slice_mut::<bf16>(&y).as_mut_ptr()),
+        y: SendPtr(blob::slice_mut::<bf16>(&mut y).as_mut_ptr()),
         onto: onto.as_ref().map(|onto| {
-            assert_eq!(onto.size(), y.size(), "what is added to has the product's shape");
-            blob::slice::<bf16>(onto)
+            assert_eq!(onto.size(), size, "what is added to has the product's shape");
+            // SAFETY: it is borrowed, and nothing writes to it before this function returns.
+            #[allow(unsafe_code)]
+            unsafe {
+                blob::slice::<bf16>(onto)
+            }
         }),
     };
     match Unit::best() {
@@ -85,6 +92,7 @@ pub(super) struct PackedLowRank {
 
 impl<'a> Part<'a> {
     fn new(term: &Term<'a>, m: usize, n: usize) -> Self {
+        assert_eq!(term.x.dim(), 2, "rows are a matrix");
         let x = if term.x.stride()[1] == 1 {
             term.x.shallow_clone()
         } else {
@@ -105,23 +113,31 @@ impl<'a> Part<'a> {
             "terms have one width"
         );
         let low_rank = term.low_rank.map(|low_rank| {
-            let rank = low_rank.inner.size()[0] as usize;
+            let (rank, width) = low_rank.inner.size2().expect("a factor is a matrix");
+            let rank = rank as usize;
+            assert!(rank > 0, "a low-rank part has a rank");
+            assert_eq!(width as usize, term.matrix.k(), "the low-rank factors fit");
             assert_eq!(
                 low_rank.outer.size(),
                 [n as i64, rank as i64],
                 "the low-rank factors fit"
             );
-            let result = Tensor::empty([m as i64, rank as i64], (Kind::BFloat16, Device::Cpu));
+            let mut result = Tensor::empty([m as i64, rank as i64], (Kind::BFloat16, Device::Cpu));
             let [inner, outer] = match low_rank.packed {
                 Some(packed) => packed.clone(),
                 None => [low_rank.inner, low_rank.outer].map(PackedMatrix::pack),
             };
+            assert_eq!(
+                [inner.n(), inner.k(), outer.n(), outer.k()],
+                [rank, term.matrix.k(), n, rank],
+                "the packed factors are those of the term"
+            );
             PackedLowRank {
                 rank,
                 inner,
                 outer,
                 scale: low_rank.scale as f32,
-                target: SendPtr(blob::slice_mut::<bf16>(&result).as_mut_ptr()),
+                target: SendPtr(blob::slice_mut::<bf16>(&mut result).as_mut_ptr()),
                 result,
             }
         });

@@ -150,3 +150,73 @@ fn the_best_unit_packs_where_that_pays() {
         assert!(PackedMatrix::of(&weight.narrow(0, 0, 63)).is_none());
     });
 }
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let (w, x) = (random(1, [64, 96]), random(2, [5, 96]));
+    let matrix = PackedMatrix::pack(&w);
+    let (p, q) = (random(3, [8, 96]), random(4, [64, 8]));
+    let refused = |what: &str, call: &dyn Fn()| {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+        assert!(caught.is_err(), "{what}: was computed");
+    };
+    for (what, x) in [
+        ("a narrow row", random(5, [5, 64])),
+        ("a wide row", random(5, [5, 128])),
+        ("f32", x.to_kind(Kind::Float)),
+        ("a row alone", x.get(0)),
+    ] {
+        refused(what, &|| drop(product(&[term(&x, &matrix)], None)));
+    }
+    refused("no term", &|| drop(product(&[], None)));
+    for (what, onto) in [
+        ("another shape", random(6, [5, 96])),
+        ("f32", random(6, [5, 64]).to_kind(Kind::Float)),
+    ] {
+        refused(what, &|| drop(product(&[term(&x, &matrix)], Some(&onto))));
+    }
+    let with = |inner: &Tensor, outer: &Tensor, packed: Option<&[PackedMatrix; 2]>| {
+        let low_rank = Some(LowRankTerm {
+            inner,
+            outer,
+            scale: 1.0,
+            packed,
+        });
+        let term = Term {
+            x: &x,
+            matrix: &matrix,
+            low_rank,
+        };
+        drop(product(&[term], None));
+    };
+    with(&p, &q, None);
+    for (what, inner, outer) in [
+        ("a short first factor", random(7, [8, 64]), q.shallow_clone()),
+        ("a short second factor", p.shallow_clone(), random(7, [32, 8])),
+        ("factors of two ranks", p.shallow_clone(), random(7, [64, 4])),
+        ("no rank", random(7, [0, 96]), random(7, [64, 0])),
+        ("factors in f32", p.to_kind(Kind::Float), q.to_kind(Kind::Float)),
+    ] {
+        refused(what, &|| with(&inner, &outer, None));
+    }
+    let pack = |p: &Tensor, q: &Tensor| [p, q].map(PackedMatrix::pack);
+    with(&p, &q, Some(&pack(&p, &q)));
+    for (what, packed) in [
+        ("a short packed factor", pack(&random(8, [8, 32]), &q)),
+        ("a narrow packed factor", pack(&p, &random(8, [32, 8]))),
+        (
+            "packed factors of another rank",
+            pack(&random(8, [4, 96]), &random(8, [64, 4])),
+        ),
+    ] {
+        refused(what, &|| with(&p, &q, Some(&packed)));
+    }
+    for (what, left, right) in [
+        ("fewer tokens right", random(9, [64, 8]), random(9, [3, 64])),
+        ("fewer tokens left", random(9, [3, 8]), random(9, [64, 64])),
+        ("a vector", random(9, [64, 8]).get(0), random(9, [64, 64])),
+    ] {
+        refused(what, &|| drop(outer(&left, &right)));
+    }
+    assert_eq!(outer(&random(9, [0, 8]), &random(9, [0, 64])).size(), [8, 64]);
+}

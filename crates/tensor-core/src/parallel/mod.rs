@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::unit::{self, Unit};
 use crate::{Error, Result, shim};
 
+#[cfg(target_os = "linux")]
+mod crowd;
 mod shared;
 
 pub use shared::Shared;
@@ -43,6 +45,8 @@ pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync
     if n == 0 {
         return;
     }
+    #[cfg(target_os = "linux")]
+    crowd::look();
     let env = Env {
         body: &body,
         unit: unit::held(),

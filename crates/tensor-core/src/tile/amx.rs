@@ -2,15 +2,21 @@
 //!
 //! Rust's AMX intrinsics are not stable, its assembler knows the instructions. Linux grants a process the tile state on
 //! request. The tile configuration belongs to the thread, and oneDNN uses it too, so a kernel loads its own when it
-//! begins and releases it when it ends.
+//! begins; the outermost one of a thread releases it when it ends.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod block;
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use crate::unit::Unit;
+
+thread_local! {
+    /// How many [`Tiles`] this thread holds: a kernel may run another one inside.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
 
 /// This thread's tile registers, configured as 16 rows × 64 bytes each; released when dropped.
 #[derive(Debug)]
@@ -24,6 +30,7 @@ impl Tiles {
     /// Configures this thread's tiles if the best unit has any.
     pub(crate) fn set_up() -> Self {
         let unit = Unit::best();
+        HELD.set(HELD.get() + 1);
         #[cfg(target_arch = "x86_64")]
         if unit == Unit::Amx {
             #[repr(C, align(64))]
@@ -63,8 +70,9 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
+        HELD.set(HELD.get() - 1);
         #[cfg(target_arch = "x86_64")]
-        if self.unit == Unit::Amx {
+        if self.unit == Unit::Amx && HELD.get() == 0 {
             // SAFETY: AMX was detected and permitted.
             unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) }
         }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{LANES, TileLanes, Tiles, Unit};
+use super::{LANES, TileLanes};
 use crate::vector::Scalar;
 
 /// f32 or bf16 as an operand of [`super::product`].
@@ -28,8 +28,6 @@ pub trait Number: Scalar {
     /// `a` covers `DEPTH` numbers, `b` sixteen times as many.
     #[allow(unsafe_code)]
     unsafe fn add<L: TileLanes>(sum: L, a: *const Self, b: *const Self) -> L;
-    /// The operands of one block for tile registers, if this kind of number has any.
-    fn for_tiles(tiles: &Tiles, a: *const Self, b: [*const Self; 2]) -> Option<(*const bf16, [*const bf16; 2])>;
 }
 
 #[allow(unsafe_code)]
@@ -62,10 +60,6 @@ impl Number for f32 {
     unsafe fn add<L: TileLanes>(sum: L, a: *const Self, b: *const Self) -> L {
         // SAFETY: the caller's.
         unsafe { L::splat(*a).mul_add(L::load(&*b.cast()), sum) }
-    }
-    #[inline(always)]
-    fn for_tiles(_: &Tiles, _: *const Self, _: [*const Self; 2]) -> Option<(*const bf16, [*const bf16; 2])> {
-        None
     }
 }
 
@@ -109,9 +103,5 @@ impl Number for bf16 {
     unsafe fn add<L: TileLanes>(sum: L, a: *const Self, b: *const Self) -> L {
         // SAFETY: the caller's.
         unsafe { sum.add_pairs(*a.cast(), L::load(&b.cast::<[f32; LANES]>().read_unaligned())) }
-    }
-    #[inline(always)]
-    fn for_tiles(tiles: &Tiles, a: *const Self, b: [*const Self; 2]) -> Option<(*const bf16, [*const bf16; 2])> {
-        (tiles.unit() == Unit::Amx).then_some((a, b))
     }
 }

@@ -5,6 +5,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx::block::{Block, multiply};
 use super::{BLOCK, LANES, Number, TileLanes, Tiles};
+#[cfg(target_arch = "x86_64")]
+use {super::Unit, tch::Kind};
 
 /// A left operand: rows of k numbers.
 #[derive(Clone, Copy)]
@@ -85,15 +87,20 @@ pub fn product<L: TileLanes, T: Number>(
         m % BLOCK == 0 && n % BLOCK == 0 && k % BLOCK == 0,
         "a product of {m} × {n} × {k} is not whole blocks"
     );
+    // In numbers that cannot wrap around: strides are the caller's.
+    let reach = |steps: [(usize, usize); 2], last: usize| {
+        let [(m, row), (k, step)] = steps.map(|(count, stride)| (count as u128 - 1, stride as u128));
+        m * row + k * step + last as u128
+    };
     assert!(
-        a.data.len() >= (m - 1) * a.row + (k / BLOCK - 1) * a.step + BLOCK,
+        a.data.len() as u128 >= reach([(m, a.row), (k / BLOCK, a.step)], BLOCK),
         "a short left operand"
     );
     assert!(
-        b.data.len() >= (n / LANES - 1) * b.depth * LANES + k * LANES,
+        b.data.len() as u128 >= reach([(n / LANES, b.depth), (1, 0)], 0) * LANES as u128 + (k * LANES) as u128,
         "a short right operand"
     );
-    assert!(c.len() >= (m - 1) * c_row + n, "a short result");
+    assert!(c.len() as u128 >= reach([(m, c_row), (1, 0)], n), "a short result");
     let panel = b.depth * LANES;
     for column in (0..n).step_by(BLOCK) {
         for row in (0..m).step_by(BLOCK) {
@@ -104,12 +111,12 @@ pub fn product<L: TileLanes, T: Number>(
                 let right = [first, first.add(panel)];
                 let out = c.as_mut_ptr().add(row * c_row + column);
                 #[cfg(target_arch = "x86_64")]
-                if let Some((left, right)) = T::for_tiles(tiles, left, right) {
+                if T::KIND == Kind::BFloat16 && tiles.unit() == Unit::Amx {
                     multiply(Block {
-                        a: left,
+                        a: left.cast(),
                         a_row: 2 * a.row,
                         a_step: 2 * a.step,
-                        b: right,
+                        b: right.map(<*const T>::cast),
                         steps: k / BLOCK,
                         c: out,
                         c_row: 4 * c_row,

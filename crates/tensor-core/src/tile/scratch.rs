@@ -18,9 +18,11 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// Bytes that `n` numbers of `T` take of a pool.
+/// Lines that `n` numbers of `T` take of a pool.
 const fn lines<T>(n: usize) -> usize {
-    (n * size_of::<T>()).div_ceil(64)
+    n.checked_mul(size_of::<T>())
+        .expect("scratch memory of a size")
+        .div_ceil(64)
 }
 
 /// Hands out slices of a pool, one after the other.

@@ -177,3 +177,78 @@ fn powers_of_two_are_good_to_three_units_in_the_last_place() {
         assert_eq!(y[5..8], [2.0, 4.0, 8.0]);
     });
 }
+
+#[test]
+fn strides_and_lengths_that_do_not_fit_are_refused() {
+    struct Strides([usize; 4]);
+    impl TileKernel for Strides {
+        fn run<L: TileLanes>(self, tiles: &Tiles) {
+            let Self([row, depth, c_row, m]) = self;
+            let (a, b, mut c) = ([0.0f32; 1024], [0.0f32; 1024], [0.0f32; 1024]);
+            let (left, right) = (Left::rows(&a, row), Right::panels(&b, depth));
+            product::<L, f32>(tiles, [m, 32, 32], left, right, (&mut c, c_row), false);
+        }
+    }
+    dispatch(Strides([32, 32, 32, 32]));
+    for wrong in [
+        [33, 32, 32, 32],
+        [32, 33, 32, 32],
+        [32, 32, 33, 32],
+        [32, 32, 32, 64],
+        [32, 32, 32, 16],
+        [usize::MAX / 31, 32, 32, 32],
+        [32, usize::MAX / 16 + 1, 32, 32],
+        [32, 32, usize::MAX / 31 + 1, 32],
+    ] {
+        assert!(
+            std::panic::catch_unwind(|| dispatch(Strides(wrong))).is_err(),
+            "{wrong:?}"
+        );
+    }
+}
+
+#[test]
+fn a_kernel_may_run_another_one_inside() {
+    struct Outer<'a>(&'a mut [f32]);
+    impl TileKernel for Outer<'_> {
+        fn run<L: TileLanes>(self, tiles: &Tiles) {
+            let mut inner = [0.0f32; 1024];
+            dispatch(Ones(&mut inner));
+            let ones = [bf16::ONE; 1024];
+            product::<L, bf16>(
+                tiles,
+                [32; 3],
+                Left::rows(&ones, 32),
+                Right::panels(&ones, 32),
+                (&mut *self.0, 32),
+                false,
+            );
+        }
+    }
+    struct Ones<'a>(&'a mut [f32]);
+    impl TileKernel for Ones<'_> {
+        fn run<L: TileLanes>(self, tiles: &Tiles) {
+            let ones = [bf16::ONE; 1024];
+            product::<L, bf16>(
+                tiles,
+                [32; 3],
+                Left::rows(&ones, 32),
+                Right::panels(&ones, 32),
+                (&mut *self.0, 32),
+                false,
+            );
+        }
+    }
+    on_each(|unit| {
+        let mut sums = [0.0f32; 1024];
+        dispatch(Outer(&mut sums));
+        assert_eq!(sums, [32.0; 1024], "{unit:?}");
+    });
+}
+
+#[test]
+#[should_panic(expected = "scratch memory of a size")]
+fn scratch_that_is_no_size_is_refused() {
+    let mut held = scratch::hold(Need::default().and::<f32>(16));
+    let _ = held.scratch().take::<f32>(usize::MAX / 4 + 2);
+}

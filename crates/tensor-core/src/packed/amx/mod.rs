@@ -1,6 +1,7 @@
 //! AMX tile registers, through inline assembly: four of sums, two of rows, two of packed columns.
 //!
-//! All tiles are 16 rows of 64 bytes. `tmm0..=tmm3` hold a 32 × 32 block of f32 sums.
+//! All tiles are 16 rows of 64 bytes. `tmm0..=tmm3` hold a 32 × 32 block of f32 sums, from `clear` to `store`: every block of
+//! assembly names the tiles that it writes, and no code of this program but such blocks is compiled for tile registers.
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, chapter 18.
 #![allow(unsafe_code)]
 
@@ -30,6 +31,7 @@ impl Tiles {
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 options(nostack, nomem)
             );
         }
@@ -67,6 +69,8 @@ impl Tiles {
                 b1 = inout(reg) columns[1] => _,
                 k = inout(reg) steps => _,
                 s = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, readonly),
             );
         }
@@ -99,6 +103,7 @@ impl Tiles {
                 b0 = inout(reg) column => _,
                 k = inout(reg) steps => _,
                 s = in(reg) 64usize,
+                out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
                 options(nostack, readonly),
             );
         }
@@ -120,6 +125,7 @@ impl Tiles {
                 a = in(reg) row,
                 b = in(reg) columns,
                 s = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, readonly),
             );
             if both {
@@ -130,6 +136,7 @@ impl Tiles {
                     "tdpbf16ps tmm3, tmm4, tmm7",
                     b = in(reg) columns,
                     s = in(reg) 64usize,
+                    out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
                     options(nostack, readonly),
                 );
             }
