@@ -98,7 +98,7 @@ mod tests {
             assert!(found == b"old" || found == b"the new one", "after {count}: {found:?}");
             // The next writer removes what the dead one left, once it cannot be at work any more.
             for entry in fs::read_dir(folder.path()).unwrap() {
-                let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+                let long_ago = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
                 fs::File::open(entry.unwrap().path())
                     .unwrap()
                     .set_modified(long_ago)
