@@ -172,10 +172,10 @@ mod tests {
     fn a_snapshot_tells_its_commit() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let of = |path: &str| revision_of(Path::new(path)).map(str::to_owned);
-        let folder = format!("/home/hub/models--org--name/snapshots/{commit}");
+        let folder = format!("/any/hub/models--org--name/snapshots/{commit}");
         assert_eq!(of(&folder).as_deref(), Some(commit));
         for path in [
-            "/home/models/mine",
+            "/any/models/mine",
             "/a/models--org--name/snapshots/main",
             &format!("/a/snapshots/{commit}"),
         ] {
