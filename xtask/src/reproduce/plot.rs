@@ -197,7 +197,7 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn picture<'p>(rows: &[(&'p str, &[f64])], may_be_wide: bool) -> String {
+    fn picture(rows: &[(&str, &[f64])], may_be_wide: bool) -> String {
         let picture = Picture {
             title: "One thing against another",
             measure: "loss".into(),

@@ -48,7 +48,11 @@ impl Args {
     /// Counts and measures.
     pub fn run(self) -> Result<ExitCode> {
         let recipe = Recipe::read(&self.recipe, &self.set)?;
-        let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
+        let machine = self
+            .machine
+            .clone()
+            .or(recipe.model.dtype, &recipe.model.device)
+            .start()?;
         let source = Source::of(&recipe.model)?;
         recipe.fits(source.dir())?;
         let tokenizer = source.tokenizer()?;

@@ -13,7 +13,7 @@ use checkpoint::{Existing, TensorInfo};
 use decoder::loss::{ClassificationLoss, IGNORED, LabelledRow, SupervisedLoss, TokenRow};
 use decoder::{Decoder, EndTokens, GenerateOptions, HeadKind, Sampler};
 use tch::Tensor;
-use tensor_core::{Documents, DropoutKey, Objective, Plan, Policy, Treatment};
+use tensor_core::{Documents, DropoutKey, LanguageModel as _, Objective, Plan, Policy, Treatment};
 use train::{Optimizer, Row};
 
 use crate::machine::Machine;
