@@ -316,3 +316,27 @@ fn loftq_begins_nearer_to_the_dense_model_than_the_quantised_one() {
     // Twelve of the sixteen or more directions of each matrix are mended.
     assert!(loftq < 0.7 * plain, "off by {loftq}, and by {plain} without");
 }
+
+#[test]
+fn adapters_over_packed_weights_are_combined_into_one_that_says_what_it_is_for() {
+    let home = tempfile::tempdir().unwrap();
+    let nf4 = QuantizeConfig::default();
+    let int8 = QuantizeConfig {
+        scheme: Scheme::Int8,
+        ..QuantizeConfig::default()
+    };
+    let [first, second, other, both] = ["first", "second", "other", "both"].map(|name| home.path().join(name));
+    for (folder, config) in [(&first, &nf4), (&second, &nf4), (&other, &int8)] {
+        qlora(folder, config);
+    }
+    let combine = |a: &Path, b: &Path| {
+        run(&["combine", "--adapter", text(a), "--adapter", text(b), "--base-model", "base", "--output", text(&both)])
+    };
+    let error = combine(&first, &other).unwrap_err();
+    for part in ["was trained over nf4 weights", "over int8 weights", "hint: "] {
+        assert!(error.contains(part), "`{part}` in: {error}");
+    }
+    assert!(!both.exists());
+    combine(&first, &second).unwrap();
+    assert_eq!(Quantisation::of_adapter(&both).unwrap(), Quantisation::of_adapter(&first).unwrap());
+}
