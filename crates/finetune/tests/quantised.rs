@@ -330,7 +330,17 @@ fn adapters_over_packed_weights_are_combined_into_one_that_says_what_it_is_for()
         qlora(folder, config);
     }
     let combine = |a: &Path, b: &Path| {
-        run(&["combine", "--adapter", text(a), "--adapter", text(b), "--base-model", "base", "--output", text(&both)])
+        run(&[
+            "combine",
+            "--adapter",
+            text(a),
+            "--adapter",
+            text(b),
+            "--base-model",
+            "base",
+            "--output",
+            text(&both),
+        ])
     };
     let error = combine(&first, &other).unwrap_err();
     for part in ["was trained over nf4 weights", "over int8 weights", "hint: "] {
@@ -338,5 +348,8 @@ fn adapters_over_packed_weights_are_combined_into_one_that_says_what_it_is_for()
     }
     assert!(!both.exists());
     combine(&first, &second).unwrap();
-    assert_eq!(Quantisation::of_adapter(&both).unwrap(), Quantisation::of_adapter(&first).unwrap());
+    assert_eq!(
+        Quantisation::of_adapter(&both).unwrap(),
+        Quantisation::of_adapter(&first).unwrap()
+    );
 }
