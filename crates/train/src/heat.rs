@@ -52,17 +52,21 @@ pub(crate) fn draw(title: &str, cells: &[(usize, usize, f64)]) -> Result<String>
 const CELL: (u32, u32) = (52, 22);
 const LEFT: u32 = 64;
 const ABOVE: u32 = 56;
+/// The least width: the caption has room.
+const WIDTH: u32 = 480;
 
 fn paint(svg: &mut String, title: &str, cells: &[(usize, usize, f64)]) -> Result<(), Box<dyn std::error::Error>> {
     let mut layers: Vec<usize> = cells.iter().map(|(layer, ..)| *layer).collect();
     layers.sort_unstable();
     layers.dedup();
     let units = cells.iter().map(|(_, unit, _)| unit + 1).max().unwrap_or(0) as u32;
-    let size = (LEFT + CELL.0 * units + 12, ABOVE + CELL.1 * layers.len() as u32 + 12);
+    let width = (LEFT + CELL.0 * units + 12).max(WIDTH);
+    let size = (width, ABOVE + CELL.1 * layers.len() as u32 + 12);
     let area = SVGBackend::with_string(svg, size).into_drawing_area();
     area.fill(&WHITE)?;
     let font = |size: u32| ("sans-serif", size).into_font();
-    area.draw(&Text::new(title.to_owned(), (12, 8), font(16)))?;
+    let caption = format!("`{title}` by layer (rows) and unit (columns): mean of the last {LAST} logged steps");
+    area.draw(&Text::new(caption, (12, 8), font(14)))?;
     let largest = cells.iter().map(|(.., value)| *value).fold(f64::MIN_POSITIVE, f64::max);
     for unit in 0..units {
         let at = ((LEFT + CELL.0 * unit + CELL.0 / 2 - 6) as i32, ABOVE as i32 - 18);
