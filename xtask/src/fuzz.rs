@@ -1,4 +1,4 @@
-//! `fuzz`: the readers of outside bytes under libFuzzer and AddressSanitizer, target by target.
+//! `fuzz`: the readers of outside bytes under libFuzzer and `AddressSanitizer`, target by target.
 
 use crate::place::{Cache, checkout};
 use crate::tools::Tools;

@@ -78,7 +78,7 @@ pub(crate) fn num_bytes(shape: &[i64], size: usize) -> Option<usize> {
     let bytes = shape
         .iter()
         .try_fold(size, |product, &side| product.checked_mul(usize::try_from(side).ok()?))?;
-    (bytes <= isize::MAX as usize).then_some(bytes)
+    isize::try_from(bytes).is_ok().then_some(bytes)
 }
 
 /// A copy of the elements of a CPU tensor, in order.
