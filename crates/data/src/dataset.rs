@@ -9,10 +9,12 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::columns::{self, Unread};
 use crate::error::{self, Unit};
 use crate::normalise::normalise;
 use crate::random::Random;
-use crate::{Error, Place, ReadConfig, Row, Shape, read};
+use crate::unused::Unused;
+use crate::{Error, Place, Problem, ReadConfig, Row, Shape, read};
 
 /// The rows of one file.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Dataset {
     rows: Vec<(u32, Row)>,
     /// By the row's number: the columns that were to be kept, where it has them.
     kept: BTreeMap<u32, Map<String, Value>>,
+    remarks: Vec<String>,
+    unused: Vec<String>,
     digest: [u8; 32],
 }
 
@@ -51,36 +55,56 @@ impl Dataset {
             path: path.clone(),
             number: Some((unit, number)),
         };
-        let shape = match (config.shape, raw.rows.first()) {
-            (Some(shape), _) => shape,
-            (None, Some((number, first))) => Shape::of(first).map_err(|problem| problem.at(place(*number)))?,
-            (None, None) => {
-                return Err(Error::NoRows {
-                    path: path.to_path_buf(),
-                });
-            }
+        let Some((number, first)) = raw.rows.first() else {
+            return Err(Error::NoRows {
+                path: path.to_path_buf(),
+            });
         };
+        let shape = match config.shape {
+            Some(shape) => shape,
+            None => Shape::of(first).map_err(|problem| problem.at(place(*number)))?,
+        };
+        read::check_columns(&path, config, shape)?;
         let mut kept = BTreeMap::new();
         for (number, row) in raw.rows.iter().filter(|_| !config.keep.is_empty()) {
             let there = |name: &String| Some((name.clone(), row.get(name).filter(|value| !value.is_null())?.clone()));
             kept.insert(*number as u32, config.keep.iter().filter_map(there).collect());
         }
-        let rows = raw
+        let read: Vec<(u32, Row, Vec<(String, Unread)>)> = raw
             .rows
             .into_par_iter()
-            .map(|(number, row)| {
-                let row = normalise(row, shape).map_err(|problem| problem.at(place(number)))?;
-                Ok((number as u32, row))
+            .map(|(number, raw)| {
+                let (row, unread) =
+                    one(&raw, shape, config.shape.is_some()).map_err(|problem| problem.at(place(number)))?;
+                Ok((number as u32, row, unread))
             })
             .collect::<Result<_, Error>>()?;
+        let mut unread = Unused::default();
+        let mut rows = Vec::with_capacity(read.len());
+        for (number, row, columns) in read {
+            unread.add(columns);
+            rows.push((number, row));
+        }
         Ok(Self {
-            path: path.clone(),
+            digest: digest(bytes, &path, config),
+            remarks: unread.remarks(&path, shape, rows.len()),
+            unused: unread.names(),
+            path,
             shape,
             unit,
             rows,
             kept,
-            digest: digest(bytes, &path, config),
         })
+    }
+
+    /// What whoever uses the rows should know: columns that nothing reads though they may hold a part of the prompt.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// Columns that say something and are not read.
+    pub fn unused_columns(&self) -> &[String] {
+        &self.unused
     }
 
     /// The shape that was recognised.
@@ -168,6 +192,8 @@ impl Dataset {
             rows,
             path: self.path.clone(),
             kept: self.kept.clone(),
+            remarks: self.remarks.clone(),
+            unused: self.unused.clone(),
             ..self
         };
         let mut learn = empty(Vec::new());
@@ -194,6 +220,27 @@ impl Dataset {
         hasher.update(how);
         self.digest = hasher.finalize().into();
     }
+}
+
+/// A row in its normal form, with the columns that it does not read; refused where text of its prompt would be lost.
+fn one(raw: &Map<String, Value>, shape: Shape, chosen: bool) -> Result<(Row, Vec<(String, Unread)>), Problem> {
+    if !chosen {
+        shape.check(raw)?;
+        let own = Shape::of(raw)?;
+        if own != shape {
+            return Err(Problem::OtherShape {
+                wanted: shape.name().to_owned(),
+                found: own.name().to_owned(),
+            });
+        }
+    }
+    let row = normalise(raw, shape)?;
+    let unread = columns::unread(raw, shape, &row);
+    if !chosen {
+        columns::refuse(shape, &row, &unread)?;
+    }
+    let owned = unread.into_iter().map(|(name, kind)| (name.to_owned(), kind));
+    Ok((row, owned.collect()))
 }
 
 /// Changes with the file's bytes, its kind, and the way it is read.

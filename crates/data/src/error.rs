@@ -26,15 +26,39 @@ pub enum Error {
         /// What does.
         found: String,
     },
+    /// A data file that cannot be read as rows, with what can be done about it.
+    #[error("{at}: wanted {wanted}, found {found}\nhint: {hint}")]
+    Unreadable {
+        /// File, and line or row where known.
+        at: Place,
+        /// What should stand there.
+        wanted: &'static str,
+        /// What does.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A file whose extension names no format that is read.
     #[error(
-        "`{}`: wanted a file ending in .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .txt, found `{extension}`", path.display()
+        "`{}`: wanted a file ending in .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .txt, found `{extension}`\nhint: {}", path.display(), extension_hint(extension)
     )]
     Extension {
         /// The file.
         path: PathBuf,
         /// Its extension, perhaps empty.
         extension: String,
+    },
+    /// `columns` names what no row has, or maps a column to a name that is not read.
+    #[error("`{}`: `columns`: wanted {wanted}, found {found}\nhint: {hint}", path.display())]
+    Columns {
+        /// The file.
+        path: PathBuf,
+        /// What it may name.
+        wanted: String,
+        /// What it names.
+        found: String,
+        /// What to do.
+        hint: String,
     },
     /// A file without a single row.
     #[error("`{}`: wanted at least one row, found none", path.display())]
@@ -84,23 +108,89 @@ pub enum Error {
 pub enum Problem {
     /// The keys are those of no known shape.
     #[error(
-        "no known shape has the keys {}\n  hint: wanted one of {}; map other names with `columns`, e.g. columns = {{ prompt = \"question\" }}; a CSV file needs a header line",
+        "no known shape has the keys {}\nhint: wanted one of {}; map other names with `columns`, e.g. columns = {{ {} }}; a CSV file needs a header line",
         quoted(found),
-        crate::Shape::listing()
+        crate::Shape::listing(),
+        crate::columns::suggestion(found)
     )]
     UnknownShape {
         /// The row's keys.
         found: Vec<String>,
     },
-    /// The keys are those of several shapes.
-    #[error("the keys fit several shapes: {}\n  hint: choose one with `shape`, e.g. shape = \"{}\"", quoted(shapes), shapes[0])]
+    /// The keys are those of several shapes, which do not say the same.
+    #[error(
+        "the keys fit several shapes, whose columns do not say the same: {}\nhint: choose one with `shape` (`data.shape` in a recipe, --shape of `inspect`), e.g. shape = \"{}\"",
+        quoted(shapes),
+        shapes[0]
+    )]
     AmbiguousShape {
         /// Names of the shapes.
         shapes: Vec<String>,
     },
+    /// A row of another shape than the file's first.
+    #[error(
+        "wanted a row of shape `{wanted}`, as the first row is, found one of shape `{found}`\nhint: all rows of a file have one shape: give every row the same columns, split the file, or choose with shape = \"{wanted}\""
+    )]
+    OtherShape {
+        /// The shape of the first row.
+        wanted: String,
+        /// This row's.
+        found: String,
+    },
+    /// The prompt would be taken from the replies' common beginning while a column may hold it.
+    #[error(
+        "wanted a `prompt` beside `chosen` and `rejected`, found none, and {} may hold it\nhint: map it, e.g. columns = {{ instruction = \"{}\" }} for the user's turn of a conversation or columns = {{ prompt = \"{}\" }} for a text that the replies continue; shape = \"implicit_preference\" takes the beginning that both replies share as the prompt",
+        quoted(columns),
+        named_first(columns),
+        named_first(columns)
+    )]
+    PromptElsewhere {
+        /// The columns that may hold the prompt.
+        columns: Vec<String>,
+    },
+    /// A system prompt beside plain texts, which have no turns.
+    #[error(
+        "wanted a conversation for the system prompt in `{column}`, found plain texts (shape `{shape}`), which have no system turn\nhint: make conversations of the rows: {advice}; shape = \"{shape}\" reads the texts and leaves `{column}` out"
+    )]
+    SystemBesideText {
+        /// The column of the system prompt.
+        column: String,
+        /// The row's shape.
+        shape: String,
+        /// How the row becomes a conversation.
+        advice: &'static str,
+    },
+    /// A system prompt in a column, and another one in the turns.
+    #[error(
+        "`{column}` and the system turn of the conversation differ: wanted one system prompt\nhint: remove one of them"
+    )]
+    TwoSystems {
+        /// The column.
+        column: String,
+    },
+    /// Pictures, sounds or videos, which no model here reads.
+    #[error(
+        "`{key}`: wanted text, found {found}\nhint: only text is trained here; remove the row, or say in words what it shows"
+    )]
+    NotText {
+        /// Where in the row.
+        key: String,
+        /// What stands there.
+        found: String,
+    },
+    /// The chat template leaves out what the row says.
+    #[error(
+        "chat template `{template}` does not show {what}\nhint: use a model or a template (chat_template.jinja) that shows it, or remove it from the row"
+    )]
+    NotShown {
+        /// The template's name.
+        template: String,
+        /// What is left out, and of which message.
+        what: String,
+    },
     /// A key of the file's shape is not there.
     #[error(
-        "wanted the keys {} of shape `{shape}`, found {}\n  hint: all rows of a file have one shape; mend or remove the row",
+        "wanted the keys {} of shape `{shape}`, found {}\nhint: all rows of a file have one shape; mend or remove the row",
         quoted(wanted),
         quoted(found)
     )]
@@ -133,20 +223,20 @@ pub enum Problem {
         accepted: &'static str,
     },
     /// An assistant turn that says and calls nothing, or an empty completion.
-    #[error("{what} is empty, so there is nothing to learn from it\n  hint: drop such rows with on_empty = \"drop\"")]
+    #[error("{what} is empty, so there is nothing to learn from it\nhint: drop such rows with on_empty = \"drop\"")]
     Empty {
         /// Which turn.
         what: String,
     },
     /// No token of the row would be trained.
-    #[error("no token of the row is trained: {why}\n  hint: drop such rows with on_empty = \"drop\"")]
+    #[error("no token of the row is trained: {why}\nhint: drop such rows with on_empty = \"drop\"")]
     NothingTrained {
         /// The reason.
         why: String,
     },
     /// What comes before the first trained token fills `max_length`.
     #[error(
-        "the prompt has {prompt} tokens, which leaves nothing to train within max_length = {max_length}\n  hint: raise max_length, or drop such rows with on_too_long = \"drop\""
+        "the prompt has {prompt} tokens, which leaves nothing to train within max_length = {max_length}\nhint: raise max_length, or drop such rows with on_too_long = \"drop\""
     )]
     PromptTooLong {
         /// Tokens before the first trained one.
@@ -164,12 +254,12 @@ pub enum Problem {
     },
     /// A conversation, but the model has no chat template.
     #[error(
-        "the row is a conversation, but the model has no chat template\n  hint: give one with chat_template = \"FILE.jinja\" or chat_template = \"chatml\""
+        "the row is a conversation, but the model has no chat template\nhint: give one with chat_template = \"FILE.jinja\" or chat_template = \"chatml\""
     )]
     NoTemplate,
     /// The trained part of a conversation cannot be found in its rendering.
     #[error(
-        "chat template `{template}`: cannot tell where message {message_idx} lies in the rendered text: {why}\n  hint: use a template with {{% generation %}} tags, or set assistant_only_loss = false"
+        "chat template `{template}`: cannot tell where message {message_idx} lies in the rendered text: {why}\nhint: use a template with {{% generation %}} tags, or set assistant_only_loss = false"
     )]
     SpanNotFound {
         /// The template's name.
@@ -250,7 +340,23 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<'_> 
     }
 }
 
-fn quoted(names: &[String]) -> String {
+fn extension_hint(extension: &str) -> &'static str {
+    match extension {
+        "gz" | "zst" | "bz2" | "xz" | "zip" | "7z" | "lz4" => "decompress the file first",
+        "arrow" | "feather" => "save the table as Parquet, e.g. `dataset.to_parquet(\"rows.parquet\")` in Python",
+        "xlsx" | "xls" | "ods" => "export the sheet as CSV",
+        "" => "give the file the ending of its format",
+        _ => "convert the file to one of these formats, or give it the right ending",
+    }
+}
+
+/// The column that most likely holds a prompt.
+fn named_first(columns: &[String]) -> &str {
+    let not_system = columns.iter().find(|name| !crate::columns::is_system(name));
+    not_system.or(columns.first()).map_or("question", String::as_str)
+}
+
+pub(crate) fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }

@@ -30,6 +30,10 @@
 //! ```
 
 mod batches;
+mod calls;
+mod cells;
+mod columns;
+mod control;
 mod dataset;
 mod encode;
 mod error;
@@ -40,25 +44,31 @@ mod normalise;
 mod packing;
 mod random;
 mod read;
+mod remarks;
 mod row;
 mod shape;
 mod show;
+mod shown;
 mod spans;
 mod special;
 mod stream;
 mod template;
 mod tokenizer;
 mod tokens;
+mod unused;
 
 pub use batches::{BatchConfig, Batches, Step};
+pub use control::ControlTokens;
 pub use dataset::{Dataset, HeldOut};
 pub use encode::{EncodeConfig, Overflow, Reject, Sample, Tokenized, encode};
 pub use error::{Error, Place, Problem, Unit};
 pub use label::label_names;
 pub use message::{Chat, Message};
 pub use mixture::{Arrange, MixStrategy, Mixture, Part, Pick};
+pub use normalise::question;
 pub use packing::{DocumentId, IGNORED, Packed, best_fit};
-pub use read::{ReadConfig, SampleBy};
+pub use read::{ReadConfig, SampleBy, objects};
+pub use remarks::remarks;
 pub use row::{Exchange, Label, Prompt, Row};
 pub use shape::Shape;
 pub use show::{Stretch, stretches, to_ansi};

@@ -2,7 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use crate::Problem;
+use crate::{Problem, calls};
+
+/// What an assistant's turn says beside its content.
+const SPEAKING: [&str; 5] = [
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+];
 
 /// Roles that a message may have.
 pub(crate) const ROLES: &str = "system, developer, user, assistant, tool, function, ipython";
@@ -42,20 +51,17 @@ impl Message {
 
     /// A turn from a data file's object; `key` says where it stood, for errors.
     ///
-    /// `train: false` or `weight: 0` keeps a turn out of the loss; both keys are hidden from the template.
+    /// A null field is absent. `train: false` or `weight: 0` keeps a turn out of the loss; both keys are hidden from the
+    /// template. The arguments of tool calls become objects, and parts of the content that are no text are refused.
     pub fn from_json(value: &Value, key: &str) -> Result<Self, Problem> {
-        let wrong = |wanted, found: &Value| Problem::WrongKind {
-            key: key.to_owned(),
-            wanted,
-            found: brief(found),
-        };
         let Value::Object(object) = value else {
-            return Err(wrong("an object with `role` and `content`", value));
+            return Err(wrong(key, "an object with `role` and `content`", value));
         };
-        let mut fields = object.clone();
+        let present = object.iter().filter(|(_, value)| !value.is_null());
+        let mut fields: Map<String, Value> = present.map(|(name, value)| (name.clone(), value.clone())).collect();
         let role = match fields.get("role") {
             Some(Value::String(role)) => role.clone(),
-            _ => return Err(wrong("an object with `role` and `content`", value)),
+            _ => return Err(wrong(key, "an object with `role` and `content`", value)),
         };
         if !ROLES.split(", ").any(|known| known == role) {
             return Err(Problem::UnknownRole {
@@ -64,45 +70,47 @@ impl Message {
                 accepted: ROLES,
             });
         }
-        let speaks = match fields.get("content") {
-            Some(Value::String(_) | Value::Array(_)) => true,
-            None | Some(Value::Null) => false,
-            Some(other) => {
-                return Err(Problem::WrongKind {
-                    key: format!("{key}.content"),
-                    wanted: "a string or a list of parts",
-                    found: brief(other),
-                });
-            }
-        };
-        if !speaks && !fields.keys().any(|name| name != "role" && name != "content") {
-            return Err(wrong("an object with `role` and `content`", value));
-        }
-        let mut trained = true;
-        if let Some(weight) = fields.shift_remove("weight") {
-            match weight.as_f64() {
-                Some(0.0) => trained = false,
-                Some(1.0) => {}
-                _ => {
-                    return Err(Problem::WrongKind {
-                        key: format!("{key}.weight"),
-                        wanted: "0 or 1",
-                        found: brief(&weight),
-                    });
-                }
+        for name in ["tool_calls", "function_call"] {
+            if let Some(calls) = fields.get(name) {
+                let key = format!("{key}.{name}");
+                let calls = match (name, is_absent(calls)) {
+                    (_, true) => None,
+                    ("tool_calls", _) => calls::tool_calls(calls, &key)?,
+                    _ => Some(calls::function_call(calls, &key)?),
+                };
+                match calls {
+                    Some(calls) => fields.insert(name.to_owned(), calls),
+                    None => fields.shift_remove(name),
+                };
             }
         }
-        if let Some(train) = fields.shift_remove("train") {
-            let Value::Bool(train) = train else {
-                return Err(Problem::WrongKind {
-                    key: format!("{key}.train"),
-                    wanted: "true or false",
-                    found: brief(&train),
-                });
-            };
-            trained &= train;
+        match fields.get("content") {
+            Some(Value::String(_)) => {}
+            Some(Value::Array(parts)) if !parts.is_empty() => {
+                let parts = text_parts(parts, &format!("{key}.content"))?;
+                fields.insert("content".to_owned(), parts);
+            }
+            Some(Value::Array(_)) => drop(fields.insert("content".to_owned(), "".into())),
+            None if object.contains_key("content") || SPEAKING.iter().any(|name| fields.contains_key(*name)) => {
+                fields.insert("content".to_owned(), "".into());
+            }
+            None => return Err(wrong(key, "an object with `role` and `content`", value)),
+            Some(other) => return Err(wrong(&format!("{key}.content"), "a string or a list of parts", other)),
         }
+        let trained = trained(&mut fields, key)?;
         Ok(Self { fields, trained })
+    }
+
+    /// The turns of a list from a data file; a system turn whose content is null is absent.
+    pub(crate) fn list(items: &[Value], key: &str) -> Result<Vec<Self>, Problem> {
+        let is_turn = |item: &Value| {
+            let system = matches!(item["role"].as_str(), Some("system" | "developer"));
+            !(system && item.get("content").is_some_and(Value::is_null))
+        };
+        let turns = items.iter().enumerate().filter(|(_, item)| is_turn(item));
+        turns
+            .map(|(at, item)| Self::from_json(item, &format!("{key}[{at}]")))
+            .collect()
     }
 
     /// Who speaks.
@@ -134,21 +142,8 @@ impl Message {
 
     /// Whether there is something to learn: text, or a tool call, or reasoning.
     pub(crate) fn says_something(&self) -> bool {
-        !self.text().trim().is_empty()
-            || [
-                "tool_calls",
-                "function_call",
-                "reasoning_content",
-                "thinking",
-                "reasoning",
-            ]
-            .iter()
-            .any(|key| match self.fields.get(*key) {
-                None | Some(Value::Null) => false,
-                Some(Value::String(text)) => !text.is_empty(),
-                Some(Value::Array(items)) => !items.is_empty(),
-                Some(_) => true,
-            })
+        let says = |key: &&str| self.fields.get(*key).is_some_and(|value| !is_absent(value));
+        !self.text().trim().is_empty() || SPEAKING.iter().any(says)
     }
 
     pub(crate) fn with_text(&self, text: &str) -> Self {
@@ -184,6 +179,65 @@ impl Chat {
             documents: self.documents.clone(),
             template_kwargs: self.template_kwargs.clone(),
         }
+    }
+}
+
+/// Takes `weight` and `train` out of a turn's fields: whether it is in the loss.
+fn trained(fields: &mut Map<String, Value>, key: &str) -> Result<bool, Problem> {
+    let mut trained = true;
+    if let Some(weight) = fields.shift_remove("weight").filter(|weight| !is_absent(weight)) {
+        match weight.as_f64() {
+            Some(0.0) => trained = false,
+            Some(1.0) => {}
+            _ => return Err(wrong(&format!("{key}.weight"), "0 or 1", &weight)),
+        }
+    }
+    if let Some(train) = fields.shift_remove("train").filter(|train| !is_absent(train)) {
+        let Value::Bool(train) = train else {
+            return Err(wrong(&format!("{key}.train"), "true or false", &train));
+        };
+        trained &= train;
+    }
+    Ok(trained)
+}
+
+/// A content's parts, all of them text: `"…"` or `{"type": "text", "text": "…"}`.
+fn text_parts(parts: &[Value], key: &str) -> Result<Value, Problem> {
+    let part = |(at, part): (usize, &Value)| {
+        let key = format!("{key}[{at}]");
+        if part.is_string() {
+            return Ok(serde_json::json!({ "type": "text", "text": part }));
+        }
+        let kind = part.get("type").filter(|kind| !kind.is_null());
+        let is_text = kind.is_none_or(|kind| matches!(kind.as_str(), Some("text" | "input_text" | "output_text")));
+        match part.get("text") {
+            Some(text @ Value::String(_)) if is_text => Ok(serde_json::json!({ "type": "text", "text": text })),
+            _ if is_text => Err(wrong(&key, "a part {type: \"text\", text}", part)),
+            _ => Err(Problem::NotText {
+                key,
+                found: format!("a part of type `{}`", kind.and_then(Value::as_str).unwrap_or("?")),
+            }),
+        }
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+/// Whether a value counts as none: null, an empty text, list or object.
+pub(crate) fn is_absent(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+pub(crate) fn wrong(key: &str, wanted: &'static str, found: &Value) -> Problem {
+    Problem::WrongKind {
+        key: key.to_owned(),
+        wanted,
+        found: brief(found),
     }
 }
 

@@ -154,6 +154,11 @@ fn said(messages: &[Message]) -> String {
     let mut all = String::new();
     for message in messages {
         all.extend([message.role(), "\n", message.text().as_str(), "\n"]);
+        for key in ["tool_calls", "function_call"] {
+            if let Some(calls) = message.fields().get(key) {
+                all.extend([calls.to_string().as_str(), "\n"]);
+            }
+        }
     }
     all
 }

@@ -1,12 +1,16 @@
-//! Which of the known shapes a file's rows have: told by their keys alone, and never guessed.
+//! Which of the known shapes a file's rows have: told by their keys, and never guessed.
 //!
 //! A shape fits if all its keys are there with a value. Of the shapes that fit, one whose keys are among another's
-//! is dropped (`prompt` among `prompt, completion`); if more than one is left, the row is refused as ambiguous.
+//! is dropped (`prompt` among `prompt, completion`). If more than one is left, those with an empty column give way; of
+//! the rest the first of `PRECEDENCE` is taken, if the columns of the others say the same as its own: each text of theirs
+//! is one of its texts (UltraChat's `prompt` is the first of its `messages`), or their only text shows all of its texts in
+//! order (Alpaca's `text` is its row, rendered). Else the row is refused as ambiguous.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Problem;
+use crate::message::is_absent;
+use crate::{Problem, columns};
 
 /// The shapes of rows that are read; each is named by its keys in `NAMES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,7 +80,39 @@ const NAMES: [(Shape, &str, &[&str]); 14] = [
     (Shape::Eval, "eval", &["input", "ideal"]),
 ];
 
+/// Of shapes that fit equally well and say the same, the first is taken: two replies before one, turns before texts.
+const PRECEDENCE: [Shape; 14] = [
+    Shape::ShareGptPreference,
+    Shape::AlpacaPreference,
+    Shape::OpenAiPreference,
+    Shape::Preference,
+    Shape::ImplicitPreference,
+    Shape::Unpaired,
+    Shape::Messages,
+    Shape::ShareGpt,
+    Shape::Alpaca,
+    Shape::PromptCompletion,
+    Shape::Eval,
+    Shape::Labelled,
+    Shape::PromptOnly,
+    Shape::Text,
+];
+
 impl Shape {
+    /// Every shape.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.into_iter().map(|entry| entry.0)
+    }
+
+    /// The shape of a name.
+    ///
+    /// ```
+    /// assert_eq!(data::Shape::named("alpaca"), Some(data::Shape::Alpaca));
+    /// ```
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|shape| shape.name() == name)
+    }
+
     /// The shape's name, as `shape = "…"` in a recipe gives it.
     pub fn name(self) -> &'static str {
         self.entry().1
@@ -104,10 +140,57 @@ impl Shape {
             [] => Err(Problem::UnknownShape {
                 found: row.keys().cloned().collect(),
             }),
-            several => Err(Problem::AmbiguousShape {
+            several => Self::first_of(several, row).ok_or_else(|| Problem::AmbiguousShape {
                 shapes: several.iter().map(|s| s.name().to_owned()).collect(),
             }),
         }
+    }
+
+    /// Of shapes that fit equally well, the one that says all that the others say.
+    fn first_of(several: &[Self], row: &Map<String, Value>) -> Option<Self> {
+        let is_full = |shape: &Self| shape.keys().iter().all(|key| !is_absent(&row[*key]));
+        let full: Vec<Self> = several.iter().copied().filter(is_full).collect();
+        let candidates = if full.is_empty() { several } else { &full };
+        let first = PRECEDENCE.into_iter().find(|shape| candidates.contains(shape))?;
+        let others = candidates.iter().filter(|other| **other != first);
+        others
+            .into_iter()
+            .all(|other| first.says_as(*other, row))
+            .then_some(first)
+    }
+
+    /// Whether another shape's columns say nothing but what this one's say.
+    fn says_as(self, other: Self, row: &Map<String, Value>) -> bool {
+        let own = self.texts(row);
+        let others = other.texts(row);
+        let same = |text: &&str| own.iter().any(|own| own.trim() == text.trim());
+        if others.iter().all(same) {
+            return true;
+        }
+        let [rendered] = others.as_slice() else { return false };
+        let mut from = 0;
+        own.iter().all(|text| match rendered[from..].find(text.trim()) {
+            Some(at) => {
+                from += at + text.trim().len();
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// What the shape's columns say, in order.
+    fn texts(self, row: &Map<String, Value>) -> Vec<&str> {
+        let beside: &[&str] = match self {
+            Self::Alpaca | Self::AlpacaPreference => &["input"],
+            _ => &[],
+        };
+        // Alpaca's input stands between its instruction and its output.
+        let (first, rest) = self.keys().split_at(1);
+        let keys = first.iter().chain(beside).chain(rest);
+        keys.filter(|key| **key != "label")
+            .filter_map(|key| row.get(*key))
+            .flat_map(columns::texts)
+            .collect()
     }
 
     /// Refuses a row that lacks one of the shape's keys.
@@ -131,9 +214,11 @@ impl Shape {
     }
 
     fn fits(self, row: &Map<String, Value>) -> bool {
+        // An empty reply is there and can be dropped; an empty label is none.
+        let is_there = |key: &str, value: &Value| !value.is_null() && (key != "label" || !is_absent(value));
         self.keys()
             .iter()
-            .all(|key| row.get(*key).is_some_and(|value| !value.is_null()))
+            .all(|key| row.get(*key).is_some_and(|value| is_there(key, value)))
     }
 
     fn within(self, other: Self) -> bool {
@@ -150,6 +235,8 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn row(keys: &str) -> Map<String, Value> {
@@ -178,21 +265,74 @@ mod tests {
         }
     }
 
+    fn of(row: &Value) -> Result<Shape, Problem> {
+        Shape::of(row.as_object().expect("the row is an object"))
+    }
+
     #[test]
-    fn shapes_that_fit_equally_well_are_refused() {
-        for keys in [
-            "text messages",
-            "prompt messages",
-            "instruction output text",
-            "messages prompt chosen rejected",
+    fn every_shape_has_its_place_in_the_precedence() {
+        for (shape, ..) in NAMES {
+            assert!(PRECEDENCE.contains(&shape), "{}", shape.name());
+        }
+    }
+
+    #[test]
+    fn of_shapes_that_say_the_same_the_first_is_taken() {
+        let hi = json!({"role": "user", "content": "hi"});
+        let yes = json!([hi, {"role": "assistant", "content": "yes"}]);
+        let no = json!([hi, {"role": "assistant", "content": "no"}]);
+        for (row, wanted) in [
+            // UltraChat-200k.
+            (
+                json!({"prompt": " hi\n", "prompt_id": "x", "messages": yes}),
+                Shape::Messages,
+            ),
+            // UltraFeedback-binarized.
+            (
+                json!({"prompt": "hi", "chosen": yes, "rejected": no, "messages": yes, "score_chosen": 8.0}),
+                Shape::Preference,
+            ),
+            // Alpaca.
+            (
+                json!({"instruction": "Add.", "input": "1 2", "output": "3", "text": "Below …\nAdd.\n\n1 2\n\n3"}),
+                Shape::Alpaca,
+            ),
+            (
+                json!({"instruction": "Add.", "input": "", "output": "3", "prompt": "Below …\nAdd.\n\n3"}),
+                Shape::Alpaca,
+            ),
+            (
+                json!({"messages": yes, "text": "user: hi\nassistant: yes"}),
+                Shape::Messages,
+            ),
+            (json!({"prompt": [hi], "messages": yes}), Shape::Messages),
+            (
+                json!({"prompt": "a ", "completion": "b", "text": "a b"}),
+                Shape::PromptCompletion,
+            ),
+            // Empty columns give way.
+            (json!({"text": "a", "messages": []}), Shape::Text),
+            (json!({"text": "", "messages": yes}), Shape::Messages),
+            (json!({"text": "a", "label": ""}), Shape::Text),
         ] {
-            assert!(
-                matches!(Shape::of(&row(keys)), Err(Problem::AmbiguousShape { .. })),
-                "{keys}"
-            );
+            assert_eq!(of(&row), Ok(wanted), "{row}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_say_different_things_are_refused() {
+        let chat = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]);
+        for row in [
+            json!({"text": "other", "messages": chat}),
+            json!({"text": "yes, hi", "messages": chat}),
+            json!({"prompt": "other", "messages": chat}),
+            json!({"instruction": "a", "output": "b", "text": "c"}),
+            json!({"prompt": "p", "chosen": "a", "rejected": "b", "messages": chat}),
+        ] {
+            assert!(matches!(of(&row), Err(Problem::AmbiguousShape { .. })), "{row}");
         }
         assert!(matches!(
-            Shape::of(&row("question answer")),
+            of(&json!({"question": "a", "answer": "b"})),
             Err(Problem::UnknownShape { .. })
         ));
     }

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::template::Ending;
-use crate::{Chat, ChatTemplate, Pieces, Problem, Tokenizer};
+use crate::{Chat, ChatTemplate, Pieces, Problem, Tokenizer, shown};
 
 const MARK: &str = "TURN_WHOSE_PLACE_IS_SOUGHT";
 
@@ -29,6 +29,7 @@ pub(crate) fn of_chat(chat: &Chat, from: Option<usize>, tokenizer: &Tokenizer) -
         .choose(chat.tools.is_some())
         .ok_or(Problem::NoTemplate)?;
     let rendered = template.render_marked(chat, tokenizer.special())?;
+    shown::check(chat, &rendered.text, template, tokenizer.special())?;
     let pieces = tokenizer.encode_pieces(&rendered.text)?;
     let whole = Whole {
         chat,

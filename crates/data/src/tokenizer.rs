@@ -8,7 +8,7 @@ use chrono::NaiveDateTime;
 use sha2::{Digest, Sha256};
 use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
 
-use crate::{Chat, ChatTemplate, ChatTemplates, Ending, Error, Problem, SpecialTokens, TextStream, special};
+use crate::{Chat, ChatTemplate, ChatTemplates, Ending, Error, Problem, SpecialTokens, TextStream, shown, special};
 
 /// A model's tokenizer with its special tokens and chat templates.
 #[derive(Debug)]
@@ -203,7 +203,9 @@ impl Tokenizer {
     /// A conversation as the model reads it before it answers, rendered with a generation prompt.
     pub fn render_prompt(&self, chat: &Chat) -> Result<String, Problem> {
         let template = self.templates.choose(chat.tools.is_some()).ok_or(Problem::NoTemplate)?;
-        template.render(chat, &self.special, Ending::GenerationPrompt)
+        let text = template.render(chat, &self.special, Ending::GenerationPrompt)?;
+        shown::check(chat, &text, template, &self.special)?;
+        Ok(text)
     }
 
     /// The token that starts a text.

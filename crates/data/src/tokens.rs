@@ -2,6 +2,7 @@
 
 mod cache;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::Path;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Dataset, EncodeConfig, Error, Problem, ReadConfig, Reject, Sample, Tokenized, Tokenizer, dataset, encode, error,
+    ControlTokens, Dataset, EncodeConfig, Error, Problem, ReadConfig, Reject, Sample, Tokenized, Tokenizer, dataset,
+    encode, error, remarks,
 };
 
 /// The tokens of a data set.
@@ -42,6 +44,12 @@ pub struct Report {
     pub dropped: Vec<String>,
     /// Documents with something to learn whose last learnt token is no special one: nothing teaches the model to stop.
     pub unterminated: usize,
+    /// What else is to be said of rows, each with the number of rows: see [`crate::remarks`].
+    #[serde(default)]
+    pub remarks: BTreeMap<String, usize>,
+    /// What is to be said of the file's columns: see [`Dataset::remarks`].
+    #[serde(default)]
+    pub columns: Vec<String>,
     /// Tokens in all.
     pub tokens: usize,
     /// Tokens that are learnt.
@@ -217,16 +225,21 @@ impl TokenSet {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Self, Error> {
         let done = AtomicUsize::new(0);
-        let encoded: Vec<Result<Vec<Sample>, Problem>> = (0..dataset.len())
+        let control = ControlTokens::of(tokenizer);
+        let encoded: Vec<(Result<Vec<Sample>, Problem>, Vec<String>)> = (0..dataset.len())
             .into_par_iter()
             .map(|idx| {
                 let samples = encode(dataset.row(idx), tokenizer, config);
                 progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-                samples
+                (samples, remarks(dataset.row(idx), tokenizer, &control))
             })
             .collect();
         let mut set = Self::empty();
-        for (row, samples) in encoded.into_iter().enumerate() {
+        set.report.columns = dataset.remarks().to_vec();
+        for (row, (samples, remarks)) in encoded.into_iter().enumerate() {
+            for remark in remarks {
+                *set.report.remarks.entry(remark).or_default() += 1;
+            }
             let problem = match samples {
                 Ok(samples) => {
                     for sample in samples {

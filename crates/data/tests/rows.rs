@@ -181,9 +181,13 @@ fn columns_can_be_renamed_and_shapes_chosen() {
         shape: Some(Shape::Text),
         ..ReadConfig::default()
     };
-    let both = r#"{"text": "a", "messages": []}"#;
+    let both = r#"{"text": "a", "messages": [{"role": "user", "content": "b"}]}"#;
     assert_eq!(read(both, &config).row(0), &Row::Text("a".to_owned()));
-    assert!(refused(both).contains("fit several shapes: `text`, `messages`"));
+    let message = refused(both);
+    assert!(
+        message.contains("do not say the same: `text`, `messages`") && message.contains("shape = \"text\""),
+        "{message}"
+    );
 }
 
 #[test]
@@ -240,8 +244,8 @@ fn every_bad_row_is_named_with_what_was_wanted_and_found() {
             "`label`: wanted true or false",
         ),
         (
-            r#"{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}"#.to_owned(),
-            "`completion`: wanted a string",
+            format!(r#"{{"prompt": "b", "completion": [{user}, {{"role": "assistant", "content": "b"}}]}}"#),
+            "`completion`: wanted the assistant's turn, or turns that begin with the prompt",
         ),
         (
             r#"{"text": "a", "label": -1}"#.to_owned(),

@@ -3,10 +3,8 @@
 //! Shapes that training data has are read by the `data` crate. Beside them: `{input: turns or text, ideal}`, and
 //! `{question, choices, answer}` under names that the task gives.
 
-use std::fs;
-
 use data::{Chat, Dataset, Exchange, Message, Prompt, ReadConfig, Row, Tokenizer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tensor_core::Mix;
 
 use crate::{Error, Result, Scorer, Task};
@@ -43,7 +41,7 @@ pub(crate) type Chosen = (String, Option<Value>);
 pub(crate) fn read(task: &Task) -> Result<Dataset> {
     let config = ReadConfig {
         keep: vec![ADAPTER.to_owned()],
-        ..ReadConfig::default()
+        ..task.reading()
     };
     Ok(Dataset::read(&task.data, &config)?)
 }
@@ -109,12 +107,8 @@ fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result
 /// Questions of every other task.
 pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
     let named = task.question_field.is_some() || task.choices_field.is_some() || task.answer_field.is_some();
-    let raw = if named {
-        Some(objects(task)?)
-    } else {
-        objects(task).ok().filter(|rows| rows.first().is_some_and(is_raw))
-    };
-    if let Some(rows) = raw {
+    let rows = objects(task)?;
+    if named || (task.shape.is_none() && rows.first().is_some_and(is_raw)) {
         return rows
             .iter()
             .enumerate()
@@ -132,7 +126,7 @@ pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
     .collect()
 }
 
-fn is_raw(row: &Value) -> bool {
+fn is_raw(row: &Map<String, Value>) -> bool {
     row.get("ideal").is_some() || (row.get("question").is_some() && row.get("answer").is_some())
 }
 
@@ -183,43 +177,59 @@ pub(crate) fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question
     })
 }
 
-fn raw_question(task: &Task, idx: usize, row: &Value) -> Result<Question> {
-    let field = |option: &Option<String>, usual: &[&str]| -> Option<Value> {
+/// Columns without which a question cannot be answered, if a row has them.
+const BESIDE_QUESTION: [&str; 7] = [
+    "context",
+    "passage",
+    "paragraph",
+    "article",
+    "document",
+    "story",
+    "premise",
+];
+
+fn raw_question(task: &Task, idx: usize, row: &Map<String, Value>) -> Result<Question> {
+    let says = |name: &str| row.get(name).filter(|value| !(value.is_null() || *value == ""));
+    let named = |option: &Option<String>, usual: &[&str]| -> Option<String> {
         match option {
-            Some(name) => row.get(name).cloned(),
-            None => usual.iter().find_map(|name| row.get(*name).cloned()),
+            Some(name) => says(name).map(|_| name.clone()),
+            None => usual
+                .iter()
+                .find(|name| says(name).is_some())
+                .map(|name| (*name).to_owned()),
         }
     };
-    let keys = || {
-        row.as_object()
-            .map_or_else(String::new, |row| row.keys().cloned().collect::<Vec<_>>().join(", "))
-    };
-    let Some(asked) = field(&task.question_field, &["input", "question"]) else {
+    let field = |option: &Option<String>, usual: &[&str]| named(option, usual).and_then(|name| row.get(&name).cloned());
+    let keys = || row.keys().cloned().collect::<Vec<_>>().join(", ");
+    let Some(asked) = named(&task.question_field, &["input", "question"]) else {
         return Err(refused(task, idx, "a question (`question_field`)", &keys()));
     };
     let Some(answer) = field(&task.answer_field, &["ideal", "answer"]) else {
         return Err(refused(task, idx, "an answer (`answer_field`)", &keys()));
     };
-    let prompt = match &asked {
-        Value::String(text) => Prompt::Turns(user(text)),
-        Value::Array(turns) => {
-            let turns: std::result::Result<Vec<Message>, _> =
-                turns.iter().map(|turn| Message::from_json(turn, "input")).collect();
-            let messages = turns.map_err(|source| Error::Text {
-                path: task.data.clone(),
-                row: idx + 1,
-                source,
-            })?;
-            Prompt::Turns(Chat {
-                messages,
-                ..Chat::default()
-            })
-        }
-        other => return Err(refused(task, idx, "a question as text or turns", &other.to_string())),
-    };
+    let beside = BESIDE_QUESTION.iter().find(|name| {
+        let text = row.get(**name).and_then(Value::as_str).map(str::trim);
+        text.is_some_and(|text| !(text.is_empty() || row[&asked].as_str().is_some_and(|asked| asked.contains(text))))
+    });
+    if let (Some(name), None) = (beside, &task.question_field) {
+        let wanted = "a question that holds all that is needed to answer it (`question_field` reads one column alone)";
+        return Err(refused(task, idx, wanted, &format!("`{name}` beside `{asked}`")));
+    }
+    let chat = data::question(row, &asked).map_err(|source| Error::Text {
+        path: task.data.clone(),
+        row: idx + 1,
+        source,
+    })?;
+    let prompt = Prompt::Turns(chat);
     let choices: Vec<String> = match field(&task.choices_field, &["choices"]) {
         Some(Value::Array(choices)) => choices.iter().map(plain).collect(),
-        _ => Vec::new(),
+        // A cell of a table holds the list as JSON.
+        Some(Value::String(cell)) => match serde_json::from_str(&cell) {
+            Ok(Value::Array(choices)) => choices.iter().map(plain).collect(),
+            _ => return Err(refused(task, idx, "choices as a list of texts", &cell)),
+        },
+        Some(other) => return Err(refused(task, idx, "choices as a list of texts", &other.to_string())),
+        None => Vec::new(),
     };
     let gold = match &answer {
         Value::Array(golds) => golds.iter().map(plain).collect(),
@@ -237,7 +247,9 @@ fn raw_question(task: &Task, idx: usize, row: &Value) -> Result<Question> {
                 .next()
                 .filter(|_| letter.len() == 1)
                 .map(|byte| byte.to_ascii_uppercase().wrapping_sub(b'A'));
-            let chosen = at.and_then(|at| choices.get(usize::from(at)));
+            // A table's numbers are texts.
+            let number = letter.parse::<usize>().ok();
+            let chosen = number.or(at.map(usize::from)).and_then(|at| choices.get(at));
             vec![
                 chosen
                     .cloned()
@@ -269,29 +281,27 @@ fn plain(value: &Value) -> String {
         .to_owned()
 }
 
-/// The rows of a JSON or JSONL file as they stand.
-fn objects(task: &Task) -> Result<Vec<Value>> {
-    let text = fs::read_to_string(&task.data).map_err(|source| Error::Io {
-        path: task.data.clone(),
-        source,
-    })?;
-    let broken = |row: usize, source: serde_json::Error| refused(task, row, "a JSON object", &source.to_string());
-    let rows: Vec<Value> = if text.trim_start().starts_with('[') {
-        serde_json::from_str(&text).map_err(|source| broken(0, source))?
-    } else {
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines
-            .map(|(idx, line)| serde_json::from_str(line).map_err(|source| broken(idx, source)))
-            .collect::<Result<_>>()?
-    };
-    Ok(rows.into_iter().take(task.max_rows.unwrap_or(usize::MAX)).collect())
+/// The rows of a file as they stand.
+fn objects(task: &Task) -> Result<Vec<Map<String, Value>>> {
+    let rows = data::objects(&task.data, &task.reading())?.into_iter();
+    Ok(rows
+        .map(|(_, row)| row)
+        .take(task.max_rows.unwrap_or(usize::MAX))
+        .collect())
 }
 
-fn text_of(task: &Task, idx: usize, row: &Value, field: &str) -> Result<String> {
+fn text_of(task: &Task, idx: usize, row: &Map<String, Value>, field: &str) -> Result<String> {
     row.get(field)
         .and_then(Value::as_str)
         .map(str::to_owned)
-        .ok_or_else(|| refused(task, idx, &format!("a text `{field}`"), &row.to_string()))
+        .ok_or_else(|| {
+            refused(
+                task,
+                idx,
+                &format!("a text `{field}`"),
+                &Value::Object(row.clone()).to_string(),
+            )
+        })
 }
 
 pub(crate) fn refused(task: &Task, idx: usize, wanted: &str, found: &str) -> Error {

@@ -1,8 +1,24 @@
 //! A suite: the tasks of one evaluation, as a TOML file.
+//!
+//! ```
+//! let suite = r#"
+//!     [[task]]
+//!     name = "arithmetic"
+//!     kind = "exact_match"
+//!     data = "sums.csv"
+//!     columns = { question = "sum", answer = "result" }
+//!     tolerance = 0.01
+//! "#;
+//! let suite: evaluate::Suite = toml::from_str(suite)?;
+//! assert_eq!(suite.tasks[0].columns["answer"], "result");
+//! # Ok::<(), toml::de::Error>(())
+//! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use data::{ReadConfig, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -56,6 +72,12 @@ pub struct Task {
     /// How much worse a later report may be: a difference of accuracies, a relative difference of perplexities.
     #[serde(default = "default_tolerance")]
     pub tolerance: f64,
+    /// The rows' shape, where their columns fit several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Columns under other names: wanted name to the file's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
     /// The column of a plain text.
     #[serde(default)]
     pub text_field: Option<String>,
@@ -130,10 +152,21 @@ impl Task {
             seed: 0,
             rewards: Vec::new(),
             tolerance: default_tolerance(),
+            shape: None,
+            columns: BTreeMap::new(),
             text_field: None,
             question_field: None,
             choices_field: None,
             answer_field: None,
+        }
+    }
+
+    /// How the task's file is read.
+    pub fn reading(&self) -> ReadConfig {
+        ReadConfig {
+            shape: self.shape,
+            columns: self.columns.clone(),
+            ..ReadConfig::default()
         }
     }
 }

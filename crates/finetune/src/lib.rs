@@ -8,6 +8,7 @@ pub mod bottleneck;
 pub mod classifier;
 pub mod cli;
 pub mod convert;
+pub mod datafile;
 pub mod experts;
 pub mod failure;
 pub mod machine;

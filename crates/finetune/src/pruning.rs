@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::ModelConfig;
-use data::{Dataset, ReadConfig, Tokenizer};
+use data::{ReadConfig, Tokenizer};
 use decoder::Decoder;
 use prune::{Calibration, Thinned};
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,7 @@ impl Samples {
 
 /// The rows' texts in windows of `length` tokens.
 fn windows(file: &Path, length: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
-    let rows = Dataset::read(file, &ReadConfig::default())?;
+    let rows = crate::datafile::read(file, &ReadConfig::default())?;
     let mut windows = Vec::new();
     for idx in 0..rows.len() {
         let place = || rows.place(idx).to_string();

@@ -6,6 +6,7 @@ mod bad_recipes;
 mod bad_runs;
 mod cases_artefacts;
 mod cases_learning;
+mod cases_rows;
 mod cases_runs;
 mod cases_weights;
 mod chatting;

@@ -1,5 +1,9 @@
 //! Parquet tables, nested columns included, by the plain record reader.
+//!
+//! A column of objects has the fields of all its rows' objects, and what an object never had comes back as null. Such
+//! padding is left out, so that a table's rows are those of the JSON lines that it was made of.
 
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -21,12 +25,25 @@ pub(super) fn table(path: &Path, bytes: &[u8]) -> Result<Raw, Error> {
             found: error.to_string(),
         }
     };
-    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(failed(None))?;
-    let mut rows = Vec::new();
-    for (i, row) in reader.get_row_iter(None).map_err(failed(None))?.enumerate() {
-        rows.push((i + 1, object(row.map_err(failed(Some(i + 1)))?)));
-    }
-    Ok(Raw { unit: Unit::Row, rows })
+    let read = || {
+        let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(failed(None))?;
+        let mut rows = Vec::new();
+        for (i, row) in reader.get_row_iter(None).map_err(failed(None))?.enumerate() {
+            let mut row = object(row.map_err(failed(Some(i + 1)))?);
+            row.values_mut().for_each(unpad_column);
+            rows.push((i + 1, row));
+        }
+        Ok(Raw { unit: Unit::Row, rows })
+    };
+    // The record reader indexes by numbers of the file; where they lie, it panics.
+    catch_unwind(read).unwrap_or_else(|_| {
+        Err(Error::Unreadable {
+            at: Place::file(path),
+            wanted: "a Parquet table",
+            found: "a damaged one".to_owned(),
+            hint: "write or copy the file again",
+        })
+    })
 }
 
 fn object(row: Row) -> Map<String, Value> {
@@ -34,6 +51,34 @@ fn object(row: Row) -> Map<String, Value> {
         .into_iter()
         .map(|(name, field)| (name, value(field)))
         .collect()
+}
+
+/// Leaves out the nulls inside a column's value. A turn's own fields stay: a null content is one that is there.
+fn unpad_column(value: &mut Value) {
+    match value {
+        Value::Array(items) => {
+            for item in items {
+                match item {
+                    Value::Object(turn) if ["role", "from"].iter().any(|key| turn.contains_key(*key)) => {
+                        turn.values_mut().for_each(unpad);
+                    }
+                    other => unpad(other),
+                }
+            }
+        }
+        other => unpad(other),
+    }
+}
+
+fn unpad(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(unpad),
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(unpad);
+        }
+        _ => {}
+    }
 }
 
 fn value(field: Field) -> Value {
@@ -52,7 +97,11 @@ fn value(field: Field) -> Value {
         Field::Float(number) => number.into(),
         Field::Double(number) => number.into(),
         Field::Str(text) => text.into(),
-        Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into_owned().into(),
+        Field::Bytes(bytes) => match str::from_utf8(bytes.data()) {
+            Ok(text) => text.into(),
+            // Whoever wants a text here is told what stands there instead.
+            Err(_) => serde_json::json!({ "bytes": bytes.data().len() }),
+        },
         Field::Group(row) => Value::Object(object(row)),
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         Field::MapInternal(map) => Value::Object(

@@ -16,7 +16,7 @@ use super::{Index, Report, Store, TokenSet};
 use crate::{Error, Tokenized, error};
 
 /// Changes when the layout does, or what `encode` makes of a row.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 const MAGIC: &[u8; 8] = b"ftTOKENS";
 
 #[derive(Serialize, Deserialize)]

@@ -20,6 +20,12 @@ pub struct DataConfig {
     /// What is measured during training, each set for itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub eval: Vec<Source>,
+    /// The rows' shape in every file that does not say its own, where their columns fit several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Columns under other names in every file: wanted name to the file's name; a file's own `columns` come first.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
     /// Tokens a document may have; longer ones keep their start.
     pub max_length: usize,
     /// Tokens of a packed row: documents of a micro-batch share rows of at most this many.
@@ -73,6 +79,8 @@ impl Default for DataConfig {
         Self {
             train: Vec::new(),
             eval: Vec::new(),
+            shape: None,
+            columns: BTreeMap::new(),
             max_length: 1024,
             max_tokens: 2048,
             mix_strategy: MixStrategy::default(),
@@ -107,6 +115,10 @@ impl DataConfig {
                     let what = format!("no such file: `{wanted}` is neither beside the recipe, nor in the working directory, nor in the local store");
                     document.error(&at, &what, None)
                 })?;
+                source.shape = source.shape.or(self.shape);
+                for (wanted, named) in &self.columns {
+                    source.columns.entry(wanted.clone()).or_insert_with(|| named.clone());
+                }
                 if source.name.is_empty() {
                     source.name = free_name(&source.path, &names);
                 }

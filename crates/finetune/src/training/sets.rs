@@ -157,6 +157,12 @@ fn tell(source: &Source, report: &Report, duplicates: usize, objective: &Objecti
     for dropped in &report.dropped {
         output::note(format!("  {dropped}"));
     }
+    for (remark, count) in &report.remarks {
+        output::note(format!("  {count} rows {remark}"));
+    }
+    for column in &report.columns {
+        output::note(format!("warning: {column}"));
+    }
 }
 
 fn labels_in_data(recipe: &Recipe) -> Result<Vec<String>> {

@@ -114,7 +114,7 @@ impl Args {
                 self.keep()
             )));
         }
-        let rows = Dataset::read(&self.data, &ReadConfig::default())?;
+        let rows = crate::datafile::read(&self.data, &ReadConfig::default())?;
         let tokenizer = source.tokenizer()?;
         let machine = self.machine.start()?;
         let inputs = Inputs::default();

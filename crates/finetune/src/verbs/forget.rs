@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use data::{Dataset, EncodeConfig, ReadConfig, TokenSet};
+use data::{EncodeConfig, ReadConfig, TokenSet};
 use serde_json::{Value, json};
 
 use crate::machine::MachineArgs;
@@ -109,7 +109,7 @@ impl Args {
 
     /// The tokens of each row's question.
     fn questions(&self, source: &Source) -> Result<HashSet<Vec<u32>>> {
-        let rows = Dataset::read(&self.data, &ReadConfig::default())?;
+        let rows = crate::datafile::read(&self.data, &ReadConfig::default())?;
         let set = TokenSet::build(&rows, &source.tokenizer()?, &EncodeConfig::default(), None, &|_| ())?;
         let facts = facts::of_sets(std::iter::once((&set, None)))?;
         Ok(facts.iter().map(|fact| fact.prompt().to_vec()).collect())

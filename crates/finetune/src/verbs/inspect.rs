@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::datafile::ReadArgs;
 use crate::output;
 use crate::ranges;
 
@@ -17,7 +18,8 @@ use crate::ranges;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Of a data file, the first rows are shown as --model would read them, with what is trained told apart.\n\n\
-                  Example:\n  finetune inspect train.jsonl --model smollm2-135m-instruct --rows 2"
+                  Example:\n  finetune inspect train.jsonl --model smollm2-135m-instruct --rows 2\n  \
+                  finetune inspect pairs.csv --shape preference --columns prompt=question"
 )]
 pub struct Args {
     /// A model, an adapter's folder, or a data file
@@ -34,6 +36,8 @@ pub struct Args {
     /// For a data file: the most tokens of a row; longer rows are cut as in training
     #[arg(long, value_name = "N", value_parser = ranges::count(3))]
     max_length: Option<usize>,
+    #[command(flatten)]
+    reading: ReadArgs,
     /// For a model: every tensor's name, shape and dtype
     #[arg(long)]
     tensors: bool,
@@ -53,7 +57,13 @@ impl Args {
         let facts = if path.join("adapter_config.json").is_file() || crate::memories::is_in(path) {
             adapter::facts(path)?
         } else if !path.is_dir() && DATA.contains(&ending.as_str()) {
-            rows::facts(&PathBuf::from(path), self.model.as_deref(), self.rows, self.max_length)?
+            rows::facts(
+                &PathBuf::from(path),
+                &self.reading,
+                self.model.as_deref(),
+                self.rows,
+                self.max_length,
+            )?
         } else {
             model::facts(&self.what, self.tensors)?
         };

@@ -58,7 +58,7 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| Dataset::read(path, &ReadConfig::default()))
+            .map(|path| crate::datafile::read(path, &ReadConfig::default()))
             .transpose()?;
         let transcript = self.transcript.as_deref().map(create).transpose()?;
         let mut local = LocalAgents::load(&config, &self.machine)?;

@@ -70,7 +70,7 @@ struct Sums {
 impl Args {
     /// Scores row by row, packed.
     pub fn run(self) -> Result<ExitCode> {
-        let rows = Dataset::read(&self.data, &self.model.reading())?;
+        let rows = crate::datafile::read(&self.data, &self.model.reading())?;
         let loaded = self.model.load()?;
         needs_language_model(&loaded, &self.model, "score")?;
         let bar = output::bar(rows.len(), "rows");

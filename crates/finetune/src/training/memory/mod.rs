@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use data::{Dataset, Tokenizer};
+use data::Tokenizer;
 use decoder::Decoder;
 use decoder::loss::SupervisedLoss;
 use memory_tuning::{Ledger, MemoryBank, colliding_pairs};
@@ -144,7 +144,7 @@ fn background(options: &MemoryObjective, tokenizer: &Tokenizer) -> Result<Vec<Ve
     let Some(path) = &options.background else {
         return Ok(Vec::new());
     };
-    let rows = Dataset::read(path, &data::ReadConfig::default())?;
+    let rows = crate::datafile::read(path, &data::ReadConfig::default())?;
     let (mut documents, mut left) = (Vec::new(), options.background_tokens);
     for row in rows.rows() {
         let place = || format!("`objective.background`: `{}`", path.display());

@@ -1,7 +1,7 @@
 //! The prompts that a policy replies to, with what else their rows say.
 
 use anyhow::{Context as _, Result, bail};
-use data::{Dataset, Reject, Row, Tokenizer};
+use data::{Reject, Row, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::output;
@@ -35,7 +35,7 @@ pub(super) fn read(sources: &[Source], recipe: &Recipe, tokenizer: &Tokenizer) -
 }
 
 fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<PromptSet> {
-    let mut rows = Dataset::read(&source.path, &source.reading())?;
+    let mut rows = crate::datafile::read(&source.path, &source.reading())?;
     if source.dedupe {
         rows.dedupe();
     }

@@ -34,9 +34,9 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
     let begun = Instant::now();
     let reading = ReadConfig {
         keep: vec![adapters::COLUMN.to_owned()],
-        ..ReadConfig::default()
+        ..task.reading()
     };
-    let mut rows = Dataset::read(&task.data, &reading)?;
+    let mut rows = crate::datafile::read(&task.data, &reading)?;
     rows.truncate(task.max_rows.unwrap_or(usize::MAX));
     let config = EncodeConfig {
         max_length: Some(task.max_length),

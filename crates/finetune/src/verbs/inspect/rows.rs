@@ -1,27 +1,36 @@
 //! What a data file is: its shape, its sizes, and its first rows as a model reads them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use data::{Dataset, EncodeConfig, ReadConfig, Stretch, encode, stretches, to_ansi};
+use data::{ControlTokens, Dataset, EncodeConfig, Stretch, encode, remarks, stretches, to_ansi};
 use serde_json::{Map, Value, json};
 
+use crate::datafile::ReadArgs;
 use crate::model::Source;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(
     path: &Path,
+    reading: &ReadArgs,
     model: Option<&str>,
     rows: usize,
     max_length: Option<usize>,
 ) -> Result<Map<String, Value>> {
-    let mut set = Dataset::read(path, &ReadConfig::default())?;
+    let mut set = Dataset::read(path, &reading.config())?;
     let mut facts = Map::new();
     let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
     put("kind", json!("data"));
     put("path", json!(path.display().to_string()));
     put("shape", json!(set.shape().name()));
     put("rows", json!(set.len()));
+    if !set.unused_columns().is_empty() {
+        put("unused_columns", json!(set.unused_columns()));
+    }
+    if !set.remarks().is_empty() {
+        put("warnings", json!(set.remarks()));
+    }
     let first: Vec<(String, data::Row)> = (0..set.len().min(rows))
         .map(|idx| (set.place(idx).to_string(), set.row(idx).clone()))
         .collect();
@@ -46,9 +55,14 @@ pub(super) fn facts(
         labels,
         ..EncodeConfig::default()
     };
+    let control = ControlTokens::of(&tokenizer);
     let (mut tokens, mut trained, mut longest, mut refused) = (0, 0, 0, 0);
     let mut why = None;
+    let mut told: BTreeMap<String, usize> = BTreeMap::new();
     for idx in 0..set.len() {
+        for remark in remarks(set.row(idx), &tokenizer, &control) {
+            *told.entry(remark).or_default() += 1;
+        }
         match encode(set.row(idx), &tokenizer, &config) {
             Ok(samples) => {
                 for document in samples.iter().flat_map(|sample| &sample.documents) {
@@ -69,6 +83,13 @@ pub(super) fn facts(
     put("longest", json!(longest));
     put("refused_rows", json!(refused));
     put("first_refused", json!(why));
+    if !told.is_empty() {
+        let told = told.iter().map(|(remark, count)| format!("{count} {remark}"));
+        put(
+            "remarks",
+            json!(told.map(|told| format!("rows: {told}")).collect::<Vec<_>>()),
+        );
+    }
     let mut shown = Vec::new();
     for (place, row) in &first {
         let samples = match encode(row, &tokenizer, &config) {

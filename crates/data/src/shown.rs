@@ -1,0 +1,147 @@
+//! Whether a chat template shows what a conversation says.
+//!
+//! A template that knows no tool calls writes an empty turn where one stands, and one that walks parts may write nothing
+//! for a plain text: what is then learnt is not what the row says. A text that the rendering does not hold to the letter
+//! (templates trim, escape and quote) is looked for by a mark in its place.
+
+use serde_json::{Value, json};
+
+use crate::message::is_absent;
+use crate::template::Ending;
+use crate::{Chat, ChatTemplate, Message, Problem, SpecialTokens};
+
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Refuses a conversation of which the rendering `text` leaves out a turn's text or a tool call.
+pub(crate) fn check(chat: &Chat, text: &str, template: &ChatTemplate, special: &SpecialTokens) -> Result<(), Problem> {
+    let not_shown = |what: String| Problem::NotShown {
+        template: template.name().to_owned(),
+        what,
+    };
+    let says = |message: &Message| !message.text().trim().is_empty();
+    let unseen = |message: &Message| says(message) && !text.contains(message.text().trim());
+    if chat.messages.iter().any(unseen) {
+        let marked = |(idx, message): (usize, &Message)| match says(message) {
+            true => message.with_text(&mark(idx)),
+            false => message.clone(),
+        };
+        let messages = chat.messages.iter().enumerate().map(marked).collect();
+        let rendered = template.render(&chat.with_messages(messages), special, Ending::Closed);
+        for (idx, message) in chat.messages.iter().enumerate().filter(|(_, message)| unseen(message)) {
+            // A template that refuses the marks says nothing about the text.
+            if rendered.as_ref().is_ok_and(|text| !text.contains(&mark(idx))) {
+                return Err(not_shown(format!("the text of message {idx} (`{}`)", message.role())));
+            }
+        }
+    }
+    if chat.messages.iter().all(|message| names(message).is_empty()) {
+        return Ok(());
+    }
+    let marked = |(idx, message): (usize, &Message)| with_names(message, &mark(idx));
+    let messages = chat.messages.iter().enumerate().map(marked).collect();
+    let rendered = template.render(&chat.with_messages(messages), special, Ending::Closed);
+    for (idx, message) in chat.messages.iter().enumerate() {
+        for (at, name) in names(message).iter().enumerate() {
+            let shown = match &rendered {
+                Ok(text) => text.contains(&format!("{}{at}.", mark(idx))),
+                Err(_) => text.contains(name),
+            };
+            if !shown {
+                return Err(not_shown(format!("the tool call `{name}` of message {idx}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What else of a conversation the rendering leaves out, as a remark each.
+pub(crate) fn left_out(chat: &Chat, template: &ChatTemplate, special: &SpecialTokens) -> Vec<String> {
+    let mut found = Vec::new();
+    let reasons = |message: &Message| {
+        REASONING
+            .iter()
+            .find_map(|key| message.fields().get(*key)?.as_str())
+            .map(str::to_owned)
+    };
+    let reasoned: Vec<String> = chat.messages.iter().filter_map(reasons).collect();
+    if chat.tools.is_none() && chat.documents.is_none() && reasoned.is_empty() {
+        return found;
+    }
+    let Ok(text) = template.render(chat, special, Ending::Closed) else {
+        return found;
+    };
+    let mut without = |what: &str, chat: &Chat| {
+        if template
+            .render(chat, special, Ending::Closed)
+            .is_ok_and(|other| other == text)
+        {
+            found.push(format!("with {what} that the chat template does not show"));
+        }
+    };
+    if chat.tools.is_some() {
+        without(
+            "`tools`",
+            &Chat {
+                tools: None,
+                ..chat.clone()
+            },
+        );
+    }
+    if chat.documents.is_some() {
+        without(
+            "`documents`",
+            &Chat {
+                documents: None,
+                ..chat.clone()
+            },
+        );
+    }
+    if reasoned.iter().any(|reasoning| !text.contains(reasoning.trim())) {
+        found.push("with reasoning that the chat template does not show".to_owned());
+    }
+    found
+}
+
+/// The names of the functions that a turn calls.
+fn names(message: &Message) -> Vec<String> {
+    let fields = message.fields();
+    let name = |call: &Value| {
+        let named = call["function"]["name"].as_str().or_else(|| call["name"].as_str());
+        named.map(str::to_owned)
+    };
+    let calls = fields.get("tool_calls").and_then(Value::as_array);
+    let legacy = fields.get("function_call").filter(|call| !is_absent(call));
+    calls.into_iter().flatten().chain(legacy).filter_map(name).collect()
+}
+
+/// The turn with other names of functions: `name0.`, `name1.`, … in order.
+fn with_names(message: &Message, name: &str) -> Message {
+    let mut changed = message.clone();
+    let mut count = 0;
+    let mut rename = |call: &mut Value| {
+        let call = match call.get_mut("function") {
+            Some(function) => function,
+            None => call,
+        };
+        if call["name"].is_string() {
+            call["name"] = json!(format!("{name}{count}."));
+            count += 1;
+        }
+    };
+    for key in ["tool_calls", "function_call"] {
+        let Some(mut calls) = message.fields().get(key).cloned() else {
+            continue;
+        };
+        match &mut calls {
+            Value::Array(calls) => calls.iter_mut().for_each(&mut rename),
+            one @ Value::Object(_) => rename(one),
+            _ => continue,
+        }
+        changed.set(key, calls);
+    }
+    changed
+}
+
+fn mark(idx: usize) -> String {
+    format!("SOUGHT_{idx}_")
+}
