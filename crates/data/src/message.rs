@@ -157,6 +157,32 @@ impl Message {
         changed
     }
 
+    /// Whether the content is a list of parts.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.fields.get("content").is_some_and(Value::is_array)
+    }
+
+    /// The turn with its content as a list of one part.
+    pub(crate) fn with_parts(&self) -> Self {
+        match self.fields.get("content") {
+            Some(Value::String(text)) if !text.is_empty() => {
+                let mut changed = self.clone();
+                changed.set("content", serde_json::json!([{ "type": "text", "text": text }]));
+                changed
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// The turn with its content as one text.
+    pub(crate) fn with_plain_text(&self) -> Self {
+        let mut changed = self.clone();
+        if self.has_parts() {
+            changed.set("content", self.text().into());
+        }
+        changed
+    }
+
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         self.fields.insert(key.to_owned(), value);
     }

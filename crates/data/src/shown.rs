@@ -4,6 +4,8 @@
 //! for a plain text: what is then learnt is not what the row says. A text that the rendering does not hold to the letter
 //! (templates trim, escape and quote) is looked for by a mark in its place.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::message::is_absent;
@@ -12,8 +14,41 @@ use crate::{Chat, ChatTemplate, Message, Problem, SpecialTokens};
 
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// The conversation with its contents as the template reads them: as they are, else as lists of parts, else as texts.
+///
+/// A template that walks parts shows nothing of a plain text, and one that joins texts prints a list of parts as Python
+/// would, or fails; Transformers leaves it to the caller to know.
+pub(crate) fn in_form<'c>(
+    chat: &'c Chat,
+    template: &ChatTemplate,
+    special: &SpecialTokens,
+    ending: Ending,
+) -> Result<Cow<'c, Chat>, Problem> {
+    let fits = |chat: &Chat| {
+        let text = template.render(chat, special, ending)?;
+        let printed = |message: &Message| message.has_parts() && text.contains("'type': 'text'");
+        if let Some(idx) = chat.messages.iter().position(printed) {
+            return Err(Problem::NotShown {
+                template: template.name().to_owned(),
+                what: format!("the parts of message {idx} as text"),
+            });
+        }
+        check(chat, &text, template, special)
+    };
+    let Err(problem) = fits(chat) else {
+        return Ok(Cow::Borrowed(chat));
+    };
+    for with_content in [Message::with_parts, Message::with_plain_text] {
+        let other = chat.with_messages(chat.messages.iter().map(with_content).collect());
+        if other != *chat && fits(&other).is_ok() {
+            return Ok(Cow::Owned(other));
+        }
+    }
+    Err(problem)
+}
+
 /// Refuses a conversation of which the rendering `text` leaves out a turn's text or a tool call.
-pub(crate) fn check(chat: &Chat, text: &str, template: &ChatTemplate, special: &SpecialTokens) -> Result<(), Problem> {
+fn check(chat: &Chat, text: &str, template: &ChatTemplate, special: &SpecialTokens) -> Result<(), Problem> {
     let not_shown = |what: String| Problem::NotShown {
         template: template.name().to_owned(),
         what,

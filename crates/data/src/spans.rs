@@ -28,8 +28,8 @@ pub(crate) fn of_chat(chat: &Chat, from: Option<usize>, tokenizer: &Tokenizer) -
         .templates()
         .choose(chat.tools.is_some())
         .ok_or(Problem::NoTemplate)?;
+    let chat = &*shown::in_form(chat, template, tokenizer.special(), Ending::Closed)?;
     let rendered = template.render_marked(chat, tokenizer.special())?;
-    shown::check(chat, &rendered.text, template, tokenizer.special())?;
     let pieces = tokenizer.encode_pieces(&rendered.text)?;
     let whole = Whole {
         chat,

@@ -202,10 +202,14 @@ impl Tokenizer {
 
     /// A conversation as the model reads it before it answers, rendered with a generation prompt.
     pub fn render_prompt(&self, chat: &Chat) -> Result<String, Problem> {
+        self.render(chat, Ending::GenerationPrompt)
+    }
+
+    /// A conversation in the model's chat template; refused where the template does not show all that is said.
+    pub fn render(&self, chat: &Chat, ending: Ending) -> Result<String, Problem> {
         let template = self.templates.choose(chat.tools.is_some()).ok_or(Problem::NoTemplate)?;
-        let text = template.render(chat, &self.special, Ending::GenerationPrompt)?;
-        shown::check(chat, &text, template, &self.special)?;
-        Ok(text)
+        let chat = shown::in_form(chat, template, &self.special, ending)?;
+        template.render(&chat, &self.special, ending)
     }
 
     /// The token that starts a text.

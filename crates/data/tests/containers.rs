@@ -145,7 +145,7 @@ fn every_broken_line_is_named_with_what_to_do() {
             "decompress",
         ),
         ("a.csv", b"PAR1....", "found a Parquet file", "ending .parquet"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\0", "found `gz`", "decompress"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\0", "found a gzip file", "decompress"),
         (
             "a.csv",
             b"prompt;completion\na;b\n",

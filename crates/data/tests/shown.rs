@@ -64,7 +64,7 @@ fn calls_and_texts_that_a_template_does_not_show_are_refused() {
             "does not show the tool call `weather` of message 1",
         ),
         (
-            with("parts.jinja", PARTS),
+            with("parts.jinja", &PARTS.replace("p.text", "p.words")),
             parts("what is it?"),
             "chat template `parts.jinja` does not show the text of message 0 (`user`)",
         ),
@@ -81,6 +81,26 @@ fn calls_and_texts_that_a_template_does_not_show_are_refused() {
             "{text}"
         );
         assert!(text.contains("\nhint: "), "{text}");
+    }
+}
+
+#[test]
+fn a_content_is_given_as_the_template_reads_it() {
+    let text = json!({"messages": [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "a"}]});
+    let mut parts = text.clone();
+    parts["messages"][0]["content"] = json!([{"type": "text", "text": "what "}, {"type": "text", "text": "is it?"}]);
+    let joined = TOOLS.replace("{{ m.content }}", "{{ '' + m.content }}");
+    for template in [PARTS, TOOLS, joined.as_str()] {
+        let tokenizer = with("form.jinja", template);
+        for line in [&text, &parts] {
+            let samples = encode(&row(line), &tokenizer, &EncodeConfig::default()).unwrap();
+            let whole = tokenizer.decode_all(&samples[0].documents[0].tokens).unwrap();
+            assert!(
+                whole.starts_with("<|im_start|>user\nwhat is it?<|im_end|>\n"),
+                "{template}: {whole}"
+            );
+            assert_eq!(learnt(&tokenizer, &row(line)), ["a<|im_end|>"], "{template}");
+        }
     }
 }
 

@@ -88,15 +88,15 @@ pub(crate) fn listed(names: &[String]) -> String {
 }
 
 fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result<String> {
-    let Some(template) = tokenizer.templates().choose(chat.tools.is_some()) else {
+    if tokenizer.templates().choose(chat.tools.is_some()).is_none() {
         return Err(refused(
             task,
             idx,
             "a plain text, since the tokenizer has no chat template",
             "a conversation",
         ));
-    };
-    let rendered = template.render(chat, tokenizer.special(), data::Ending::Closed);
+    }
+    let rendered = tokenizer.render(chat, data::Ending::Closed);
     rendered.map_err(|source| Error::Text {
         path: task.data.clone(),
         row: idx + 1,
@@ -311,5 +311,133 @@ pub(crate) fn refused(task: &Task, idx: usize, wanted: &str, found: &str) -> Err
         row: idx + 1,
         wanted: wanted.to_owned(),
         found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Suite;
+
+    const PAGE: &str = include_str!("../../../docs/data.md");
+
+    fn asked(name: &str, bytes: &[u8], more: &str) -> Result<Vec<Question>> {
+        let home = tempfile::tempdir().expect("a folder");
+        std::fs::write(home.path().join(name), bytes).expect("a file");
+        let suite = home.path().join("suite.toml");
+        let task = format!("[[task]]\nname = \"t\"\nkind = \"exact_match\"\ndata = \"{name}\"\n{more}");
+        std::fs::write(&suite, task).expect("a file");
+        questions(&Suite::load(&suite)?.tasks[0])
+    }
+
+    fn turns(question: &Question) -> Vec<String> {
+        match &question.prompt {
+            Prompt::Text(text) => vec![text.clone()],
+            Prompt::Turns(chat) => chat
+                .messages
+                .iter()
+                .map(|turn| format!("{}: {}", turn.role(), turn.text()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_documented_questions_are_questions() {
+        let mut golds = Vec::new();
+        for block in PAGE.split("```jsonl question\n").skip(1) {
+            let text = block.split("```").next().unwrap_or_default();
+            let found = asked("q.jsonl", text.as_bytes(), "").unwrap_or_else(|error| panic!("{error}: {text}"));
+            golds.extend(found.into_iter().map(|question| question.gold.join("|")));
+        }
+        assert_eq!(golds, ["Paris", "Rome|Roma", "red", "seven", "blue"]);
+    }
+
+    #[test]
+    fn every_file_asks_the_same_questions() {
+        let choices = "\"[\"\"red\"\", \"\"seven\"\"]\"";
+        for (name, bytes, more) in [
+            (
+                "q.jsonl",
+                "\u{feff}{\"question\": \"Which?\", \"choices\": [\"red\", \"seven\"], \"answer\": 1}\r\n".to_owned(),
+                "",
+            ),
+            (
+                "q.csv",
+                format!("\u{feff}question,choices,answer\r\nWhich?,{choices},B\r\n"),
+                "",
+            ),
+            ("q.csv", format!("question,choices,answer\nWhich?,{choices},1\n"), ""),
+            (
+                "q.csv",
+                format!("ask,choices,right\nWhich?,{choices},seven\n"),
+                "columns = { question = \"ask\", answer = \"right\" }",
+            ),
+            (
+                "q.csv",
+                format!("ask,choices,right\nWhich?,{choices},seven\n"),
+                "question_field = \"ask\"\nanswer_field = \"right\"",
+            ),
+        ] {
+            let found = asked(name, bytes.as_bytes(), more).unwrap_or_else(|error| panic!("{bytes}: {error}"));
+            assert_eq!(turns(&found[0]), ["user: Which?"], "{bytes}");
+            assert_eq!(
+                (found[0].gold.as_slice(), found[0].choices.len()),
+                (&["seven".to_owned()][..], 2),
+                "{bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_system_prompt_is_the_system_turn_of_a_question() {
+        let line = b"{\"system\": \"Be brief.\", \"question\": \"Which?\", \"answer\": \"this\"}";
+        let found = asked("q.jsonl", line, "").expect("a question");
+        assert_eq!(turns(&found[0]), ["system: Be brief.", "user: Which?"]);
+    }
+
+    #[test]
+    fn questions_without_an_answer_or_their_context_are_refused() {
+        for (line, more, wanted) in [
+            (
+                "{\"question\": \"a\", \"answer\": null}",
+                "",
+                "wanted an answer (`answer_field`)",
+            ),
+            (
+                "{\"question\": null, \"answer\": \"b\"}",
+                "",
+                "wanted a question (`question_field`)",
+            ),
+            (
+                "{\"question\": \"a\", \"context\": \"c d\", \"answer\": \"b\"}",
+                "",
+                "found `context` beside `question`",
+            ),
+            (
+                "{\"question\": \"a\", \"choices\": \"b c\", \"answer\": \"b\"}",
+                "",
+                "wanted choices as a list of texts",
+            ),
+            (
+                "{\"prompt\": \"a\"}",
+                "",
+                "wanted a prompt with its right answer, found a prompt without a reply",
+            ),
+            (
+                "{\"ask\": \"a\", \"answer\": \"b\"}",
+                "columns = { question = \"asked\" }",
+                "found `asked`",
+            ),
+        ] {
+            let error = asked("q.jsonl", line.as_bytes(), more).expect_err(line).to_string();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+        let line = b"{\"question\": \"In c d, a?\", \"context\": \"c d\", \"answer\": \"b\"}";
+        assert_eq!(
+            asked("q.jsonl", line, "")
+                .expect("the context is in the question")
+                .len(),
+            1
+        );
     }
 }

@@ -8,7 +8,13 @@ const PAGE: &str = include_str!("../../../docs/data.md");
 
 #[test]
 fn the_documented_suite_is_read_as_its_comments_say() {
-    let text = PAGE.split("```toml suite\n").nth(1).unwrap().split("```").next().unwrap();
+    let text = PAGE
+        .split("```toml suite\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("suite.toml");
     fs::write(&path, text).unwrap();
@@ -16,9 +22,17 @@ fn the_documented_suite_is_read_as_its_comments_say() {
     let kinds: Vec<Kind> = tasks.iter().map(|task| task.kind).collect();
     assert_eq!(
         kinds,
-        [Kind::ExactMatch, Kind::MultipleChoice, Kind::Classification, Kind::Perplexity]
+        [
+            Kind::ExactMatch,
+            Kind::MultipleChoice,
+            Kind::Classification,
+            Kind::Perplexity
+        ]
     );
-    assert_eq!((tasks[0].columns["question"].as_str(), tasks[0].tolerance), ("country", 0.01));
+    assert_eq!(
+        (tasks[0].columns["question"].as_str(), tasks[0].tolerance),
+        ("country", 0.01)
+    );
     assert_eq!((tasks[1].normalise, tasks[1].tolerance), (Normalise::PerByte, 0.02));
     assert_eq!((tasks[3].max_length, tasks[3].stride), (1024, Some(512)));
 }

@@ -132,10 +132,7 @@ pub fn whole_text(row: &Row, tokenizer: &Tokenizer) -> Result<String> {
 }
 
 fn render(chat: &Chat, ending: Ending, tokenizer: &Tokenizer) -> Result<String> {
-    let Some(template) = tokenizer.templates().choose(chat.tools.is_some()) else {
-        return Err(data::Problem::NoTemplate.into());
-    };
-    Ok(template.render(chat, tokenizer.special(), ending)?)
+    Ok(tokenizer.render(chat, ending)?)
 }
 
 /// What stands before the answer.

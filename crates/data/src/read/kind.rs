@@ -6,11 +6,7 @@ use crate::{Error, Place};
 
 /// The first bytes of files that are no UTF-8 text, what they are, and what to do.
 const BEGINNINGS: [(&[u8], &str, &str); 8] = [
-    (
-        b"\x1f\x8b",
-        "a gzip file",
-        "decompress it first: gunzip -S \"\" or Python's gzip",
-    ),
+    (b"\x1f\x8b", "a gzip file", "decompress it first, e.g. gunzip FILE.gz"),
     (b"\x28\xb5\x2f\xfd", "a zstd file", "decompress it first: zstd -d"),
     (b"BZh", "a bzip2 file", "decompress it first: bunzip2"),
     (b"\xfd7zXZ", "an xz file", "decompress it first: unxz"),
