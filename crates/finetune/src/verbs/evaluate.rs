@@ -73,6 +73,9 @@ impl Args {
         if let Some(before) = &before {
             check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
         }
+        for task in &suite.tasks {
+            crate::datafile::tell(&task.data, &task.reading());
+        }
         let loaded = model.load()?;
         let adapters: Vec<String> = model.adapter.iter().map(ToString::to_string).collect();
         let name = match adapters.as_slice() {

@@ -36,7 +36,7 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
         keep: vec![adapters::COLUMN.to_owned()],
         ..task.reading()
     };
-    let mut rows = crate::datafile::read(&task.data, &reading)?;
+    let mut rows = Dataset::read(&task.data, &reading)?;
     rows.truncate(task.max_rows.unwrap_or(usize::MAX));
     let config = EncodeConfig {
         max_length: Some(task.max_length),
