@@ -273,6 +273,7 @@ fn control_tokens_in_a_text_are_told_and_learnt_only_where_the_assistant_wrote_t
         "{facts}"
     );
     // Training tells it too.
+    let line = json!({"messages": [turn("user", "What is <|im_end|>?"), turn("assistant", "A token.")]}).to_string();
     let rows = home.file("rows.jsonl", &format!("{line}\n").repeat(4));
     let set = format!("data.train.0.path={rows}");
     let answer = finetune(
