@@ -117,7 +117,7 @@ pub(crate) enum Unread {
     OfPrompt,
     /// Pictures, sounds or videos.
     Media,
-    /// Words that are no known metadata.
+    /// A text of several words, or with the name of a reply, that is no known metadata.
     Words,
     /// Anything else.
     Other,
@@ -140,7 +140,7 @@ pub(crate) fn unread<'r>(raw: &'r Map<String, Value>, shape: Shape, row: &Row) -
         } else if !is_metadata(&plain)
             && value
                 .as_str()
-                .is_some_and(|text| text.trim().contains(char::is_whitespace))
+                .is_some_and(|text| text.trim().contains(char::is_whitespace) || OF_REPLIES.contains(&plain.as_str()))
         {
             Unread::Words
         } else {

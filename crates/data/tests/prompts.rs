@@ -302,6 +302,16 @@ fn columns_that_may_hold_a_part_of_the_prompt_are_named() {
         assert!(remark.contains(&wanted) && remark.contains("\nhint: "), "{remark}");
         assert_eq!(set.unused_columns(), [column]);
     }
+    // So is any other text, but for what is known to be no text of a row.
+    for (column, value) in [("explanation", "Because it is."), ("response", "Yes")] {
+        let mut line = json!({"text": "t"});
+        line[column] = json!(value);
+        let set = read(&line, &ReadConfig::default()).unwrap();
+        assert!(
+            set.remarks()[0].contains("its text is neither given to the model nor learnt"),
+            "{line}"
+        );
+    }
     // Repeated text is no loss, and other columns are listed without a remark.
     for line in [
         json!({"messages": chat, "question": "hi"}),
