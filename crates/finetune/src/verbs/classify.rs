@@ -58,7 +58,7 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| Dataset::read(path, &self.model.reading()))
+            .map(|path| crate::datafile::read(path, &self.model.reading()))
             .transpose()?;
         let loaded = self.model.load()?;
         if *loaded.model.head_kind() == HeadKind::LanguageModel {
