@@ -98,7 +98,7 @@ pub(crate) fn golden(name: &str) -> HashMap<String, Tensor> {
 
 /// `f` in f32 on the golden inputs of `kernels/name` (f64) against the golden output `y` and gradients `d_INPUT` for `dy`.
 pub(crate) fn check_golden(name: &str, inputs: &[&str], f: impl Fn(&[Tensor], &HashMap<String, Tensor>) -> Tensor) {
-    let golden = golden(&format!("kernels/{name}"));
+    let golden = golden(&format!("{}/{name}", "kernels"));
     let leaves: Vec<Tensor> = inputs
         .iter()
         .map(|input| golden[*input].to_kind(Kind::Float).set_requires_grad(true))
