@@ -31,11 +31,9 @@ impl Shards {
             of: BTreeMap::new(),
             remarks: Vec::new(),
         };
-        let is_overlay = || -> Result<bool> {
-            let named = weight_map(&index)?;
-            Ok(named.values().any(|file| file == "model.safetensors"))
-        };
-        if single.is_file() && !(index.is_file() && is_overlay()?) {
+        let is_overlay =
+            || weight_map(&index).is_ok_and(|named| named.values().any(|file| file == "model.safetensors"));
+        if single.is_file() && !is_overlay() {
             if index.is_file() {
                 shards.remarks.push(
                     "it holds two sets of weights: `model.safetensors`, which is taken as in Transformers, and the shards of \
