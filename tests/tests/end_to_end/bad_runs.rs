@@ -151,7 +151,7 @@ fn no_room_for_a_checkpoint_leaves_the_older_ones() {
     let mut before = files(&run);
     // These tell of the run as it goes on.
     before.retain(|path, _| {
-        path.parent() != Some(&run)
+        path.parent() != Some(run.as_path())
             || !["recipe.toml", "run.json", "metrics.jsonl"]
                 .iter()
                 .any(|name| path.ends_with(name))
