@@ -75,6 +75,20 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A key of a JSON file has a value of the wrong form, and it is known where.
+    #[error("`{}` line {line}: `{key}`: wanted {wanted}, found {found}", path.display())]
+    KeyAt {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key, dotted.
+        key: String,
+        /// What would be right.
+        wanted: String,
+        /// What is there.
+        found: String,
+    },
     /// A file that must be there is not.
     #[error("`{}`: {what} is missing\nhint: {hint}", path.display())]
     Missing {
@@ -188,6 +202,37 @@ impl Error {
             other => Self::Exists {
                 path: whole.clone(),
                 found: other.to_string(),
+            },
+        }
+    }
+
+    /// An [`Error::Key`] with the line of its key in `text`, for `map_err`; every other error as it is.
+    pub(crate) fn in_text(self, text: &[u8]) -> Self {
+        let Self::Key {
+            path,
+            key,
+            wanted,
+            found,
+        } = self
+        else {
+            return self;
+        };
+        let parts: Vec<&str> = key.split('.').collect();
+        // The keys of one part of a file are read as if they were the whole of it.
+        let nested = [&["text_config"][..], &parts[..]].concat();
+        match python_json::line_of(text, &parts).or_else(|| python_json::line_of(text, &nested)) {
+            Some(line) => Self::KeyAt {
+                path,
+                line,
+                key,
+                wanted,
+                found,
+            },
+            None => Self::Key {
+                path,
+                key,
+                wanted,
+                found,
             },
         }
     }

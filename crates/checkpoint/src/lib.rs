@@ -26,7 +26,6 @@ mod gguf;
 mod map;
 mod model_dir;
 mod peft;
-mod python_json;
 mod safetensors;
 mod staged;
 mod store;
@@ -39,7 +38,7 @@ pub use digest::Digests;
 pub use error::{BoxError, Error, Result};
 pub use finite::finite;
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
-pub use model_dir::{Existing, ModelDir, SaveOptions, save_model};
+pub use model_dir::{Existing, ModelDir, NamedEnds, SaveOptions, save_model};
 pub use peft::{InitLoraWeights, NamesOrPattern, PeftAdapter, PeftConfig, PeftPart, PeftTensor};
 pub use safetensors::{
     PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors, write_tensors,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::staged::write_file;
-use crate::{Error, Result, python_json};
+use crate::{Error, Result};
 
-/// Files that belong to a tokenizer in a Hugging Face directory.
-const NAMES: [&str; 9] = [
+/// Files that belong to a tokenizer in a Hugging Face directory, and the one that says how prompts are put into tokens.
+const NAMES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -20,6 +20,7 @@ const NAMES: [&str; 9] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "prompt_format.json",
 ];
 
 /// Where more named templates lie.
@@ -125,61 +126,9 @@ impl TokenizerFiles {
     pub fn tokenizer_config(&self) -> Result<Map<String, Value>> {
         let name = "tokenizer_config.json";
         match self.read(name)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(Error::json(&self.place(name))),
+            Some(bytes) => python_json::from_slice(&bytes).map_err(Error::json(&self.place(name))),
             None => Ok(Map::new()),
         }
-    }
-
-    /// The chat template: `chat_template.jinja`, else the one (or that named `default`) in `tokenizer_config.json`.
-    pub fn chat_template(&self) -> Result<Option<String>> {
-        Ok(self.chat_templates()?.remove("default"))
-    }
-
-    /// All chat templates by name; the plain one is `default`.
-    pub fn chat_templates(&self) -> Result<BTreeMap<String, String>> {
-        let mut templates = BTreeMap::new();
-        match self.tokenizer_config()?.remove("chat_template") {
-            Some(Value::String(text)) => {
-                templates.insert("default".to_owned(), text);
-            }
-            Some(Value::Array(named)) => {
-                for one in &named {
-                    if let (Some(name), Some(text)) = (one["name"].as_str(), one["template"].as_str()) {
-                        templates.insert(name.to_owned(), text.to_owned());
-                    }
-                }
-            }
-            _ => {}
-        }
-        if let Some(bytes) = self.read("chat_template.json")? {
-            let object: Value =
-                serde_json::from_slice(&bytes).map_err(Error::json(&self.place("chat_template.json")))?;
-            if let Some(text) = object["chat_template"].as_str() {
-                templates.insert("default".into(), text.to_owned());
-            }
-        }
-        for name in self.files.keys() {
-            let title = match name.as_str() {
-                "chat_template.jinja" => "default",
-                other => match other
-                    .strip_prefix(MORE_TEMPLATES)
-                    .and_then(|rest| rest.strip_suffix(".jinja"))
-                {
-                    Some(title) => title.trim_start_matches('/'),
-                    None => continue,
-                },
-            };
-            let bytes = self.read(name)?.unwrap_or_default();
-            let text = String::from_utf8(bytes.into_owned()).map_err(|error| Error::Broken {
-                path: self.place(name),
-                format: "chat template",
-                at: "text".into(),
-                wanted: "UTF-8".into(),
-                found: error.to_string(),
-            })?;
-            templates.insert(title.to_owned(), text);
-        }
-        Ok(templates)
     }
 
     /// Writes every file into `folder`.
@@ -197,7 +146,7 @@ impl TokenizerFiles {
     }
 
     /// Where a file lies, for messages.
-    fn place(&self, name: &str) -> PathBuf {
+    pub fn place(&self, name: &str) -> PathBuf {
         match self.files.get(name) {
             Some(Source::Disk(path)) => path.clone(),
             _ => PathBuf::from(name),

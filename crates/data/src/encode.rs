@@ -1,8 +1,8 @@
 //! A row to tokens, with a mark on each token that is to be learnt.
 //!
 //! The convention: position `i` predicts token `i + 1`, and counts if `trained[i + 1]`. So `trained[0]` is always
-//! false. The BOS token stands in front where the model wants one, once; plain texts and completions end in EOS, and
-//! learn it; a conversation ends as its template ends it.
+//! false. The BOS token stands in front of a text where the tokenizer puts one, once; plain texts and completions end
+//! in EOS, and learn it; a conversation begins and ends as its template has it, and nothing is put around it.
 
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ pub fn encode(row: &Row, tokenizer: &Tokenizer, config: &EncodeConfig) -> Result
         Row::Text(text) => encode_text(text, tokenizer, config),
         Row::Chat(chat) => {
             let spanned = spans::of_chat(chat, config.assistant_only_loss.then_some(0), tokenizer)?;
-            one(finish(spanned, tokenizer), None)
+            one(finish(spanned, &[]), None)
         }
         Row::Prompted(exchange) => one(encode_exchange(exchange, config.completion_only_loss, tokenizer)?, None),
         Row::Preference { chosen, rejected } => {
@@ -132,7 +132,7 @@ pub fn encode(row: &Row, tokenizer: &Tokenizer, config: &EncodeConfig) -> Result
 }
 
 fn encode_text(text: &str, tokenizer: &Tokenizer, config: &EncodeConfig) -> Result<Vec<Sample>, Problem> {
-    let mut tokens = tokenizer.encode_prompt(text)?;
+    let mut tokens = tokenizer.encode_whole(text)?;
     if let Some(eos) = tokenizer.eos().filter(|eos| tokens.last() != Some(eos)) {
         tokens.push(eos);
     }
@@ -181,13 +181,9 @@ fn encode_exchange(exchange: &Exchange, reply_only: bool, tokenizer: &Tokenizer)
             let text = format!("{prompt}{reply}");
             let pieces = tokenizer.encode_pieces(&text)?;
             let from = if reply_only { prompt.len() } else { 0 };
-            let mut document = finish(
-                Spanned {
-                    pieces,
-                    spans: std::iter::once(from..text.len()).collect(),
-                },
-                tokenizer,
-            );
+            let opening = tokenizer.missing_opening(&pieces.tokens).to_vec();
+            let spans = std::iter::once(from..text.len()).collect();
+            let mut document = finish(Spanned { pieces, spans }, &opening);
             if let Some(eos) = tokenizer.eos().filter(|eos| document.tokens.last() != Some(eos)) {
                 document.tokens.push(eos);
                 document.trained.push(true);
@@ -202,7 +198,7 @@ fn encode_exchange(exchange: &Exchange, reply_only: bool, tokenizer: &Tokenizer)
             }
             let chat = prompt.with_messages(prompt.messages.iter().chain(reply).cloned().collect());
             let from = reply_only.then_some(prompt.messages.len());
-            Ok(finish(spans::of_chat(&chat, from, tokenizer)?, tokenizer))
+            Ok(finish(spans::of_chat(&chat, from, tokenizer)?, &[]))
         }
     }
 }
@@ -210,7 +206,7 @@ fn encode_exchange(exchange: &Exchange, reply_only: bool, tokenizer: &Tokenizer)
 fn encode_prompt(prompt: &Prompt, tokenizer: &Tokenizer, config: &EncodeConfig) -> Result<Vec<Sample>, Problem> {
     let tokens = match prompt {
         Prompt::Text(text) => tokenizer.encode_prompt(text)?,
-        Prompt::Turns(chat) => tokenizer.encode_prompt(&tokenizer.render_prompt(chat)?)?,
+        Prompt::Turns(chat) => tokenizer.encode_chat(chat)?,
     };
     if tokens.is_empty() {
         return Err(Problem::Empty {
@@ -239,7 +235,7 @@ fn encode_labelled(
     tokenizer: &Tokenizer,
     config: &EncodeConfig,
 ) -> Result<Vec<Sample>, Problem> {
-    let mut tokens = tokenizer.encode_prompt(text)?;
+    let mut tokens = tokenizer.encode_whole(text)?;
     if tokens.is_empty() {
         return Err(Problem::Empty {
             what: "the text".to_owned(),
@@ -256,13 +252,12 @@ fn encode_labelled(
     }])
 }
 
-fn finish(spanned: Spanned, tokenizer: &Tokenizer) -> Tokenized {
+/// The document of a text behind `opening`, which is not learnt.
+fn finish(spanned: Spanned, opening: &[u32]) -> Tokenized {
     let mut trained = spanned.mask();
     let mut tokens = spanned.pieces.tokens;
-    if let Some(bos) = tokenizer.missing_bos(&tokens) {
-        tokens.insert(0, bos);
-        trained.insert(0, false);
-    }
+    tokens.splice(0..0, opening.iter().copied());
+    trained.splice(0..0, opening.iter().map(|_| false));
     if let Some(first) = trained.first_mut() {
         *first = false;
     }

@@ -14,7 +14,7 @@ use chrono::{Local, NaiveDateTime};
 use minijinja::{Environment, Error as JinjaError, ErrorKind};
 use serde_json::{Map, Value};
 
-pub use find::ChatTemplates;
+pub use find::{ChatTemplates, TemplateSources};
 use generation::Tags;
 
 use crate::{Chat, Error, Message, Problem, SpecialTokens};

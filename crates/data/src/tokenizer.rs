@@ -1,26 +1,41 @@
 //! Text to tokens and back, without surprises: special tokens are added by nobody but the caller.
 
+mod read;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use chrono::NaiveDateTime;
 use sha2::{Digest, Sha256};
-use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
+use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as Inner};
 
-use crate::{Chat, ChatTemplate, ChatTemplates, Ending, Error, Problem, SpecialTokens, TextStream, shown, special};
+use crate::ends::{self, NamedEnds};
+use crate::{
+    Chat, ChatTemplate, ChatTemplates, Ending, Error, Problem, SpecialTokens, Surroundings, TextStream, shown,
+};
 
 /// A model's tokenizer with its special tokens and chat templates.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: Inner,
+    inner: Arc<Inner>,
     special: SpecialTokens,
-    templates: ChatTemplates,
+    templates: Arc<ChatTemplates>,
     bos: Option<u32>,
+    /// The tokenizer's own end token.
+    own_eos: Option<u32>,
+    /// Who names end tokens, the chat templates last.
+    places: Vec<NamedEnds>,
     eos: Vec<u32>,
     marked_special: HashSet<u32>,
-    adds_bos: bool,
+    /// What the post-processor puts before a text, and behind it.
+    opening: Vec<u32>,
+    closing: Vec<u32>,
     digest: [u8; 32],
+    notes: Vec<String>,
+    template_notes: Vec<String>,
+    surroundings: Surroundings,
 }
 
 /// Tokens and the bytes of the text that each stands for.
@@ -33,31 +48,20 @@ pub struct Pieces {
 }
 
 impl Tokenizer {
-    /// From a model directory with a `tokenizer.json`.
+    /// From a folder with a `tokenizer.json`, whatever model it belongs to.
     pub fn from_dir(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(crate::error::io(&path))?;
-        let inner = Inner::from_bytes(&bytes).map_err(|source| Error::Tokenizer {
-            at: path.display().to_string(),
-            message: source.to_string(),
-        })?;
-        let config = special::read_optional(&dir.join("tokenizer_config.json"))?;
-        let special = SpecialTokens::in_dir(dir, &config)?;
-        let templates = ChatTemplates::in_dir(dir, &config)?;
-        Self::build(inner, special, templates, Sha256::digest(&bytes).into())
+        Self::read(&dir, Surroundings::default())
     }
 
-    /// From a tokenizer that is already built, e.g. out of a GGUF file, and that file's template.
+    /// From a tokenizer that is already built and its template; its post-processor says what stands around a text.
     pub fn from_parts(inner: Inner, special: SpecialTokens, chat_template: Option<&str>) -> Result<Self, Error> {
         let templates = match chat_template {
             Some(source) => ChatTemplates::single(ChatTemplate::new("tokenizer.chat_template", source)?),
             None => ChatTemplates::default(),
         };
-        let json = inner.to_string(false).map_err(|source| Error::Tokenizer {
-            at: "tokenizer".to_owned(),
-            message: source.to_string(),
-        })?;
-        Self::build(inner, special, templates, Sha256::digest(json.as_bytes()).into())
+        let json = inner.to_string(false).map_err(refused)?;
+        let digest = Sha256::digest(json.as_bytes()).into();
+        Self::build(inner, special, templates, (digest, Surroundings::default(), Vec::new()))
     }
 
     /// The same tokenizer with another chat template, for every kind of chat.
@@ -66,10 +70,31 @@ impl Tokenizer {
         self.with_templates(ChatTemplates::single(template))
     }
 
-    /// The same tokenizer with other chat templates.
+    /// The same tokenizer with other chat templates, at whose end of a turn generation stops too.
     #[must_use]
-    pub fn with_templates(self, templates: ChatTemplates) -> Self {
-        Self { templates, ..self }
+    pub fn with_templates(mut self, templates: ChatTemplates) -> Self {
+        let ends = ends::of_templates(&templates, &self.special, &self.inner);
+        for id in &ends.ids {
+            self.marked_special.insert(*id);
+            // What ends a turn is not shown as a part of it.
+            let added = self
+                .inner
+                .get_added_vocabulary()
+                .get_added_tokens_decoder()
+                .get(id)
+                .cloned();
+            if let Some(token) = added.filter(|token| !token.special) {
+                let token = AddedToken { special: true, ..token };
+                // It is there already, so nothing of it can be refused.
+                let _ = Arc::make_mut(&mut self.inner).add_special_tokens([token]);
+            }
+        }
+        self.templates = Arc::new(templates);
+        self.template_notes.clear();
+        self.places.pop();
+        self.places.push(ends);
+        self.eos = ends::union(&self.places);
+        self
     }
 
     /// The same tokenizer with templates that always tell the same time.
@@ -87,8 +112,7 @@ impl Tokenizer {
     /// Changes whenever the tokens of some text might: the vocabulary, the special tokens, what is put in front.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = Sha256::new();
-        hasher.update(self.digest);
-        hasher.update(format!("{:?} {:?} {}", self.special, self.eos, self.adds_bos));
+        self.hash_tokens(&mut hasher);
         hasher.finalize().into()
     }
 
@@ -96,53 +120,65 @@ impl Tokenizer {
         mut inner: Inner,
         special: SpecialTokens,
         templates: ChatTemplates,
-        digest: [u8; 32],
+        (digest, surroundings, mut notes): ([u8; 32], Surroundings, Vec<String>),
     ) -> Result<Self, Error> {
-        let refused = |source: tokenizers::Error| Error::Tokenizer {
-            at: "tokenizer".to_owned(),
-            message: source.to_string(),
-        };
         inner.with_truncation(None).map_err(refused)?;
         inner.with_padding(None);
-        let id = |name: &str| -> Result<Option<u32>, Error> {
-            special
-                .get(name)
-                .map_or(Ok(None), |token| match inner.token_to_id(token) {
-                    Some(id) => Ok(Some(id)),
-                    None => Err(Error::Tokenizer {
-                        at: name.to_owned(),
-                        message: format!("`{token}` is not in the vocabulary"),
-                    }),
-                })
+        let missing = |name: &str, token: &str| Error::Tokenizer {
+            at: name.to_owned(),
+            message: format!("`{token}` is not in the vocabulary"),
         };
-        let bos = id("bos_token")?;
-        let mut eos: Vec<u32> = id("eos_token")?.into_iter().collect();
-        let own = eos.first().copied();
-        eos.extend(special.more_eos_ids.iter().filter(|id| Some(**id) != own));
-        let adds_bos = match special.add_bos {
-            Some(adds) => adds,
-            None => inner
-                .encode("", true)
-                .map_err(refused)?
-                .get_ids()
-                .first()
-                .is_some_and(|id| Some(*id) == bos),
+        let find = |name: &str| match special.get(name).map(|token| (token, inner.token_to_id(token))) {
+            None => Ok(None),
+            Some((_, Some(id))) => Ok(Some(id)),
+            Some((token, None)) => Err(missing(name, token)),
         };
-        let added = inner.get_added_tokens_decoder();
+        let bos = find("bos_token")?;
+        let named = |id: &&u32| inner.id_to_token(**id).is_some();
+        let other = surroundings.ends.iter().flat_map(|place| &place.ids).find(named);
+        let own_eos = match (find("eos_token"), other) {
+            (Err(error), Some(id)) => {
+                let token = inner.id_to_token(*id).unwrap_or_default();
+                notes.push(format!(
+                    "{error}: texts end with `{token}`, which the model's configuration names"
+                ));
+                None
+            }
+            (found, _) => found?,
+        };
+        let around = read::around(&inner)?;
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder();
         let marked = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id);
-        let marked_special = marked.chain(bos).chain(eos.iter().copied()).collect();
+        let mut places = vec![NamedEnds {
+            place: "tokenizer_config.json".to_owned(),
+            ids: own_eos.into_iter().collect(),
+        }];
+        places.extend(surroundings.ends.iter().cloned());
+        let marked_special = marked.chain(bos).chain(ends::union(&places)).collect();
+        // Of the chat templates, which are put in below.
+        places.push(NamedEnds {
+            place: String::new(),
+            ids: Vec::new(),
+        });
         // Post-processors add special tokens, which callers here do themselves, and trim the byte ranges.
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        Ok(Self {
-            inner,
+        let tokenizer = Self {
+            inner: Arc::new(inner),
             special,
-            templates,
+            templates: Arc::default(),
             bos,
-            eos,
+            own_eos,
+            places,
+            eos: Vec::new(),
             marked_special,
-            adds_bos,
+            opening: around.0,
+            closing: around.1,
             digest,
-        })
+            notes,
+            template_notes: Vec::new(),
+            surroundings,
+        };
+        Ok(tokenizer.with_templates(templates))
     }
 
     /// Token ids of a text; special tokens written in it are recognised, none are added.
@@ -167,18 +203,48 @@ impl Tokenizer {
         })
     }
 
-    /// Token ids of a text as a model reads it: with the BOS token in front where the model wants one.
+    /// Token ids of a text that the model goes on with: with the BOS token in front where the tokenizer puts one.
+    ///
+    /// Not for a rendered chat, in which every token is the template's own: see [`Self::encode_chat`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Problem> {
         let mut tokens = self.encode(text)?;
-        if let Some(bos) = self.missing_bos(&tokens) {
-            tokens.insert(0, bos);
+        let missing = self.missing_opening(&tokens).to_vec();
+        tokens.splice(0..0, missing);
+        Ok(tokens)
+    }
+
+    /// Token ids of a whole text, with what the tokenizer puts before it and behind it.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, Problem> {
+        let mut tokens = self.encode_prompt(text)?;
+        if !tokens.ends_with(&self.closing) {
+            tokens.extend(&self.closing);
         }
         Ok(tokens)
     }
 
-    /// The BOS token, if texts start with it and this one does not yet.
-    pub fn missing_bos(&self, tokens: &[u32]) -> Option<u32> {
-        self.bos.filter(|bos| self.adds_bos && tokens.first() != Some(bos))
+    /// Token ids of a conversation as the model reads it before it answers: the template's rendering and nothing else,
+    /// as Transformers' `apply_chat_template`.
+    pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, Problem> {
+        self.encode(&self.render_prompt(chat)?)
+    }
+
+    /// What stands before a text, if this one does not begin with it yet.
+    pub fn missing_opening(&self, tokens: &[u32]) -> &[u32] {
+        if tokens.starts_with(&self.opening) {
+            &[]
+        } else {
+            &self.opening
+        }
+    }
+
+    /// What the tokenizer puts before a text: the BOS token, or nothing.
+    pub fn opening(&self) -> &[u32] {
+        &self.opening
+    }
+
+    /// What the tokenizer puts behind a text; mostly nothing.
+    pub fn closing(&self) -> &[u32] {
+        &self.closing
     }
 
     /// Text of tokens, special tokens left out.
@@ -219,12 +285,30 @@ impl Tokenizer {
 
     /// The token that ends a text: the tokenizer's own, else the first that the model's configuration names.
     pub fn eos(&self) -> Option<u32> {
-        self.eos.first().copied()
+        let ends = self.surroundings.ends.iter().flat_map(|place| &place.ids);
+        let mut named = ends.filter(|id| self.inner.id_to_token(**id).is_some());
+        self.own_eos.or_else(|| named.next().copied())
     }
 
-    /// All tokens that end generation.
+    pub(crate) fn own_eos(&self) -> Option<u32> {
+        self.own_eos
+    }
+
+    /// All tokens that end generation: those of the tokenizer, of the model's configuration, and of the chat templates.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos
+    }
+
+    /// Whether a chat template ends an assistant's turn with this token.
+    pub fn ends_turn(&self, token: u32) -> bool {
+        self.places
+            .last()
+            .is_some_and(|templates| templates.ids.contains(&token))
+    }
+
+    /// Who names which end tokens.
+    pub fn end_tokens(&self) -> &[NamedEnds] {
+        &self.places
     }
 
     /// Whether a token is special: EOS, BOS, or marked so in the vocabulary.
@@ -262,15 +346,42 @@ impl Tokenizer {
         &self.inner
     }
 
+    /// What a user must know of the files that this tokenizer was read from: where they disagree, and which one counts.
+    pub fn notes(&self) -> Vec<String> {
+        let name = |id: u32| match self.token(id) {
+            Some(token) => format!("`{token}`"),
+            None => format!("{id} (not in the vocabulary)"),
+        };
+        let mut notes = [self.notes.as_slice(), &self.template_notes].concat();
+        // A tokenizer without a model knows of nobody to disagree with.
+        if !self.surroundings.ends.is_empty() {
+            notes.extend(ends::disagreement(&self.places, &self.surroundings.ends, name));
+        }
+        notes
+    }
+
+    fn hash_tokens(&self, hasher: &mut Sha256) {
+        hasher.update(self.digest);
+        hasher.update(format!("{:?} {:?} {:?}", self.special, self.eos(), self.eos));
+        hasher.update(format!("{:?} {:?} {}", self.opening, self.closing, self.vocab_size()));
+    }
+
     /// Changes whenever the tokens of some text or chat might.
     pub(crate) fn fingerprint(&self, hasher: &mut Sha256) {
-        hasher.update(self.digest);
-        hasher.update(format!("{:?} {:?} {}", self.special, self.eos, self.adds_bos));
+        self.hash_tokens(hasher);
         for (name, template) in self.templates.iter() {
             hasher.update(format!("\n{name}\n{}", template.source()));
             if let Some(time) = template.shown_time() {
                 hasher.update(time);
             }
         }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn refused(source: tokenizers::Error) -> Error {
+    Error::Tokenizer {
+        at: "tokenizer".to_owned(),
+        message: source.to_string(),
     }
 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ControlTokens, Dataset, EncodeConfig, Error, Problem, ReadConfig, Reject, Sample, Tokenized, Tokenizer, dataset,
-    encode, error, remarks,
+    ControlTokens, Dataset, EncodeConfig, Error, Problem, ReadConfig, Reject, Row, Sample, Tokenized, Tokenizer,
+    dataset, encode, error, remarks,
 };
 
 /// The tokens of a data set.
@@ -50,6 +50,10 @@ pub struct Report {
     /// What is to be said of the file's columns: see [`Dataset::remarks`].
     #[serde(default)]
     pub columns: Vec<String>,
+    /// Samples whose prompt is a conversation in the chat template, or a text that holds its end of a turn.
+    pub templated: usize,
+    /// Samples whose prompt is a plain text.
+    pub raw: usize,
     /// Tokens in all.
     pub tokens: usize,
     /// Tokens that are learnt.
@@ -244,6 +248,7 @@ impl TokenSet {
                 Ok(samples) => {
                     for sample in samples {
                         set.note_ending(&sample, tokenizer);
+                        set.note_form(dataset.row(row), &sample, tokenizer);
                         set.push(row, &sample);
                     }
                     continue;
@@ -286,6 +291,22 @@ impl TokenSet {
             if last.is_some_and(|last| !tokenizer.is_special(document.tokens[last])) {
                 self.report.unterminated += 1;
             }
+        }
+    }
+
+    fn note_form(&mut self, row: &Row, sample: &Sample, tokenizer: &Tokenizer) {
+        let holds_a_turn = |document: &Tokenized| {
+            let inner = document
+                .tokens
+                .split_last()
+                .map(|(_, before)| before)
+                .unwrap_or_default();
+            inner.iter().any(|token| tokenizer.ends_turn(*token))
+        };
+        match row.gives_turns() {
+            None => {}
+            Some(false) if !sample.documents.iter().any(holds_a_turn) => self.report.raw += 1,
+            Some(_) => self.report.templated += 1,
         }
     }
 

@@ -185,18 +185,39 @@ fn a_preference_gives_the_better_document_first() {
 }
 
 #[test]
-fn one_beginning_of_text_is_added_where_the_model_wants_it() {
-    let inner = tokenizers::Tokenizer::from_bytes(include_bytes!("vectors/tokenizer.json")).unwrap();
-    let mut special = data::SpecialTokens::new([("bos_token", "<|endoftext|>"), ("eos_token", "<|im_end|>")]);
-    special.add_bos = Some(true);
-    let template = Some("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}");
-    let tokenizer = Tokenizer::from_parts(inner, special, template).unwrap();
-    let bos = tokenizer.bos().unwrap();
-    for row in [Row::Text("a b".to_owned()), chat(&[("user", "a"), ("assistant", " b")])] {
-        let samples = encode(&row, &tokenizer, &EncodeConfig::default()).unwrap();
+fn a_text_begins_as_the_tokenizer_says_and_a_chat_as_its_template_says() {
+    let mut inner = tokenizers::Tokenizer::from_bytes(include_bytes!("vectors/tokenizer.json")).unwrap();
+    let bos = inner.token_to_id("<|endoftext|>").unwrap();
+    let around = tokenizers::processors::template::TemplateProcessing::builder()
+        .try_single("<|endoftext|> $A")
+        .unwrap()
+        .special_tokens(vec![("<|endoftext|>", bos)])
+        .build()
+        .unwrap();
+    inner.with_post_processor(Some(around));
+    let special = data::SpecialTokens::new([("bos_token", "<|endoftext|>"), ("eos_token", "<|im_end|>")]);
+    let turns = chat(&[("user", "a"), ("assistant", " b")]);
+    let text = Row::Text("a b".to_owned());
+    for (template, row, wanted) in [
+        (
+            "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}",
+            &turns,
+            1,
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", &turns, 0),
+        ("{{ bos_token }}", &text, 1),
+        ("", &row(r#"{"prompt": "a", "completion": " b"}"#), 1),
+    ] {
+        let tokenizer = Tokenizer::from_parts(inner.clone(), special.clone(), Some(template)).unwrap();
+        assert_eq!(tokenizer.bos(), Some(bos));
+        let samples = encode(row, &tokenizer, &EncodeConfig::default()).unwrap();
         let tokens = &samples[0].documents[0].tokens;
-        assert_eq!(tokens.iter().filter(|token| **token == bos).count(), 1, "{row:?}");
-        assert_eq!(tokens[0], bos);
+        assert_eq!(
+            tokens.iter().filter(|token| **token == bos).count(),
+            wanted,
+            "{template} {row:?}"
+        );
+        assert_eq!(tokens[0] == bos, wanted == 1);
     }
 }
 

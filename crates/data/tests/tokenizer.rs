@@ -47,9 +47,10 @@ fn both_generations_of_configuration_are_read() {
     ]);
     let tokenizer = Tokenizer::from_dir(old.path()).unwrap();
     assert_eq!(rendered(&tokenizer, false), "old <|im_end|>");
+    // The older file counts where the newer one lists no added tokens, as in Transformers.
     assert_eq!(
         (tokenizer.bos(), tokenizer.eos()),
-        (tokenizer.id("<|endoftext|>"), tokenizer.id("<|im_end|>"))
+        (tokenizer.id("<|im_start|>"), tokenizer.id("<|im_end|>"))
     );
 
     let new = model_dir(&[
@@ -59,14 +60,13 @@ fn both_generations_of_configuration_are_read() {
         ),
         ("chat_template.jinja", "new"),
         ("additional_chat_templates/tool_use.jinja", "tools"),
-        ("generation_config.json", r#"{"eos_token_id": [1, 2]}"#),
     ]);
     let tokenizer = Tokenizer::from_dir(new.path()).unwrap();
     assert_eq!(
         (rendered(&tokenizer, false), rendered(&tokenizer, true)),
         ("new".to_owned(), "tools".to_owned())
     );
-    assert_eq!(tokenizer.eos_ids(), [1, 2]);
+    assert_eq!(tokenizer.eos_ids(), [1]);
 
     let list = r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
     let tokenizer = Tokenizer::from_dir(model_dir(&[("tokenizer_config.json", list)]).path()).unwrap();
@@ -84,18 +84,18 @@ fn bad_model_directories_are_refused_by_file() {
             "tokenizer_config.json` line 2: wanted JSON",
         ),
         (
-            &[("tokenizer_config.json", r#"{"eos_token": "<nope>"}"#)],
-            "`eos_token`: `<nope>` is not in the vocabulary",
+            &[("tokenizer_config.json", "{\n\"chat_template\": 5}")],
+            "tokenizer_config.json` line 2: wanted `chat_template` as a string or a list",
         ),
         (
-            &[("tokenizer_config.json", r#"{"chat_template": 5}"#)],
-            "wanted `chat_template` as a string or a list",
+            &[("tokenizer_config.json", "{\n\"added_tokens_decoder\": {\"x\": {}}}")],
+            "tokenizer_config.json` line 2: wanted `added_tokens_decoder` as ids",
+        ),
+        (
+            &[("added_tokens.json", "{\n\n\"<tool>\": \"x\"}")],
+            "added_tokens.json` line 3: wanted tokens with their ids",
         ),
         (&[("chat_template.jinja", "{% for %}")], "chat_template.jinja`: "),
-        (
-            &[("generation_config.json", r#"{"eos_token_id": "x"}"#)],
-            "wanted `eos_token_id` as an id or a list of ids",
-        ),
         (&[("tokenizer.json", "{}")], "tokenizer.json`: "),
     ] {
         let found = Tokenizer::from_dir(model_dir(files).path()).unwrap_err().to_string();

@@ -51,9 +51,9 @@ impl Decoder {
         self.config.vocab_size as usize
     }
 
-    /// The most positions that the model was made for.
+    /// The most positions that a sequence may have: see [`checkpoint::ModelConfig::max_positions`].
     pub fn max_positions(&self) -> usize {
-        self.config.max_position_embeddings as usize
+        self.config.max_positions() as usize
     }
 
     /// What the head is for.

@@ -19,7 +19,7 @@ pub(crate) fn multiple_choice(
     tokenizer: &Tokenizer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
-    let questions = rows::questions(task)?;
+    let questions = rows::questions(task, scorer, tokenizer)?;
     let mut answered = Vec::with_capacity(questions.len());
     let mut gold = Vec::with_capacity(questions.len());
     for (idx, question) in questions.iter().enumerate() {
@@ -75,8 +75,13 @@ pub(crate) fn answered(
         Prompt::Text(text) => text.clone(),
         Prompt::Turns(chat) => tokenizer.render_prompt(chat).map_err(failed)?,
     };
-    let alone = tokenizer.encode_prompt(&before).map_err(failed)?;
-    let tokens = tokenizer.encode_prompt(&format!("{before}{answer}")).map_err(failed)?;
+    let alone = rows::encoded(prompt, tokenizer).map_err(failed)?;
+    let whole = format!("{before}{answer}");
+    let tokens = match prompt {
+        Prompt::Text(_) => tokenizer.encode_prompt(&whole),
+        Prompt::Turns(_) => tokenizer.encode(&whole),
+    };
+    let tokens = tokens.map_err(failed)?;
     // A tokenizer may join the prompt's end with the answer's beginning: the answer then begins where the two differ.
     let shared = alone.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
     let answer_from = shared.min(tokens.len().saturating_sub(1)).max(1);

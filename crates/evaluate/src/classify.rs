@@ -13,7 +13,7 @@ pub(crate) fn classify(
     tokenizer: &Tokenizer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
-    let questions = rows::questions(task)?;
+    let questions = rows::questions(task, scorer, tokenizer)?;
     let labels = if task.labels.is_empty() {
         labels_of(&questions)
     } else {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use data::{Prompt, Tokenizer};
+use data::Tokenizer;
 
 use crate::{Drawing, Error, Result, Scorer, Task, TaskReport, rows};
 
@@ -15,7 +15,7 @@ pub(crate) fn exact_match(
     tokenizer: &Tokenizer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
-    let questions = rows::questions(task)?;
+    let questions = rows::questions(task, scorer, tokenizer)?;
     let mixes = rows::mixes(task, scorer, questions.iter().map(|question| question.adapter.as_ref()))?;
     let failed = |row: usize, source| Error::Text {
         path: task.data.clone(),
@@ -23,30 +23,21 @@ pub(crate) fn exact_match(
         source,
     };
     let (mut exact, mut f1) = (0, 0.0);
-    for (batch, rows) in questions.chunks(BATCH).enumerate() {
+    for (batch, part) in questions.chunks(BATCH).enumerate() {
         let first = batch * BATCH;
-        let prompts = rows
-            .iter()
-            .enumerate()
-            .map(|(at, question)| {
-                let text = match &question.prompt {
-                    Prompt::Text(text) => text.clone(),
-                    Prompt::Turns(chat) => tokenizer
-                        .render_prompt(chat)
-                        .map_err(|source| failed(first + at, source))?,
-                };
-                tokenizer
-                    .encode_prompt(&text)
-                    .map_err(|source| failed(first + at, source))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mixes = mixes.get(first..first + rows.len()).unwrap_or_default();
+        let prompt = |(at, question): (usize, &rows::Question)| -> Result<Vec<u32>> {
+            let tokens = rows::encoded(&question.prompt, tokenizer).map_err(|source| failed(first + at, source))?;
+            rows::fits(task, first + at, &tokens, scorer)?;
+            Ok(tokens)
+        };
+        let prompts = part.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
+        let mixes = mixes.get(first..first + part.len()).unwrap_or_default();
         let greedy = Drawing {
             max_new_tokens: task.max_new_tokens,
             temperature: 0.0,
             seed: 0,
         };
-        for (at, (said, question)) in scorer.answer(&prompts, mixes, &greedy)?.iter().zip(rows).enumerate() {
+        for (at, (said, question)) in scorer.answer(&prompts, mixes, &greedy)?.iter().zip(part).enumerate() {
             let answer = tokenizer
                 .decode(&said.tokens)
                 .map_err(|source| failed(first + at, source))?;
@@ -57,7 +48,7 @@ pub(crate) fn exact_match(
                 .map(|gold| word_f1(gold, &answer))
                 .fold(0.0, f64::max);
         }
-        progress(first + rows.len(), questions.len());
+        progress(first + part.len(), questions.len());
     }
     let rows = questions.len().max(1) as f64;
     Ok(TaskReport {

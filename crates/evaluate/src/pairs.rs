@@ -3,6 +3,8 @@
 //! Replies are cut at `max_length` as in training, and such pairs are counted; a pair of one and the same reply, from the
 //! start or once cut, has no better one: it is counted and left out.
 
+use std::borrow::Cow;
+
 use data::{EncodeConfig, Row, Tokenizer, encode};
 use tensor_core::Mix;
 
@@ -23,8 +25,9 @@ pub(crate) fn pairs(
     // Pairs of two different replies, and how many were cut.
     let (mut kept, mut cut) = (Vec::new(), 0);
     let count = dataset.len().min(task.max_rows.unwrap_or(usize::MAX));
+    let form = rows::form(scorer, tokenizer);
     for idx in 0..count {
-        let row = dataset.row(idx);
+        let row = &*form.map_or(Cow::Borrowed(dataset.row(idx)), |form| form.of_row(dataset.row(idx)));
         if !matches!(row, Row::Preference { .. }) {
             return Err(rows::refused(
                 task,

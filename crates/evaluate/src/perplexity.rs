@@ -20,28 +20,23 @@ pub(crate) fn perplexity(
     tokenizer: &Tokenizer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<TaskReport> {
-    let texts = rows::texts(task, tokenizer)?;
+    let texts = rows::texts(task, scorer, tokenizer)?;
     let (mut bytes, mut used) = (0, 0);
-    let row_mixes = rows::mixes(task, scorer, texts.iter().map(|(_, adapter)| adapter.as_ref()))?;
+    let row_mixes = rows::mixes(task, scorer, texts.iter().map(|whole| whole.adapter.as_ref()))?;
     let (mut windows, mut mixes) = (Vec::new(), Vec::new());
-    for (row, (text, _)) in texts.iter().enumerate() {
-        let tokens = tokenizer.encode_prompt(text).map_err(|source| Error::Text {
-            path: task.data.clone(),
-            row: row + 1,
-            source,
-        })?;
+    for (row, rows::Whole { text, tokens, .. }) in texts.iter().enumerate() {
         if tokens.len() < 2 {
             continue;
         }
         used += 1;
         // The first token of a text is not predicted, unless a BOS token stands before it: nor do its bytes count.
         bytes += text.len()
-            - unpredicted(text, &tokens, tokenizer).map_err(|source| Error::Text {
+            - unpredicted(text, tokens, tokenizer).map_err(|source| Error::Text {
                 path: task.data.clone(),
                 row: row + 1,
                 source,
             })?;
-        windows.extend(split(&tokens, task.max_length, task.stride.unwrap_or(task.max_length)));
+        windows.extend(split(tokens, task.max_length, task.stride.unwrap_or(task.max_length)));
         if let Some(mix) = row_mixes.get(row) {
             mixes.resize(windows.len(), mix.clone());
         }
@@ -79,7 +74,7 @@ pub(crate) fn perplexity(
 /// The bytes of `text` that no token of its `tokens` predicts: its first token's, if that is no BOS token.
 pub fn unpredicted(text: &str, tokens: &[u32], tokenizer: &Tokenizer) -> Result<usize, Problem> {
     let pieces = tokenizer.encode_pieces(text)?;
-    let starts_with_bos = tokens.len() > pieces.tokens.len();
+    let starts_with_bos = !tokens.starts_with(&pieces.tokens);
     Ok(match pieces.bytes.first() {
         Some(first) if !starts_with_bos => first.end.min(text.len()),
         _ => 0,

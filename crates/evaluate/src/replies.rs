@@ -1,5 +1,6 @@
 //! What the model says: how long it is, what rewards make of it, and how far it lies from the base beneath its adapters.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use data::{Exchange, Prompt, Row, Tokenizer};
@@ -29,7 +30,7 @@ pub(crate) fn replies(
     let dataset = rows::read(task)?;
     let count = dataset.len().min(task.max_rows.unwrap_or(usize::MAX));
     let asked: Vec<Asked> = (0..count)
-        .map(|idx| asked(task, idx, dataset.row(idx), tokenizer))
+        .map(|idx| asked(task, idx, dataset.row(idx), (scorer, tokenizer)))
         .collect::<Result<_>>()?;
     let mixes = rows::mixes(task, scorer, (0..count).map(|idx| dataset.kept(idx, rows::ADAPTER)))?;
     let drawing = Drawing {
@@ -87,7 +88,9 @@ fn failed(task: &Task, idx: usize, source: data::Problem) -> Error {
     }
 }
 
-fn asked(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<Asked> {
+fn asked(task: &Task, idx: usize, row: &Row, (scorer, tokenizer): (&dyn Scorer, &Tokenizer)) -> Result<Asked> {
+    let form = rows::form(scorer, tokenizer);
+    let row = &*form.map_or(Cow::Borrowed(row), |form| form.of_row(row));
     let (prompt, own, extra) = match row {
         Row::PromptOnly { prompt, extra } => (prompt.clone(), None, extra.clone()),
         Row::Prompted(exchange) | Row::Preference { chosen: exchange, .. } | Row::Unpaired { exchange, .. } => {
@@ -98,22 +101,16 @@ fn asked(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<As
             (prompt, Some(exchange.reply_text()), Map::new())
         }
         row => {
-            let question = rows::question_of(task, idx, row)?;
+            let question = rows::question_of(task, idx, row, form)?;
             (question.prompt, question.gold.into_iter().next(), Map::new())
         }
     };
-    let (text, rendered) = match &prompt {
-        Prompt::Text(text) => (text.clone(), text.clone()),
-        Prompt::Turns(chat) => (
-            chat.messages.last().map(data::Message::text).unwrap_or_default(),
-            tokenizer
-                .render_prompt(chat)
-                .map_err(|source| failed(task, idx, source))?,
-        ),
+    let text = match &prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Turns(chat) => chat.messages.last().map(data::Message::text).unwrap_or_default(),
     };
-    let tokens = tokenizer
-        .encode_prompt(&rendered)
-        .map_err(|source| failed(task, idx, source))?;
+    let tokens = rows::encoded(&prompt, tokenizer).map_err(|source| failed(task, idx, source))?;
+    rows::fits(task, idx, &tokens, scorer)?;
     let mut extra = extra;
     if let Some(own) = &own {
         extra.insert("completion".into(), own.clone().into());

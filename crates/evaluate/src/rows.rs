@@ -3,7 +3,9 @@
 //! Shapes that training data has are read by the `data` crate. Beside them: `{input: turns or text, ideal}`, and
 //! `{question, choices, answer}` under names that the task gives.
 
-use data::{Chat, Dataset, Exchange, Message, Prompt, ReadConfig, Row, Tokenizer};
+use std::borrow::Cow;
+
+use data::{Chat, Dataset, Exchange, Message, Prompt, PromptForm, ReadConfig, Row, Tokenizer};
 use serde_json::{Map, Value};
 use tensor_core::Mix;
 
@@ -35,8 +37,12 @@ pub(crate) fn mixes<'r>(
     each.filter_map(Result::transpose).collect()
 }
 
-/// A plain text with its row's `adapter`.
-pub(crate) type Chosen = (String, Option<Value>);
+/// A whole text, its tokens, and its row's `adapter`.
+pub(crate) struct Whole {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) adapter: Option<Value>,
+}
 
 pub(crate) fn read(task: &Task) -> Result<Dataset> {
     let config = ReadConfig {
@@ -47,23 +53,76 @@ pub(crate) fn read(task: &Task) -> Result<Dataset> {
 }
 
 /// Plain texts of a perplexity task: a text column, or a conversation as its template writes it.
-pub(crate) fn texts(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<Chosen>> {
+pub(crate) fn texts(task: &Task, scorer: &dyn Scorer, tokenizer: &Tokenizer) -> Result<Vec<Whole>> {
+    let tokens = |idx: usize, text: &str, is_chat: bool| {
+        // A template writes every token of a conversation itself.
+        let tokens = if is_chat {
+            tokenizer.encode(text)
+        } else {
+            tokenizer.encode_whole(text)
+        };
+        tokens.map_err(|source| Error::Text {
+            path: task.data.clone(),
+            row: idx + 1,
+            source,
+        })
+    };
     if let Some(field) = &task.text_field {
         return objects(task)?
             .iter()
             .enumerate()
             .map(|(idx, row)| {
-                Ok((
-                    text_of(task, idx, row, field)?,
-                    row.get(ADAPTER).filter(|chosen| !chosen.is_null()).cloned(),
-                ))
+                let text = text_of(task, idx, row, field)?;
+                Ok(Whole {
+                    tokens: tokens(idx, &text, false)?,
+                    text,
+                    adapter: row.get(ADAPTER).filter(|chosen| !chosen.is_null()).cloned(),
+                })
             })
             .collect();
     }
     let dataset = read(task)?;
     let rows = dataset.rows().take(task.max_rows.unwrap_or(usize::MAX)).enumerate();
-    rows.map(|(idx, row)| Ok((whole(task, idx, row, tokenizer)?, dataset.kept(idx, ADAPTER).cloned())))
-        .collect()
+    let form = form(scorer, tokenizer);
+    rows.map(|(idx, row)| {
+        let row = form.map_or(Cow::Borrowed(row), |form| form.of_row(row));
+        let text = whole(task, idx, &row, tokenizer)?;
+        Ok(Whole {
+            tokens: tokens(idx, &text, row.gives_turns() == Some(true))?,
+            text,
+            adapter: dataset.kept(idx, ADAPTER).cloned(),
+        })
+    })
+    .collect()
+}
+
+/// How plain prompts are given: as the scorer says, but as texts where there is no template for turns.
+pub(crate) fn form(scorer: &dyn Scorer, tokenizer: &Tokenizer) -> Option<PromptForm> {
+    match (scorer.prompt_form(), tokenizer.templates().choose(false)) {
+        (Some(_), None) => Some(PromptForm::Text),
+        (form, _) => form,
+    }
+}
+
+/// The tokens of a prompt, as the model reads it before it answers.
+pub(crate) fn encoded(prompt: &Prompt, tokenizer: &Tokenizer) -> std::result::Result<Vec<u32>, data::Problem> {
+    match prompt {
+        Prompt::Text(text) => tokenizer.encode_prompt(text),
+        Prompt::Turns(chat) => tokenizer.encode_chat(chat),
+    }
+}
+
+/// Refuses a prompt that leaves the model no position for an answer.
+pub(crate) fn fits(task: &Task, idx: usize, tokens: &[u32], scorer: &dyn Scorer) -> Result<()> {
+    match scorer.max_positions() {
+        Some(positions) if tokens.len() >= positions => Err(refused(
+            task,
+            idx,
+            &format!("a prompt of fewer tokens than the model's {positions} positions"),
+            &format!("{} tokens", tokens.len()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn whole(task: &Task, idx: usize, row: &Row, tokenizer: &Tokenizer) -> Result<String> {
@@ -105,14 +164,18 @@ fn render(task: &Task, idx: usize, chat: &Chat, tokenizer: &Tokenizer) -> Result
 }
 
 /// Questions of every other task.
-pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
+pub(crate) fn questions(task: &Task, scorer: &dyn Scorer, tokenizer: &Tokenizer) -> Result<Vec<Question>> {
+    questions_in(task, form(scorer, tokenizer))
+}
+
+fn questions_in(task: &Task, form: Option<PromptForm>) -> Result<Vec<Question>> {
     let named = task.question_field.is_some() || task.choices_field.is_some() || task.answer_field.is_some();
     let rows = objects(task)?;
     if named || (task.shape.is_none() && rows.first().is_some_and(is_raw)) {
         return rows
             .iter()
             .enumerate()
-            .map(|(idx, row)| raw_question(task, idx, row))
+            .map(|(idx, row)| raw_question(task, idx, row, form))
             .collect();
     }
     let dataset = read(task)?;
@@ -120,7 +183,7 @@ pub(crate) fn questions(task: &Task) -> Result<Vec<Question>> {
     rows.map(|(idx, row)| {
         Ok(Question {
             adapter: dataset.kept(idx, ADAPTER).cloned(),
-            ..question_of(task, idx, row)?
+            ..question_of(task, idx, row, form)?
         })
     })
     .collect()
@@ -130,7 +193,8 @@ fn is_raw(row: &Map<String, Value>) -> bool {
     row.get("ideal").is_some() || (row.get("question").is_some() && row.get("answer").is_some())
 }
 
-pub(crate) fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question> {
+pub(crate) fn question_of(task: &Task, idx: usize, row: &Row, form: Option<PromptForm>) -> Result<Question> {
+    let row = &*form.map_or(Cow::Borrowed(row), |form| form.of_row(row));
     // What follows a plain prompt follows it exactly, spaces included; a turn is trimmed as templates trim it.
     let (prompt, gold) = match row {
         Row::Chat(chat) => {
@@ -163,7 +227,7 @@ pub(crate) fn question_of(task: &Task, idx: usize, row: &Row) -> Result<Question
                 data::Label::Id(id) => id.to_string(),
                 data::Label::Name(name) => name.clone(),
             };
-            (Prompt::Turns(user(text)), gold)
+            (asked(text, form), gold)
         }
         other => {
             return Err(refused(task, idx, "a prompt with its right answer", other.kind()));
@@ -188,7 +252,7 @@ const BESIDE_QUESTION: [&str; 7] = [
     "premise",
 ];
 
-fn raw_question(task: &Task, idx: usize, row: &Map<String, Value>) -> Result<Question> {
+fn raw_question(task: &Task, idx: usize, row: &Map<String, Value>, form: Option<PromptForm>) -> Result<Question> {
     let says = |name: &str| row.get(name).filter(|value| !(value.is_null() || *value == ""));
     let named = |option: &Option<String>, usual: &[&str]| -> Option<String> {
         match option {
@@ -220,7 +284,10 @@ fn raw_question(task: &Task, idx: usize, row: &Map<String, Value>) -> Result<Que
         row: idx + 1,
         source,
     })?;
-    let prompt = Prompt::Turns(chat);
+    let prompt = match (form, chat.messages.as_slice()) {
+        (Some(PromptForm::Text), [only]) if row[&asked].is_string() => Prompt::Text(only.text()),
+        _ => Prompt::Turns(chat),
+    };
     let choices: Vec<String> = match field(&task.choices_field, &["choices"]) {
         Some(Value::Array(choices)) => choices.iter().map(plain).collect(),
         // A cell of a table holds the list as JSON.
@@ -266,11 +333,9 @@ fn raw_question(task: &Task, idx: usize, row: &Map<String, Value>) -> Result<Que
     })
 }
 
-fn user(text: &str) -> Chat {
-    Chat {
-        messages: vec![Message::new("user", text)],
-        ..Chat::default()
-    }
+/// A question as the model is asked; a turn where nothing says otherwise.
+fn asked(text: &str, form: Option<PromptForm>) -> Prompt {
+    form.unwrap_or(PromptForm::Turn).of(Prompt::Text(text.to_owned()))
 }
 
 fn plain(value: &Value) -> String {
@@ -327,7 +392,7 @@ mod tests {
         let suite = home.path().join("suite.toml");
         let task = format!("[[task]]\nname = \"t\"\nkind = \"exact_match\"\ndata = \"{name}\"\n{more}");
         std::fs::write(&suite, task).expect("a file");
-        questions(&Suite::load(&suite)?.tasks[0])
+        questions_in(&Suite::load(&suite)?.tasks[0], None)
     }
 
     fn turns(question: &Question) -> Vec<String> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use data::PromptForm;
 use decoder::{Decoder, GenerateOptions, Sampler};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
@@ -28,6 +29,16 @@ pub trait Scorer {
     fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
         let _ = chosen;
         Ok(None)
+    }
+
+    /// How prompts that are plain texts are given to it; by default as the rows' shape has them.
+    fn prompt_form(&self) -> Option<PromptForm> {
+        None
+    }
+
+    /// The most positions that a row may have; no limit by default.
+    fn max_positions(&self) -> Option<usize> {
+        None
     }
 
     /// Who judges replies; nobody by default.
@@ -92,6 +103,10 @@ pub struct Verdict {
 }
 
 impl Scorer for Decoder {
+    fn max_positions(&self) -> Option<usize> {
+        Some(Decoder::max_positions(self))
+    }
+
     fn log_probs(&self, tokens: &[u32], documents: &Documents) -> Result<Vec<f32>> {
         Ok(self.token_log_probs(tokens, documents)?)
     }

@@ -171,6 +171,18 @@ impl Task {
     }
 }
 
+impl Task {
+    /// The same task for a model of so many positions.
+    pub(crate) fn within(&self, positions: Option<usize>) -> Self {
+        let max_length = self.max_length.min(positions.unwrap_or(usize::MAX)).max(2);
+        Self {
+            max_length,
+            stride: self.stride.map(|stride| stride.min(max_length)),
+            ..self.clone()
+        }
+    }
+}
+
 impl Suite {
     /// Reads a suite; its data paths are made relative to the working directory.
     pub fn load(path: &Path) -> Result<Self> {

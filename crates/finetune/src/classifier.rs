@@ -78,7 +78,7 @@ pub fn input(row: &Row, loaded: &Loaded) -> Result<Input> {
     let classes = classes(loaded.model.head_kind());
     let (documents, label) = match (row, classes) {
         (Row::Labelled { text, label }, Some(classes)) => (
-            vec![tokenizer.encode_prompt(text)?],
+            vec![tokenizer.encode_whole(text)?],
             Some(label.number(classes)? as usize),
         ),
         (
@@ -89,7 +89,7 @@ pub fn input(row: &Row, loaded: &Loaded) -> Result<Input> {
                 ..
             },
             _,
-        ) => (vec![tokenizer.encode_prompt(text)?], None),
+        ) => (vec![tokenizer.encode_whole(text)?], None),
         (_, Some(_)) => bail!(
             "wanted a row with a `text` to classify, found one of another kind\n\
              hint: give rows {{\"text\": …}}, with a `label` to be compared with or without one"

@@ -2,14 +2,16 @@
 
 mod adapter;
 mod missing;
+mod prompt_format;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
-use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, SpecialTokens, Tokenizer};
+use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, Tokenizer};
 use decoder::{Decoder, ExpertsSource, Sources, projection_paths};
 use lora::AdapterNames;
 use quant::Quantizing;
@@ -20,12 +22,15 @@ use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::experts::RouterOptions;
 use crate::machine::{Machine, MachineArgs};
 use crate::output;
+use crate::prompts::Form;
 use crate::provenance::{self, Base};
 use crate::quantised::{Against, Quantisation};
 use crate::recipe::ModelConfig;
 
 pub(crate) use adapter::labels_of;
 pub use adapter::{Adapter, Attached, LABELS, save_adapter};
+pub use prompt_format::PromptFormat;
+pub(crate) use tokens::templates_in;
 
 /// A model with, perhaps, an adapter: flags of every verb that loads one.
 #[derive(clap::Args, Clone, Debug)]
@@ -60,6 +65,8 @@ pub struct Loaded {
     pub source: Source,
     /// The adapters in it that rows may choose among.
     pub adapters: Option<AdapterNames>,
+    /// How it is given prompts that are plain texts, where that is settled.
+    pub form: Option<Form>,
 }
 
 impl Loaded {
@@ -83,6 +90,7 @@ impl ModelArgs {
             Some(folder) => source.with_templates_in(folder)?,
             None => source,
         };
+        let source = source.with_prompt_format(adapters.prompt_format()?);
         let tokenizer = source.tokenizer()?;
         let packing = Quantisation::under(&adapters.folders(), &source, self.against)?;
         let machine = self.machine.start()?;
@@ -95,6 +103,7 @@ impl ModelArgs {
             tokenizer,
             source,
             adapters,
+            form: None,
         })
     }
 
@@ -112,11 +121,14 @@ impl ModelArgs {
 #[derive(Debug)]
 pub struct Source {
     name: String,
+    /// Its configurations name every token that ends a text, whichever file or template says so.
     dir: ModelDir,
     /// The tokenizer's files, as they are written beside what comes of this model.
     files: TokenizerFiles,
-    /// Chat templates in the place of the model's own: where they come from, and each by its name.
-    templates: Option<(String, BTreeMap<String, String>)>,
+    /// Its tokenizer, or why there is none.
+    tokenizer: Result<Tokenizer, String>,
+    /// How prompts were given to it in training, if that is known.
+    prompt_format: Option<PromptFormat>,
     /// What it is, once that was asked.
     base: OnceLock<Base>,
     /// What stands beside what is made of it, if a run says more than its base.
@@ -131,14 +143,18 @@ impl Source {
         for remark in dir.remarks() {
             output::note(format!("warning: model `{name}`: {remark}"));
         }
-        Ok(Self {
+        let files = dir.tokenizer().clone();
+        let tokenizer = tokens::read(name, &dir);
+        let source = Self {
             name: name.to_owned(),
-            files: dir.tokenizer().clone(),
+            prompt_format: PromptFormat::in_files(&files)?,
+            tokenizer: tokenizer.map_err(|error| format!("{error:#}")),
             dir,
-            templates: None,
+            files,
             base: OnceLock::new(),
             provenance: OnceLock::new(),
-        })
+        };
+        Ok(source.with_all_end_tokens())
     }
 
     /// Finds the model that `name` means; a hub id at `revision`, a branch, a tag or a commit, if one is given.
@@ -193,30 +209,50 @@ impl Source {
             "chatml" => ChatTemplate::chatml()?.source().to_owned(),
             file => std::fs::read_to_string(file).with_context(|| format!("chat template `{file}` cannot be read"))?,
         };
-        self.with_templates(template.to_owned(), BTreeMap::from([("default".to_owned(), text)]))
+        self.with_templates(template, &BTreeMap::from([("default".to_owned(), text)]))
     }
 
-    /// With the chat templates that lie beside `adapter`, if any do: what it was trained with.
+    /// With what `adapter` was trained with, where its folder says: the chat templates, and how prompts were given.
     pub fn with_templates_of(self, adapter: &Adapter) -> Result<Self> {
         provenance::tell_other_base(adapter.path(), &self)?;
-        self.with_templates_in(adapter.path())
+        self.with_templates_in(adapter.path())?
+            .with_prompt_format_in(adapter.path())
     }
 
     pub(crate) fn with_templates_in(self, adapter: &Path) -> Result<Self> {
-        let templates = TokenizerFiles::in_folder(adapter)?.chat_templates()?;
+        let templates = tokens::templates_in(adapter)?;
         if templates.is_empty() {
             Ok(self)
         } else {
-            self.with_templates(adapter.display().to_string(), templates)
+            self.with_templates(&adapter.display().to_string(), &templates)
         }
     }
 
-    fn with_templates(self, place: String, templates: BTreeMap<String, String>) -> Result<Self> {
-        Ok(Self {
-            files: self.files.with_chat_templates(&templates)?,
-            templates: Some((place, templates)),
+    fn with_templates(self, place: &str, templates: &BTreeMap<String, String>) -> Result<Self> {
+        let compiled = templates
+            .iter()
+            .map(|(name, text)| Ok((name.clone(), ChatTemplate::new(place, text)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let source = Self {
+            files: self.files.with_chat_templates(templates)?,
+            tokenizer: self
+                .tokenizer
+                .map(|tokenizer| tokenizer.with_templates(ChatTemplates::named(compiled))),
             ..self
-        })
+        };
+        Ok(source.with_all_end_tokens())
+    }
+
+    /// The tokens that end a text for its tokenizer and its templates end one for its model too.
+    fn with_all_end_tokens(self) -> Self {
+        let ends: Vec<i64> = match &self.tokenizer {
+            Ok(tokenizer) => tokenizer.eos_ids().iter().map(|id| i64::from(*id)).collect(),
+            Err(_) => return self,
+        };
+        Self {
+            dir: self.dir.with_end_tokens(&ends),
+            ..self
+        }
     }
 
     /// The name it was given.
@@ -229,52 +265,48 @@ impl Source {
         &self.dir
     }
 
-    /// Its tokenizer.
+    /// Its tokenizer. Says, once a process, where its files disagree.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = if self.dir.is_gguf() {
-            self.tokenizer_of_gguf()?
-        } else {
-            // Says what to do where there is none.
-            let place = || format!("model `{}` has no tokenizer that can be read", self.name);
-            self.dir.tokenizer().tokenizer_json().with_context(place)?;
-            Tokenizer::from_dir(self.dir.path())?
-        };
-        let Some((place, templates)) = &self.templates else {
-            return Ok(tokenizer);
-        };
-        let compiled = templates
-            .iter()
-            .map(|(name, text)| Ok((name.clone(), ChatTemplate::new(place, text)?)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(tokenizer.with_templates(ChatTemplates::named(compiled)))
+        let tokenizer = self.quiet_tokenizer()?;
+        for note in self.notes() {
+            output::note_once(format!("{}: {note}", self.name));
+        }
+        Ok(tokenizer)
     }
 
-    fn tokenizer_of_gguf(&self) -> Result<Tokenizer> {
-        let files = self.dir.tokenizer();
-        let place = || format!("tokenizer of `{}`", self.dir.path().display());
-        let inner = tokenizers::Tokenizer::from_bytes(files.tokenizer_json()?)
-            .map_err(|error| anyhow::anyhow!("{error}"))
-            .with_context(place)?;
-        let config = files.tokenizer_config()?;
-        // A token is a string, or an object with its string as `content`.
-        let named = config
-            .iter()
-            .filter(|(name, _)| name.ends_with("_token"))
-            .filter_map(|(name, value)| {
-                let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
-                Some((name.as_str(), token))
-            });
-        let mut special = SpecialTokens::new(named);
-        special.more_eos_ids = self
-            .dir
-            .config()
-            .eos_token_ids
-            .iter()
-            .filter_map(|&id| u32::try_from(id).ok())
-            .collect();
-        special.add_bos = config.get("add_bos_token").and_then(Value::as_bool);
-        let template = files.chat_template()?;
-        Ok(Tokenizer::from_parts(inner, special, template.as_deref())?)
+    /// As [`Self::tokenizer`], for whoever shows [`Self::notes`] himself.
+    pub fn quiet_tokenizer(&self) -> Result<Tokenizer> {
+        self.tokenizer.clone().map_err(|text| anyhow!(text))
+    }
+
+    /// Where its files disagree, and which of them counts.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.dir.notes().to_vec();
+        notes.extend(self.tokenizer.iter().flat_map(Tokenizer::notes));
+        notes
+    }
+
+    /// How prompts were given to it in training, if that is known.
+    pub fn prompt_format(&self) -> Option<PromptFormat> {
+        self.prompt_format
+    }
+
+    /// With what lies in an adapter's folder about how its prompts were given.
+    pub fn with_prompt_format_in(self, adapter: &Path) -> Result<Self> {
+        match PromptFormat::in_files(&TokenizerFiles::in_folder(adapter)?)? {
+            Some(format) => Ok(self.with_prompt_format(Some(format))),
+            None => Ok(self),
+        }
+    }
+
+    /// The same model, to which prompts are given like this; it is written beside what comes of it.
+    #[must_use]
+    pub fn with_prompt_format(mut self, format: Option<PromptFormat>) -> Self {
+        if let Some(format) = format {
+            self.files.insert(PromptFormat::FILE, format.to_json().into_bytes());
+            self.prompt_format = Some(format);
+        }
+        self
     }
 
     /// Its weights in memory, nothing of them training.

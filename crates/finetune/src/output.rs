@@ -1,7 +1,8 @@
 //! Standard output: results for people or machines. Messages go to stderr.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -31,6 +32,15 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 /// A message for whoever watches.
 pub fn note(text: impl AsRef<str>) {
     eprintln!("{}", text.as_ref());
+}
+
+/// A message that is shown once in a process, however often it is given.
+pub fn note_once(text: impl AsRef<str>) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.insert(text.as_ref().to_owned()) {
+        note(text);
+    }
 }
 
 /// Whether the reader of our output went away, as `head` does: no failure.

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tensor_core::{Documents, DropoutKey};
 
+use crate::output;
+use crate::prompts::{self, Form};
 use crate::ranges;
-use crate::{output, prompts};
 
 /// Which text is looked at: flags of `prune`, keys of `kind = "prune"`.
 #[derive(clap::Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,7 +75,7 @@ impl Samples {
         if config.nsamples == 0 || config.max_length < 2 {
             bail!("wanted at least one sample (`nsamples`) of two tokens (`max_length`)");
         }
-        let length = config.max_length.min(model.max_position_embeddings as usize);
+        let length = config.max_length.min(model.max_positions() as usize);
         let mut windows = windows(file, length, tokenizer)?;
         // In the order of hashes of their places: a shuffle that a seed names.
         let key = |idx: usize| DropoutKey(config.seed).at(idx as u64).0;
@@ -128,8 +129,9 @@ fn windows(file: &Path, length: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<
     let mut windows = Vec::new();
     for idx in 0..rows.len() {
         let place = || rows.place(idx).to_string();
-        let text = prompts::whole_text(rows.row(idx), tokenizer).with_context(place)?;
-        let tokens = tokenizer.encode_prompt(&text).with_context(place)?;
+        let tokens = prompts::whole(rows.row(idx), Form::Plain, tokenizer)
+            .with_context(place)?
+            .tokens;
         let parts = tokens.chunks(length).filter(|part| part.len() > 1);
         windows.extend(parts.map(<[u32]>::to_vec));
     }

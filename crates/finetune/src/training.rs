@@ -71,9 +71,15 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     };
     let source = record::open_base(&recipe.model, earlier.as_ref())?;
     recipe.fits(source.dir())?;
+    sets::within_positions(&mut recipe, &source);
     let time = record::time(earlier.as_ref())?;
     let tokenizer = source.tokenizer()?.at_time(time)?;
     let sets = Sets::read(&recipe, &tokenizer)?;
+    let format = match recipe.objective.has_rollouts() {
+        true => rollouts::prompt_format(&recipe)?,
+        false => sets.prompt_format(),
+    };
+    let source = source.with_prompt_format(format);
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
     let mut record = Record::of(&recipe, (&source, &tokenizer), machine, &open, time)?;
     if begin == Begin::Resume {

@@ -62,7 +62,7 @@ pub fn gguf(bytes: &[u8]) {
         }
         if let Ok(model) = ModelDir::open(&path) {
             let _ = model.tokenizer().tokenizer_json();
-            let _ = model.tokenizer().chat_templates();
+            let _ = model.tokenizer().tokenizer_config();
         }
     });
 }

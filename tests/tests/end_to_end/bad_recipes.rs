@@ -243,8 +243,8 @@ fn a_prompt_longer_than_the_context_is_refused() {
     finetune(&home, &["score", "--model", &model, "--data", &rows]).refuses(&Refusal {
         place: &format!("`{rows}` line 2"),
         wanted: "the model sees 128 positions",
-        found: "the text has ",
-        hint: "split it into several rows",
+        found: "1 of 2 rows are longer",
+        hint: "split each into several rows",
     });
 }
 

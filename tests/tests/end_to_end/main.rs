@@ -8,6 +8,7 @@ mod cases_artefacts;
 mod cases_learning;
 mod cases_rows;
 mod cases_runs;
+mod cases_tokens;
 mod cases_weights;
 mod chatting;
 mod command;

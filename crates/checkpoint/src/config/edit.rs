@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use super::{Family, LayerKind, ModelConfig, Output};
-use crate::{PackedCode, python_json};
+use crate::PackedCode;
 
 /// The generation of Transformers whose words a `config.json` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,18 +192,23 @@ impl ModelConfig {
         text
     }
 
-    /// Takes in the end tokens of a `generation_config.json`.
-    pub(crate) fn add_eos(&mut self, generation: &Map<String, Value>) {
-        let ids = match generation.get("eos_token_id") {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
-            Some(id) => id.as_i64().into_iter().collect(),
-            None => Vec::new(),
-        };
+    /// Takes in the end tokens that another place names.
+    #[must_use]
+    pub fn with_end_tokens(mut self, ids: impl IntoIterator<Item = i64>) -> Self {
         for id in ids {
             if !self.eos_token_ids.contains(&id) {
                 self.eos_token_ids.push(id);
             }
         }
+        self
+    }
+
+    /// The same configuration with these end tokens written in its file.
+    #[must_use]
+    pub fn with_written_end_tokens(mut self, ids: &[i64]) -> Self {
+        self.set("eos_token_id", ids_as_json(ids));
+        self.eos_token_ids = ids.to_vec();
+        self
     }
 
     /// Sets a key; a new one goes where a sorted file would have it.
@@ -218,6 +223,15 @@ impl ModelConfig {
             false => self.raw.len(),
         };
         self.raw.shift_insert(at, key.to_owned(), value);
+    }
+}
+
+/// One id bare, several as a list, as Transformers writes them.
+pub(crate) fn ids_as_json(ids: &[i64]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [id] => json!(id),
+        ids => json!(ids),
     }
 }
 

@@ -24,7 +24,7 @@ impl<'a> Fields<'a> {
     /// A count greater than 0.
     pub(super) fn count(&self, key: &str) -> Result<Option<i64>> {
         self.read(key, "a whole number above 0", |value| {
-            value.as_i64().filter(|count| *count > 0)
+            whole(value).filter(|count| *count > 0)
         })
     }
 
@@ -73,11 +73,11 @@ impl<'a> Fields<'a> {
             Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(ids)) => ids
                 .iter()
-                .map(|id| id.as_i64().ok_or_else(|| self.wrong(key, "token ids", &id.to_string())))
+                .map(|id| token_id(id).ok_or_else(|| self.wrong(key, "token ids", &short(id))))
                 .collect(),
-            Some(id) => match id.as_i64() {
+            Some(id) => match token_id(id) {
                 Some(id) => Ok(vec![id]),
-                None => Err(self.wrong(key, "a token id or a list of them", &id.to_string())),
+                None => Err(self.wrong(key, "a token id or a list of them", &short(id))),
             },
         }
     }
@@ -114,9 +114,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A whole number, also where it is written as `32.0`.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    // Above this not every whole number is a float.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || {
+        value
+            .as_f64()
+            .filter(|float| float.fract() == 0.0 && float.abs() < EXACT)
+    };
+    value.as_i64().or_else(|| float().map(|float| float as i64))
+}
+
+fn token_id(value: &Value) -> Option<i64> {
+    whole(value).filter(|id| u32::try_from(*id).is_ok())
+}
+
 /// The value as JSON, cut where it would fill the screen.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
+    let text = python_json::shown(value);
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

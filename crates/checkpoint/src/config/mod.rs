@@ -11,12 +11,15 @@ mod parse;
 mod rope;
 mod tensors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tch::Kind;
 
+use crate::Result;
+
 pub use edit::Dialect;
+pub(crate) use edit::ids_as_json;
 pub use experts::{ExpertNames, ExpertsConfig};
 pub use rope::{Rope, RopeScaling};
 
@@ -141,7 +144,39 @@ pub struct ModelConfig {
     raw: Map<String, Value>,
 }
 
+/// The token ids under `key` of a file's object: one, a list, or none.
+pub(crate) fn token_ids(path: &Path, object: &Map<String, Value>, key: &str) -> Result<Vec<i64>> {
+    let fields = fields::Fields {
+        path,
+        object,
+        prefix: "",
+    };
+    fields.tokens(key, &[])
+}
+
 impl ModelConfig {
+    /// The most positions that a sequence may have: those it was made for, times what its RoPE is stretched by where
+    /// `max_position_embeddings` is the length before that.
+    ///
+    /// Transformers wants `max_position_embeddings` unchanged beside `linear` and `yarn`; Llama 3 and Gemma 3 count it
+    /// after the stretch.
+    pub fn max_positions(&self) -> i64 {
+        let written = self.max_position_embeddings;
+        let stretched = match (&self.rope.scaling, self.family) {
+            (RopeScaling::Linear { factor }, family) if family != Family::Gemma3 => written as f64 * factor,
+            (
+                RopeScaling::Yarn {
+                    factor,
+                    original_max_position_embeddings,
+                    ..
+                },
+                _,
+            ) => original_max_position_embeddings * factor,
+            _ => 0.0,
+        };
+        written.max(stretched as i64)
+    }
+
     /// The RoPE of layers of this kind.
     pub fn rope_of(&self, kind: LayerKind) -> &Rope {
         match kind {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::fields::Fields;
+use super::fields::{Fields, whole};
 use super::layers::layers_of;
 use super::{Activation, Family, LayerKind, ModelConfig, Output, experts, rope};
 use crate::{Error, Result};
@@ -87,13 +87,15 @@ impl ModelConfig {
     /// Reads a `config.json` file.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        Self::from_object(path, serde_json::from_slice(&text).map_err(Error::json(path))?)
+        let object = python_json::from_slice(&text).map_err(Error::json(path))?;
+        Self::from_object(path, object).map_err(|error| error.in_text(&text))
     }
 
     /// Reads the object of a `config.json`; `path` is named in errors.
     pub fn from_object(path: &Path, raw: Map<String, Value>) -> Result<Self> {
         let is_of_multimodal = raw.get("text_config").is_some();
-        let (family, output, raw) = identify(path, raw)?;
+        let (family, output, mut raw) = identify(path, raw)?;
+        counts_as_whole_numbers(&mut raw);
         let fields = Fields {
             path,
             object: &raw,
@@ -182,6 +184,19 @@ impl ModelConfig {
             path: path.to_owned(),
             raw,
         })
+    }
+}
+
+/// Sizes and ids that some tool wrote as `32.0` become `32`, which every reader understands.
+fn counts_as_whole_numbers(raw: &mut Map<String, Value>) {
+    for (key, value) in raw {
+        let is_count = key.starts_with("num_")
+            || ["_size", "_dim", "_window", "_embeddings", "_token_id"]
+                .iter()
+                .any(|end| key.ends_with(end));
+        if let Some(count) = whole(value).filter(|_| is_count && value.is_f64()) {
+            *value = json!(count);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use cursor::Cursor;
 pub use dequantise::GgufType;
 pub use metadata::MetadataValue;
 pub(crate) use names::{Layout, hugging_face};
-pub(crate) use tokenizer::tokenizer_files;
+pub(crate) use tokenizer::{FromMetadata, tokenizer_files};
 
 /// A tensor's place in a GGUF file.
 #[derive(Clone, Debug)]

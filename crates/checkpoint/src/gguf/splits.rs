@@ -9,6 +9,11 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// GPT-2's own, which the others grew from.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// What llama.cpp splits by where a file names nothing, one after the other: `LLAMA_VOCAB_PRE_TYPE_DEFAULT`.
+const UNNAMED: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"];
+
 /// How one vocabulary treats text.
 pub(super) struct Split {
     /// The `pre_tokenizer` of its `tokenizer.json`.
@@ -30,13 +35,15 @@ pub(super) fn named(pre: &str) -> Option<Split> {
         add_bos: false,
     };
     Some(match pre {
-        "default" | "gpt-2" | "gpt2" => split(byte_level(true)),
+        "default" => split(regexes(&UNNAMED)),
+        "gpt-2" | "gpt2" | "phi-2" => split(byte_level(true)),
         // Deviation: Transformers' GGUF reader leaves out the digits' split that these models were trained with.
         "smollm" => split(sequence(&[
             json!({"type": "Digits", "individual_digits": true}),
             byte_level(true),
         ])),
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" => Split {
+        "smaug-bpe" => split(regex(LLAMA3)),
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => Split {
             ignore_merges: true,
             add_bos: true,
             ..split(regex(LLAMA3))
@@ -66,6 +73,15 @@ fn sequence(parts: &[Value]) -> Value {
 }
 
 fn regex(pattern: &str) -> Value {
-    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    sequence(&[split, byte_level(false)])
+    regexes(&[pattern])
+}
+
+/// Every piece of one pattern is split by the next.
+fn regexes(patterns: &[&str]) -> Value {
+    let splits = patterns.iter().map(
+        |pattern| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false}),
+    );
+    let mut parts: Vec<Value> = splits.collect();
+    parts.push(byte_level(false));
+    sequence(&parts)
 }

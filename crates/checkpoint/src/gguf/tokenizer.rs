@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::{Gguf, MetadataValue, splits};
-use crate::{Error, Result, TokenizerFiles, python_json};
+use crate::{Error, Result, TokenizerFiles};
 
 /// `tokenizer.ggml.token_type`: a token with a function, never made by merging.
 const CONTROL: i64 = 3;
@@ -33,8 +33,18 @@ struct Vocabulary<'a> {
     types: Vec<i64>,
 }
 
-/// The tokenizer's files, and the ids of all tokens that end a text.
-pub(crate) fn tokenizer_files(file: &Gguf) -> Result<(TokenizerFiles, Vec<i64>)> {
+/// What a file says of its tokenizer.
+pub(crate) struct FromMetadata {
+    /// As a Hugging Face directory has it.
+    pub(crate) files: TokenizerFiles,
+    /// The ids of all tokens that end a text.
+    pub(crate) ends: Vec<i64>,
+    /// What its user must know.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The tokenizer's files, its end tokens, and what is doubtful of them.
+pub(crate) fn tokenizer_files(file: &Gguf) -> Result<FromMetadata> {
     let vocabulary = vocabulary(file)?;
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let (mut json, default_bos) = match file.text(&key("model")) {
@@ -90,7 +100,20 @@ pub(crate) fn tokenizer_files(file: &Gguf) -> Result<(TokenizerFiles, Vec<i64>)>
             true
         }
     });
-    Ok((files, ends))
+    let guessed = file.text(&key("model")) == Some("gpt2") && file.text(&key("pre")).is_none();
+    let notes = guessed.then(|| {
+        format!(
+            "`{}` does not say how its tokenizer splits text (`tokenizer.ggml.pre`): split as llama.cpp splits such files, \
+             which may not be how the model was trained\n\
+             hint: convert the model to GGUF again with a newer converter, or use its Hugging Face directory",
+            file.path().display()
+        )
+    });
+    Ok(FromMetadata {
+        files,
+        ends,
+        notes: notes.into_iter().collect(),
+    })
 }
 
 fn vocabulary(file: &Gguf) -> Result<Vocabulary<'_>> {

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::config::ModelConfig;
+use crate::config::{self, ModelConfig, ids_as_json};
 use crate::finite;
 use crate::gguf::{self, Gguf, Layout};
 use crate::safetensors::near;
 use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
+use save::generation_with_ends;
 pub use save::{Existing, SaveOptions, save_model};
 use shards::Shards;
 pub(crate) use shards::shards_of;
@@ -26,10 +27,23 @@ pub struct ModelDir {
     path: PathBuf,
     config: ModelConfig,
     generation_config: Option<Map<String, Value>>,
+    /// Both as the files have them.
+    as_read: (ModelConfig, Option<Map<String, Value>>),
+    end_tokens: Vec<NamedEnds>,
     tokenizer: TokenizerFiles,
     weights: Weights,
     names: Vec<String>,
     unexpected: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// A file that names end tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedEnds {
+    /// Its name, such as `generation_config.json`.
+    pub place: &'static str,
+    /// The ids.
+    pub ids: Vec<i64>,
 }
 
 #[derive(Debug)]
@@ -75,21 +89,24 @@ impl ModelDir {
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
-        let mut config = ModelConfig::open(&path.join("config.json"))?;
+        let config = ModelConfig::open(&path.join("config.json"))?;
         let generation = path.join("generation_config.json");
-        let generation_config = match generation.is_file() {
-            true => {
-                let text = std::fs::read(&generation).map_err(Error::io(&generation, "read"))?;
-                Some(serde_json::from_slice(&text).map_err(Error::json(&generation))?)
-            }
-            false => None,
-        };
-        if let Some(generation) = &generation_config {
-            config.add_eos(generation);
+        let mut end_tokens = vec![NamedEnds {
+            place: "config.json",
+            ids: config.eos_token_ids.clone(),
+        }];
+        let mut generation_config = None;
+        if generation.is_file() {
+            let (object, ids) = read_generation(&generation)?;
+            generation_config = Some(object);
+            end_tokens.push(NamedEnds {
+                place: "generation_config.json",
+                ids,
+            });
         }
         let weights = Weights::Shards(Shards::open(path, config.family)?);
         let tokenizer = TokenizerFiles::in_folder(path)?;
-        Self::checked(path, config, generation_config, tokenizer, weights)
+        Self::checked(path, config, (generation_config, end_tokens), tokenizer, weights)
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -101,17 +118,24 @@ impl ModelDir {
                 hint: "join them with llama.cpp's `gguf-split --merge`".into(),
             });
         }
-        let mut config = ModelConfig::from_object(path, gguf::config_json(&file)?)?;
-        let (tokenizer, ends) = gguf::tokenizer_files(&file)?;
+        let config = ModelConfig::from_object(path, gguf::config_json(&file)?)?;
+        let gguf::FromMetadata {
+            files: tokenizer,
+            ends,
+            notes,
+        } = gguf::tokenizer_files(&file)?;
         let mut generation = Map::new();
         if let Some(bos) = config.bos_token_id {
             generation.insert("bos_token_id".into(), json!(bos));
         }
-        generation.insert("eos_token_id".into(), json!(ends));
+        generation.insert("eos_token_id".into(), ids_as_json(&ends));
         if let Some(pad) = config.pad_token_id {
             generation.insert("pad_token_id".into(), json!(pad));
         }
-        config.add_eos(&generation);
+        let end_tokens = vec![NamedEnds {
+            place: "the file's metadata",
+            ids: ends,
+        }];
         let mut of = BTreeMap::new();
         for name in file.tensors().keys() {
             match gguf::hugging_face(name, &config) {
@@ -123,7 +147,11 @@ impl ModelDir {
                 None => return Err(left_over(path, name)),
             }
         }
-        let model = Self::checked(path, config, Some(generation), tokenizer, Weights::Gguf { file, of })?;
+        let named = (Some(generation), end_tokens);
+        let model = Self {
+            notes,
+            ..Self::checked(path, config, named, tokenizer, Weights::Gguf { file, of })?
+        };
         // A bias or norm that the family does not have would be left out of the sum without a word.
         match model.unexpected.first() {
             Some(name) => Err(left_over(path, name)),
@@ -134,18 +162,22 @@ impl ModelDir {
     fn checked(
         path: &Path,
         config: ModelConfig,
-        generation_config: Option<Map<String, Value>>,
+        (generation_config, end_tokens): (Option<Map<String, Value>>, Vec<NamedEnds>),
         tokenizer: TokenizerFiles,
         weights: Weights,
     ) -> Result<Self> {
+        let config = config.with_end_tokens(end_tokens.iter().flat_map(|named| named.ids.clone()));
         let mut model = Self {
             path: path.to_owned(),
+            as_read: (config.clone(), generation_config.clone()),
             config,
             generation_config,
+            end_tokens,
             tokenizer,
             weights,
             names: Vec::new(),
             unexpected: Vec::new(),
+            notes: Vec::new(),
         };
         for (name, wanted) in model.config.tensors() {
             let found = model.shape(&name).ok_or_else(|| model.no_tensor(&name))?;
@@ -189,6 +221,32 @@ impl ModelDir {
         &self.config
     }
 
+    /// The files that name end tokens, and which; a file that could and does not names none.
+    pub fn end_tokens(&self) -> &[NamedEnds] {
+        &self.end_tokens
+    }
+
+    /// The same model, which also stops at these tokens: what its tokenizer or its chat template ends a text with.
+    ///
+    /// Its configurations name all of them, so that whatever is made of it stops at them elsewhere too.
+    #[must_use]
+    pub fn with_end_tokens(mut self, ids: &[i64]) -> Self {
+        let (mut config, generation) = self.as_read.clone();
+        self.generation_config = generation;
+        let is_new = ids.iter().any(|id| !config.eos_token_ids.contains(id));
+        config = config.with_end_tokens(ids.iter().copied());
+        let all = config.eos_token_ids.clone();
+        if is_new {
+            config = config.with_written_end_tokens(&all);
+        }
+        let last = self.end_tokens.iter().rev().find(|named| !named.ids.is_empty());
+        if all.iter().any(|id| last.is_none_or(|named| !named.ids.contains(id))) {
+            self.generation_config = Some(generation_with_ends(self.generation_config.as_ref(), &config, &all));
+        }
+        self.config = config;
+        self
+    }
+
     /// The `generation_config.json`, or what a GGUF file says of it.
     pub fn generation_config(&self) -> Option<&Map<String, Value>> {
         self.generation_config.as_ref()
@@ -212,6 +270,11 @@ impl ModelDir {
     /// Tensors that the files hold and this configuration has no use for.
     pub fn unexpected(&self) -> &[String] {
         &self.unexpected
+    }
+
+    /// What is doubtful in the files, for whoever uses the model.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether the files hold a tensor `name`.
@@ -321,6 +384,14 @@ impl ModelDir {
             near,
         }
     }
+}
+
+/// A `generation_config.json` and the end tokens in it.
+fn read_generation(path: &Path) -> Result<(Map<String, Value>, Vec<i64>)> {
+    let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let object: Map<String, Value> = python_json::from_slice(&text).map_err(Error::json(path))?;
+    let ids = config::token_ids(path, &object, "eos_token_id").map_err(|error| error.in_text(&text))?;
+    Ok((object, ids))
 }
 
 /// The GGUF file of a folder: `model.gguf`, else the only one.

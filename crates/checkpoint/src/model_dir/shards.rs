@@ -242,7 +242,7 @@ pub(crate) fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
 /// Tensor to file, of an index.
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    let index: Map<String, Value> = serde_json::from_slice(&text).map_err(Error::json(path))?;
+    let index: Map<String, Value> = python_json::from_slice(&text).map_err(Error::json(path))?;
     let wrong = |found: String| Error::Key {
         path: path.to_owned(),
         key: "weight_map".into(),

@@ -116,8 +116,7 @@ impl PeftConfig {
     /// Reads an `adapter_config.json`; an error that names the key where an option is on that is not done here.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-        Self::from_object(path, serde_json::from_slice(text).map_err(Error::json(path))?)
+        Self::from_object(path, python_json::from_slice(&text).map_err(Error::json(path))?)
     }
 
     /// As [`Self::open`], from the file's object; `path` is named in errors.

@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
 
 use super::{Safetensors, TensorInfo};
-use crate::{Error, Result, python_json};
+use crate::{Error, Result};
 
 /// What the codes of a packed weight are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use checkpoint::TokenizerFiles;
 use data::Dataset;
 use decoder::{Decoder, HeadKind};
 use lora::{AdapterNames, AdapterSet, Member};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tensor_core::{Mix, ModulePath};
 
 use super::{AdapterArg, Templates};
-use crate::model::{Adapter, Attached};
+use crate::model::{Adapter, Attached, PromptFormat};
 use crate::output;
 
 /// The column of a data file whose value chooses a row's adapters.
@@ -80,6 +81,17 @@ impl Adapters {
                 one.display()
             ),
         }
+    }
+
+    /// How prompts were given to them in training: `both` where they differ, nothing where none says.
+    pub fn prompt_format(&self) -> Result<Option<PromptFormat>> {
+        let mut found: Option<PromptFormat> = None;
+        for folder in self.folders() {
+            if let Some(format) = PromptFormat::in_files(&TokenizerFiles::in_folder(folder)?)? {
+                found = Some(format.after(found));
+            }
+        }
+        Ok(found)
     }
 
     /// Puts them into `model`, which the user calls `on`; the names, if rows may choose.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use checkpoint::TokenizerFiles;
+
+use crate::model::templates_in;
 
 /// What the adapters say of chat templates; one that brings none fits any.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl<'a> Templates<'a> {
     pub fn of(folders: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
         let mut first: Option<(&Path, BTreeMap<String, String>)> = None;
         for folder in folders {
-            let templates = TokenizerFiles::in_folder(folder)?.chat_templates()?;
+            let templates = templates_in(folder)?;
             match &first {
                 _ if templates.is_empty() => {}
                 None => first = Some((folder, templates)),

@@ -12,7 +12,14 @@ use crate::prompts::{self, Asked, Form};
 use crate::recipe::Recipe;
 
 /// The prompts: the recipe's own, and the first of the evaluation data (of the training data if there are none).
-pub fn asked(sets: &Sets, recipe: &Recipe, tokenizer: &Tokenizer, model: &Decoder) -> Result<Vec<Asked>> {
+///
+/// Each is asked in the form of what is learnt.
+pub fn asked(
+    sets: &Sets,
+    recipe: &Recipe,
+    (tokenizer, form): (&Tokenizer, Form),
+    model: &Decoder,
+) -> Result<Vec<Asked>> {
     let wanted = &recipe.report;
     let shown = recipe.train.report_to.contains(&ReportTo::Markdown);
     if !shown || sets.labels.is_some() || *model.head_kind() != HeadKind::LanguageModel {
@@ -21,24 +28,20 @@ pub fn asked(sets: &Sets, recipe: &Recipe, tokenizer: &Tokenizer, model: &Decode
     let mut asked: Vec<Asked> = wanted
         .prompts
         .iter()
-        .map(|text| prompts::of_text(text, Form::Chat, tokenizer))
+        .map(|text| prompts::of_text(text, form, tokenizer))
         .collect::<Result<_>>()?;
     if wanted.samples > 0 {
         let source = recipe.data.eval.first().unwrap_or(&recipe.data.train[0]);
         let rows = Dataset::read(&source.path, &source.reading())?;
-        let form = if recipe.objective.has_rollouts() {
-            Form::Plain
-        } else {
-            Form::Chat
-        };
         for row in rows.rows().take(wanted.samples) {
             asked.push(match row {
                 data::Row::Text(text) => opening(text, tokenizer)?,
-                row => prompts::of_row(row, form, tokenizer)?,
+                // In training a plain prompt is never a turn.
+                row => prompts::of_row(row, Form::Plain, tokenizer)?,
             });
         }
     }
-    let context = model.config().max_position_embeddings as usize;
+    let context = model.max_positions();
     asked.retain(|asked| !asked.tokens.is_empty() && asked.tokens.len() < context);
     Ok(asked)
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use data::{Dataset, EncodeConfig, Report, TokenSet, Tokenizer};
 
+use crate::model::{PromptFormat, Source as ModelSource};
 use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Source};
 
@@ -76,12 +77,30 @@ impl Sets {
         })
     }
 
+    /// How prompts are given in what is learnt; none where no row has a prompt.
+    pub fn prompt_format(&self) -> Option<PromptFormat> {
+        let count = |of: fn(&Report) -> usize| self.train.iter().map(|set| of(set.report())).sum::<usize>();
+        PromptFormat::of_counts(count(|report| report.templated), count(|report| report.raw))
+    }
+
     /// Tokens of the longest sample there is.
     pub fn longest(&self) -> usize {
         let sets = self.train.iter().chain(self.eval.iter().map(|(_, set)| set));
         sets.flat_map(|set| (0..set.len()).map(|sample| set.sample_len(sample)))
             .max()
             .unwrap_or(0)
+    }
+}
+
+/// No document goes past the model's positions: where the recipe allows more, they are what `max_length` means.
+pub fn within_positions(recipe: &mut Recipe, source: &ModelSource) {
+    let positions = source.dir().config().max_positions() as usize;
+    let most = &mut recipe.data.max_length;
+    if *most > positions {
+        output::note(format!(
+            "`data.max_length` = {most} is more than the model's {positions} positions: documents have at most {positions} tokens"
+        ));
+        *most = positions;
     }
 }
 
@@ -106,7 +125,7 @@ fn tokens(
     if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
         // A whole file whose tokens are known needs no parsing.
         if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
-            tell(source, set.report(), 0, objective);
+            tell(source, set.report(), 0, (objective, encoding));
             return wanted::checked(source, set, objective);
         }
     }
@@ -123,12 +142,12 @@ fn tokens(
     if let Some(error) = set.uncached() {
         output::note(format!("the tokens are not kept for the next run: {error}"));
     }
-    tell(source, set.report(), duplicates, objective);
+    tell(source, set.report(), duplicates, (objective, encoding));
     wanted::checked(source, set, objective)
 }
 
 /// Says what was left out: nothing is silent.
-fn tell(source: &Source, report: &Report, duplicates: usize, objective: &ObjectiveConfig) {
+fn tell(source: &Source, report: &Report, duplicates: usize, (objective, encoding): (&ObjectiveConfig, &EncodeConfig)) {
     let (name, samples, tokens) = (&source.name, report.samples, output::count(report.tokens as f64));
     let mut parts = vec![match objective {
         // No token is a target here: what is learnt is the row's label, or which reply is the better one.
@@ -145,7 +164,10 @@ fn tell(source: &Source, report: &Report, duplicates: usize, objective: &Objecti
         }
     };
     part(duplicates, "duplicates left out");
-    part(report.truncated, "cut at `max_length`");
+    let cut = encoding
+        .max_length
+        .map(|most| format!("cut at `max_length` = {most} tokens"));
+    part(report.truncated, cut.as_deref().unwrap_or_default());
     part(report.dropped_empty, "dropped with nothing to learn");
     part(report.dropped_too_long, "dropped as too long");
     // A document that was cut cannot end in an end token.

@@ -5,7 +5,7 @@ use train::Report;
 
 use super::forgetting::Forgetting;
 use super::{Run, samples};
-use crate::prompts::Asked;
+use crate::prompts::{Asked, Form};
 
 /// Lines of the report: name, before, after.
 pub(super) type Results = Vec<(String, String, String)>;
@@ -22,7 +22,8 @@ impl<'r, 'a> Telling<'r, 'a> {
     /// Asks the model as it is now.
     pub(super) fn begin(run: &'r Run<'a>) -> Result<Self> {
         let model = &run.operated.model;
-        let asked = samples::asked(run.sets, run.recipe, run.tokenizer, model)?;
+        let form = Form::of_training(run.source.prompt_format());
+        let asked = samples::asked(run.sets, run.recipe, (run.tokenizer, form), model)?;
         let said = samples::answers(model, run.tokenizer, &asked, run.recipe.report.max_new_tokens)?;
         let forgetting = match Forgetting::of(run.recipe) {
             Some(text) => {

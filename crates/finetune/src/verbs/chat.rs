@@ -16,7 +16,7 @@ use self::settings::{ChatArgs, Settings};
 use self::terminal::{Input, Read};
 use crate::adapters;
 use crate::classifier::needs_language_model;
-use crate::model::{Loaded, ModelArgs};
+use crate::model::{Loaded, ModelArgs, PromptFormat};
 use crate::{failure, output};
 
 /// Arguments of `chat`.
@@ -59,6 +59,13 @@ impl Args {
                 "`{}` has no chat template\nhint: `finetune generate --no-chat` continues plain text",
                 self.model.model
             );
+        }
+        if loaded.source.prompt_format() == Some(PromptFormat::RawText) {
+            output::note(format!(
+                "`{}` was trained on plain text, and a conversation is given in the chat template: its answers may be worse \
+                 than it knows\nhint: `finetune generate --prompt` asks it as it was trained",
+                loaded.source.name()
+            ));
         }
         adapters::tell_first(
             loaded.adapters.as_ref(),

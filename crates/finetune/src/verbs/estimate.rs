@@ -16,7 +16,7 @@ use crate::model::Source;
 use crate::output;
 use crate::recipe::Recipe;
 use crate::training::rollouts;
-use crate::training::sets::Sets;
+use crate::training::sets::{self, Sets};
 use crate::training::steps::Steps;
 
 /// Arguments of `estimate`.
@@ -47,7 +47,7 @@ pub struct Args {
 impl Args {
     /// Counts and measures.
     pub fn run(self) -> Result<ExitCode> {
-        let recipe = Recipe::read(&self.recipe, &self.set)?;
+        let mut recipe = Recipe::read(&self.recipe, &self.set)?;
         let machine = self
             .machine
             .clone()
@@ -56,6 +56,7 @@ impl Args {
         let source = Source::of(&recipe.model)?;
         recipe.fits(source.dir())?;
         let tokenizer = source.tokenizer()?;
+        sets::within_positions(&mut recipe, &source);
         let sets = Sets::read(&recipe, &tokenizer)?;
         let extent = rollouts::extent(&recipe, &tokenizer)?;
         let steps = match &extent {

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use data::{Dataset, Row};
 use decoder::HeadKind;
-use evaluate::{Change, Metric, Report, Sequence, Suite};
+use evaluate::{Change, Metric, Report, Sequence, Suite, Task};
 use serde_json::json;
 
 use crate::failure::usage;
 use crate::model::{Loaded, ModelArgs};
 use crate::output;
+use crate::prompts::{self, FormArgs};
 use crate::recipe::listing;
 
 /// Arguments of `evaluate`.
@@ -45,6 +47,8 @@ pub struct Args {
     /// The reports of a sequence of tasks, a TOML file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "suite", "compare"])]
     sequence: Option<PathBuf>,
+    #[command(flatten)]
+    form: FormArgs,
     /// Compare with a report that `--json` wrote earlier
     #[arg(long, value_name = "REPORT")]
     compare: Option<PathBuf>,
@@ -76,7 +80,12 @@ impl Args {
         for task in &suite.tasks {
             crate::datafile::tell(&task.data, &task.reading());
         }
-        let loaded = model.load()?;
+        let mut loaded = model.load()?;
+        let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
+        loaded.form = Some(form);
+        if self.form.is_open(&loaded.source, form) && suite.tasks.iter().any(has_plain_prompts) {
+            prompts::tell_open();
+        }
         let adapters: Vec<String> = model.adapter.iter().map(ToString::to_string).collect();
         let name = match adapters.as_slice() {
             [] => model.model.clone(),
@@ -142,6 +151,13 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
         bar.finish_and_clear();
     }
     Ok(report)
+}
+
+/// Whether a task asks with prompts that are plain texts; a file that cannot be read is refused when it is.
+fn has_plain_prompts(task: &Task) -> bool {
+    let rows = Dataset::read(&task.data, &task.reading());
+    let is_prompt = |row: &Row| row.gives_turns() == Some(false) && !matches!(row, Row::Text(_));
+    rows.is_ok_and(|rows| rows.rows().any(is_prompt))
 }
 
 /// A task without a counterpart, or whose counterpart measured something else, would pass unseen.

@@ -19,8 +19,9 @@ use crate::experts::RouterOptions;
 use crate::failure::usage;
 use crate::machine::{Machine, MachineArgs};
 use crate::model::Source;
+use crate::output;
+use crate::prompts::{self, Form};
 use crate::ranges;
-use crate::{output, prompts};
 
 /// Arguments of `experts`.
 #[derive(clap::Args, Debug)]
@@ -204,8 +205,8 @@ impl Args {
     fn sample(&self, model: &Decoder, rows: &Dataset, tokenizer: &data::Tokenizer) -> Result<usize> {
         let mut count = 0;
         for idx in 0..rows.len() {
-            let text = prompts::whole_text(rows.row(idx), tokenizer).with_context(|| rows.place(idx).to_string())?;
-            let mut tokens = tokenizer.encode_prompt(&text)?;
+            let whole = prompts::whole(rows.row(idx), Form::Plain, tokenizer);
+            let mut tokens = whole.with_context(|| rows.place(idx).to_string())?.tokens;
             tokens.truncate((self.max_tokens - count).min(model.max_positions()));
             if tokens.is_empty() {
                 continue;

@@ -17,7 +17,7 @@ use super::classify;
 use crate::adapters;
 use crate::model::{Loaded, ModelArgs};
 use crate::output;
-use crate::prompts::{self, Asked, Form};
+use crate::prompts::{self, Asked, Form, FormArgs, Length};
 
 /// Arguments of `generate`.
 #[derive(clap::Args, Debug)]
@@ -41,9 +41,8 @@ pub struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Continue the text as it stands: no chat template
-    #[arg(long)]
-    no_chat: bool,
+    #[command(flatten)]
+    form: FormArgs,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -53,7 +52,6 @@ impl Args {
     /// Loads, reads the prompts, writes.
     pub fn run(self) -> Result<ExitCode> {
         let options = self.sampling.options()?;
-        let form = if self.no_chat { Form::Plain } else { Form::Chat };
         let rows = self
             .data
             .as_deref()
@@ -65,9 +63,13 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         match (rows, &self.prompt) {
-            (Some(rows), _) => answer_rows(&loaded, &rows, form, &options)?,
+            (Some(rows), _) => {
+                let form = self.form.choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
+                answer_rows(&loaded, &rows, form, &options)?;
+            }
             (None, prompt) => {
                 adapters::tell_first(loaded.adapters.as_ref(), &self.model.adapter, "`--prompt`");
+                let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
                 if self.json {
                     answer_json(&loaded, &asked, &options)?;
@@ -122,6 +124,12 @@ fn answer_streaming(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -
     }
     output::line(stream.finish()?)?;
     tell_speed(answers.iter().map(|answer| answer.tokens.len()).sum(), begun.elapsed());
+    if answers.iter().any(|answer| answer.stopped == Stop::Context) {
+        output::note(format!(
+            "the answer ends at the last of the model's {} positions",
+            loaded.model.max_positions()
+        ));
+    }
     Ok(())
 }
 
@@ -142,6 +150,14 @@ fn answer_json(loaded: &Loaded, asked: &Asked, options: &GenerateOptions) -> Res
 const LOT: usize = 64;
 
 fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOptions) -> Result<()> {
+    // What cannot be answered is refused before anything is.
+    let mut lengths = Length::room_for_an_answer(loaded.model.max_positions());
+    for idx in 0..rows.len() {
+        let place = || rows.place(idx).to_string();
+        let asked = prompts::of_row(rows.row(idx), form, &loaded.tokenizer).with_context(place)?;
+        lengths.take(&place(), asked.tokens.len());
+    }
+    lengths.check(rows.len())?;
     let bar = output::bar(rows.len(), "rows");
     let (mut tokens, mut time) = (0, Duration::ZERO);
     for start in (0..rows.len()).step_by(LOT) {

@@ -13,7 +13,8 @@ use tensor_core::{Documents, Mix};
 use crate::adapters::{COLUMN, tell_base};
 use crate::classifier::needs_language_model;
 use crate::model::{Loaded, ModelArgs};
-use crate::{output, prompts};
+use crate::output;
+use crate::prompts::{self, Form, FormArgs, Length};
 
 /// Arguments of `score`.
 #[derive(clap::Args, Debug)]
@@ -30,6 +31,8 @@ pub struct Args {
     /// Rows with a `text`, or of any other shape that has one whole text
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    #[command(flatten)]
+    form: FormArgs,
     /// A safetensors file for what the model says of every token: `[tokens, vocabulary]` in f32, row N under `N`
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
@@ -73,11 +76,13 @@ impl Args {
         let rows = crate::datafile::read(&self.data, &self.model.reading())?;
         let loaded = self.model.load()?;
         needs_language_model(&loaded, &self.model, "score")?;
+        let form = self.form.choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
+        check_lengths(&loaded, &rows, form)?;
         let bar = output::bar(rows.len(), "rows");
         let mut sums = Sums::default();
         let mut lot: Vec<Scored> = Vec::new();
         for idx in 0..rows.len() {
-            let row = row_tokens(&loaded, &rows, idx).with_context(|| rows.place(idx).to_string())?;
+            let row = row_tokens(&loaded, &rows, idx, form).with_context(|| rows.place(idx).to_string())?;
             let waiting: usize = lot.iter().map(|row| row.tokens.len()).sum();
             if waiting > 0 && waiting + row.tokens.len() > ROW_TOKENS {
                 score(&loaded, &std::mem::take(&mut lot), self.text, &mut sums)?;
@@ -88,7 +93,7 @@ impl Args {
         score(&loaded, &lot, self.text, &mut sums)?;
         bar.finish_and_clear();
         if let Some(path) = &self.logits {
-            write_logits(&loaded, &rows, path)?;
+            write_logits(&loaded, &rows, form, path)?;
         }
         tell_base(loaded.adapters.as_ref(), &rows);
         summary(&sums, self.json)?;
@@ -96,24 +101,31 @@ impl Args {
     }
 }
 
-fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize) -> Result<Scored> {
-    let text = prompts::whole_text(rows.row(idx), &loaded.tokenizer)?;
-    let tokens = loaded.tokenizer.encode_prompt(&text)?;
-    let context = loaded.model.config().max_position_embeddings as usize;
-    match tokens.len() {
-        0 => bail!("the text is empty: wanted at least one token"),
-        found if found > context => {
-            bail!("the text has {found} tokens; the model sees {context} positions\nhint: split it into several rows")
-        }
-        _ => Ok(Scored {
-            idx,
-            predicted_bytes: text.len() - evaluate::unpredicted(&text, &tokens, &loaded.tokenizer)?,
-            tokens,
-            text,
-            mix: loaded.mix(rows, idx)?,
-            adapter: loaded.adapters.as_ref().map(|_| json!(rows.kept(idx, COLUMN))),
-        }),
+fn row_tokens(loaded: &Loaded, rows: &Dataset, idx: usize, form: Form) -> Result<Scored> {
+    let whole = prompts::whole(rows.row(idx), form, &loaded.tokenizer)?;
+    if whole.tokens.is_empty() {
+        bail!("the text is empty: wanted at least one token");
     }
+    let prompts::Whole { text, tokens } = whole;
+    Ok(Scored {
+        idx,
+        predicted_bytes: text.len() - evaluate::unpredicted(&text, &tokens, &loaded.tokenizer)?,
+        tokens,
+        text,
+        mix: loaded.mix(rows, idx)?,
+        adapter: loaded.adapters.as_ref().map(|_| json!(rows.kept(idx, COLUMN))),
+    })
+}
+
+/// Refuses rows that the model cannot see whole, all at once and before anything is scored.
+fn check_lengths(loaded: &Loaded, rows: &Dataset, form: Form) -> Result<()> {
+    let mut lengths = Length::whole_rows(loaded.model.max_positions());
+    for idx in 0..rows.len() {
+        let place = || rows.place(idx).to_string();
+        let whole = prompts::whole(rows.row(idx), form, &loaded.tokenizer).with_context(place)?;
+        lengths.take(&place(), whole.tokens.len());
+    }
+    lengths.check(rows.len())
 }
 
 /// The rows as documents, each with its adapters.
@@ -172,8 +184,8 @@ fn score(loaded: &Loaded, lot: &[Scored], shows_text: bool, sums: &mut Sums) -> 
 }
 
 /// One row's logits in memory at a time.
-fn write_logits(loaded: &Loaded, rows: &Dataset, path: &Path) -> Result<()> {
-    let scored = (0..rows.len()).map(|idx| row_tokens(loaded, rows, idx));
+fn write_logits(loaded: &Loaded, rows: &Dataset, form: Form, path: &Path) -> Result<()> {
+    let scored = (0..rows.len()).map(|idx| row_tokens(loaded, rows, idx, form));
     let scored = scored.collect::<Result<Vec<_>>>()?;
     let infos: Vec<TensorInfo> = (scored.iter().enumerate())
         .map(|(idx, row)| TensorInfo {

@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow, bail};
+use checkpoint::TokenizerFiles;
 use train::{Outcome, Report};
 
 use crate::machine::MachineArgs;
+use crate::model::PromptFormat;
 use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
 use crate::training::{self, Begin, Watch, record};
@@ -80,18 +82,27 @@ impl Args {
         if matches!(report.outcome, Outcome::Interrupted { .. }) {
             return Ok(ExitCode::FAILURE);
         }
-        let folder = folder.display();
+        let format = PromptFormat::in_files(&TokenizerFiles::in_folder(&folder)?)?;
+        let shown = folder.display();
         let try_it = if is_adapter {
-            format!("--model {model} --adapter {folder}")
+            format!("--model {model} --adapter {shown}")
         } else {
-            format!("--model {folder}")
+            format!("--model {shown}")
         };
         output::note(if has_labels {
             format!("try it: finetune classify {try_it} --text \"…\"")
         } else {
-            format!("try it: finetune chat {try_it}")
+            format!("try it: {}", hint(format, &try_it))
         });
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The command that asks a model as it was trained.
+fn hint(format: Option<PromptFormat>, model: &str) -> String {
+    match format {
+        Some(PromptFormat::RawText) => format!("finetune generate {model} --prompt \"…\""),
+        _ => format!("finetune chat {model}"),
     }
 }
 

@@ -24,7 +24,7 @@ use super::evaluation::Evaluation;
 use super::telling::{Results, Telling};
 use super::{Run, saving};
 use crate::output;
-use crate::prompts;
+use crate::prompts::{self, Form};
 use crate::recipe::{MemoryObjective, Surgery};
 
 /// Trains the facts of `run` into `bank`, the memory of its model.
@@ -148,8 +148,8 @@ fn background(options: &MemoryObjective, tokenizer: &Tokenizer) -> Result<Vec<Ve
     let (mut documents, mut left) = (Vec::new(), options.background_tokens);
     for row in rows.rows() {
         let place = || format!("`objective.background`: `{}`", path.display());
-        let text = prompts::whole_text(row, tokenizer).with_context(place)?;
-        for piece in tokenizer.encode_prompt(&text)?.chunks(512) {
+        let whole = prompts::whole(row, Form::Plain, tokenizer).with_context(place)?;
+        for piece in whole.tokens.chunks(512) {
             let length = piece.len().min(left);
             if length > 0 {
                 documents.push(piece[..length].to_vec());

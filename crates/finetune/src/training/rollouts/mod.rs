@@ -34,6 +34,7 @@ use crate::output;
 use crate::recipe::{Recipe, Surgery};
 
 pub use self::extent::{Extent, extent};
+pub use self::prompts::prompt_format;
 
 /// Beside an adapter that PPO trained: its critic's head.
 const VALUE_HEAD: &str = "value_head.safetensors";

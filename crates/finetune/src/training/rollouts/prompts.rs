@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use data::{Reject, Row, Tokenizer};
 use serde_json::{Map, Value};
 
+use crate::model::PromptFormat;
 use crate::output;
 use crate::prompts::{self, Form};
 use crate::recipe::{Recipe, Source};
@@ -70,6 +71,20 @@ fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<
         name: source.name.clone(),
         prompts,
     })
+}
+
+/// How the prompts that a recipe's policy replies to are given: plain texts as they stand, turns in the template.
+pub fn prompt_format(recipe: &Recipe) -> Result<Option<PromptFormat>> {
+    let (mut templated, mut raw) = (0, 0);
+    for source in &recipe.data.train {
+        for row in Dataset::read(&source.path, &source.reading())?.rows() {
+            match row.gives_turns() {
+                Some(true) => templated += 1,
+                _ => raw += 1,
+            }
+        }
+    }
+    Ok(PromptFormat::of_counts(templated, raw))
 }
 
 /// A plain text is continued as it stands; turns are answered.

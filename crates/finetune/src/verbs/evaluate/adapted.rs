@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use align_dpo_ppo::reward::{self, RewardFunction};
+use data::PromptForm;
 use evaluate::{Answer, Drawing, Error, Judge, Result, Said, Scorer, Task, Verdict};
 use serde_json::Value;
 use tensor_core::{Documents, Mix, ModulePath, Parameters as _, Role};
@@ -10,6 +11,7 @@ use tensor_core::{Documents, Mix, ModulePath, Parameters as _, Role};
 use crate::adapters;
 use crate::model::Loaded;
 use crate::output;
+use crate::prompts::Form;
 use crate::recipe;
 use crate::rewards::Speaker;
 
@@ -24,6 +26,14 @@ impl Scorer for Loaded {
 
     fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>> {
         self.model.answer(prompts, mixes, drawing)
+    }
+
+    fn prompt_form(&self) -> Option<PromptForm> {
+        self.form.map(Form::of_rows)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        Some(self.model.max_positions())
     }
 
     fn judge(&self) -> Option<&dyn Judge> {

@@ -4,16 +4,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use checkpoint::TokenizerFiles;
 use serde_json::{Map, Value, json};
 
 use crate::bottleneck::{self, Bottlenecks};
 use crate::memories::{self, Memories};
-use crate::model::Adapter;
+use crate::model::{Adapter, PromptFormat};
 use crate::quantised::Quantisation;
 use crate::training::memory::facts as memorised;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
+    let mut facts = of_kind(path)?;
+    if let Some(format) = PromptFormat::in_files(&TokenizerFiles::in_folder(path)?)? {
+        facts.insert("prompt_format".to_owned(), json!(format));
+    }
+    Ok(facts)
+}
+
+fn of_kind(path: &Path) -> Result<Map<String, Value>> {
     if memories::is_in(path) {
         return facts_of_memories(path);
     }

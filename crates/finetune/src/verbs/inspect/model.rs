@@ -63,14 +63,14 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
     put("key_value_heads", json!(config.num_key_value_heads));
     put("head_dim", json!(config.head_dim));
     put("vocabulary", json!(config.vocab_size));
-    put("positions", json!(config.max_position_embeddings));
+    put("positions", json!(config.max_positions()));
     put("sliding_window", json!(config.sliding_window));
     put("rope", json!(rope(&config.rope)));
     put("tied_embeddings", json!(config.tie_word_embeddings));
     if config.output == Output::SequenceClassifier {
         put("labels", json!(config.labels));
     }
-    match source.tokenizer() {
+    match source.quiet_tokenizer() {
         Err(error) => put("tokenizer", json!(format!("cannot be read: {error:#}"))),
         Ok(tokenizer) => {
             let name = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
@@ -80,6 +80,13 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
                 "end_tokens",
                 json!(tokenizer.eos_ids().iter().map(|&id| name(id)).collect::<Vec<_>>()),
             );
+            let places = tokenizer.end_tokens().iter().filter(|place| !place.ids.is_empty());
+            let named = places.map(|place| {
+                let ids: Vec<String> = place.ids.iter().map(|&id| name(id)).collect();
+                (place.place.clone(), json!(ids))
+            });
+            put("end_tokens_named_by", Value::Object(named.collect()));
+            put("text_ends_with", json!(tokenizer.eos().map(name)));
             let templates: Vec<&str> = tokenizer.templates().iter().map(|(name, _)| name).collect();
             put(
                 "chat_templates",
@@ -89,6 +96,11 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
                 put("chat_template", json!(template.source()));
             }
         }
+    }
+    put("prompt_format", json!(source.prompt_format()));
+    let notes = source.notes();
+    if !notes.is_empty() {
+        put("notes", json!(notes));
     }
     if !dir.unexpected().is_empty() {
         put("unused_tensors", json!(dir.unexpected()));

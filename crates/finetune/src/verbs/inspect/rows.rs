@@ -47,7 +47,9 @@ pub(super) fn facts(
         );
         return Ok(facts);
     };
-    let tokenizer = Source::open(model)?.tokenizer()?;
+    let source = Source::open(model)?;
+    let tokenizer = source.tokenizer()?;
+    let positions = source.dir().config().max_positions() as usize;
     // Class numbers do not matter here, so the data's own names will do.
     let labels = data::label_names([&set])?;
     let config = EncodeConfig {
@@ -56,7 +58,7 @@ pub(super) fn facts(
         ..EncodeConfig::default()
     };
     let control = ControlTokens::of(&tokenizer);
-    let (mut tokens, mut trained, mut longest, mut refused) = (0, 0, 0, 0);
+    let (mut tokens, mut trained, mut longest, mut refused, mut beyond) = (0, 0, 0, 0, 0);
     let mut why = None;
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
     for idx in 0..set.len() {
@@ -69,6 +71,7 @@ pub(super) fn facts(
                     tokens += document.tokens.len();
                     trained += document.num_trained();
                     longest = longest.max(document.tokens.len());
+                    beyond += usize::from(document.tokens.len() > positions);
                 }
             }
             Err(problem) => {
@@ -81,6 +84,12 @@ pub(super) fn facts(
     put("tokens", json!(tokens));
     put("trained_tokens", json!(trained));
     put("longest", json!(longest));
+    if beyond > 0 {
+        put(
+            "longer_than_the_model_sees",
+            json!(format!("{beyond} documents, of {positions} positions")),
+        );
+    }
     put("refused_rows", json!(refused));
     put("first_refused", json!(why));
     if !told.is_empty() {

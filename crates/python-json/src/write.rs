@@ -5,21 +5,33 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use crate::read::{MARK, NOT_FINITE};
+
 /// The value as text: two spaces, `1e-06` for a millionth, nothing but ASCII, no newline at the end.
-pub(crate) fn to_string(value: &impl Serialize) -> String {
+pub fn to_string(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, Python(PrettyFormatter::new()));
     value.serialize(&mut serializer).expect("JSON values print");
-    String::from_utf8(bytes).expect("ASCII is UTF-8")
+    bare(String::from_utf8(bytes).expect("ASCII is UTF-8"))
 }
 
 /// The value in one line, as without `indent`.
-pub(crate) fn to_line(value: &impl Serialize) -> String {
+pub fn to_line(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     value
         .serialize(&mut Serializer::with_formatter(&mut bytes, Line))
         .expect("JSON values print");
-    String::from_utf8(bytes).expect("ASCII is UTF-8")
+    bare(String::from_utf8(bytes).expect("ASCII is UTF-8"))
+}
+
+/// The same text with the numbers that were read as marked texts as Python writes them.
+fn bare(text: String) -> String {
+    let mark = format!("\\u{:04x}", u32::from(MARK));
+    if !text.contains(&mark) {
+        return text;
+    }
+    let marked = |text: String, number: &&str| text.replace(&format!("\"{mark}{number}\""), number);
+    NOT_FINITE.iter().fold(text, marked)
 }
 
 struct Python(PrettyFormatter<'static>);
