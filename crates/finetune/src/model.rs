@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, Tokenizer};
 use decoder::{Decoder, ExpertsSource, Sources, projection_paths};
@@ -243,18 +243,6 @@ impl Source {
         Ok(source.with_all_end_tokens())
     }
 
-    /// The tokens that end a text for its tokenizer and its templates end one for its model too.
-    fn with_all_end_tokens(self) -> Self {
-        let ends: Vec<i64> = match &self.tokenizer {
-            Ok(tokenizer) => tokenizer.eos_ids().iter().map(|id| i64::from(*id)).collect(),
-            Err(_) => return self,
-        };
-        Self {
-            dir: self.dir.with_end_tokens(&ends),
-            ..self
-        }
-    }
-
     /// The name it was given.
     pub fn name(&self) -> &str {
         &self.name
@@ -263,50 +251,6 @@ impl Source {
     /// Its files.
     pub fn dir(&self) -> &ModelDir {
         &self.dir
-    }
-
-    /// Its tokenizer. Says, once a process, where its files disagree.
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = self.quiet_tokenizer()?;
-        for note in self.notes() {
-            output::note_once(format!("{}: {note}", self.name));
-        }
-        Ok(tokenizer)
-    }
-
-    /// As [`Self::tokenizer`], for whoever shows [`Self::notes`] himself.
-    pub fn quiet_tokenizer(&self) -> Result<Tokenizer> {
-        self.tokenizer.clone().map_err(|text| anyhow!(text))
-    }
-
-    /// Where its files disagree, and which of them counts.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = self.dir.notes().to_vec();
-        notes.extend(self.tokenizer.iter().flat_map(Tokenizer::notes));
-        notes
-    }
-
-    /// How prompts were given to it in training, if that is known.
-    pub fn prompt_format(&self) -> Option<PromptFormat> {
-        self.prompt_format
-    }
-
-    /// With what lies in an adapter's folder about how its prompts were given.
-    pub fn with_prompt_format_in(self, adapter: &Path) -> Result<Self> {
-        match PromptFormat::in_files(&TokenizerFiles::in_folder(adapter)?)? {
-            Some(format) => Ok(self.with_prompt_format(Some(format))),
-            None => Ok(self),
-        }
-    }
-
-    /// The same model, to which prompts are given like this; it is written beside what comes of it.
-    #[must_use]
-    pub fn with_prompt_format(mut self, format: Option<PromptFormat>) -> Self {
-        if let Some(format) = format {
-            self.files.insert(PromptFormat::FILE, format.to_json().into_bytes());
-            self.prompt_format = Some(format);
-        }
-        self
     }
 
     /// Its weights in memory, nothing of them training.

@@ -2,6 +2,7 @@
 //!
 //! Tensors go by their Hugging Face names. Safetensors are mapped; GGUF blocks are dequantised one tensor at a time.
 
+mod ends;
 mod save;
 mod shards;
 
@@ -11,12 +12,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::config::{self, ModelConfig, ids_as_json};
+use crate::config::{ModelConfig, ids_as_json};
 use crate::finite;
 use crate::gguf::{self, Gguf, Layout};
 use crate::safetensors::near;
 use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
-use save::generation_with_ends;
+pub use ends::NamedEnds;
+use ends::read_generation;
 pub use save::{Existing, SaveOptions, save_model};
 use shards::Shards;
 pub(crate) use shards::shards_of;
@@ -35,15 +37,6 @@ pub struct ModelDir {
     names: Vec<String>,
     unexpected: Vec<String>,
     notes: Vec<String>,
-}
-
-/// A file that names end tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedEnds {
-    /// Its name, such as `generation_config.json`.
-    pub place: &'static str,
-    /// The ids.
-    pub ids: Vec<i64>,
 }
 
 #[derive(Debug)]
@@ -221,32 +214,6 @@ impl ModelDir {
         &self.config
     }
 
-    /// The files that name end tokens, and which; a file that could and does not names none.
-    pub fn end_tokens(&self) -> &[NamedEnds] {
-        &self.end_tokens
-    }
-
-    /// The same model, which also stops at these tokens: what its tokenizer or its chat template ends a text with.
-    ///
-    /// Its configurations name all of them, so that whatever is made of it stops at them elsewhere too.
-    #[must_use]
-    pub fn with_end_tokens(mut self, ids: &[i64]) -> Self {
-        let (mut config, generation) = self.as_read.clone();
-        self.generation_config = generation;
-        let is_new = ids.iter().any(|id| !config.eos_token_ids.contains(id));
-        config = config.with_end_tokens(ids.iter().copied());
-        let all = config.eos_token_ids.clone();
-        if is_new {
-            config = config.with_written_end_tokens(&all);
-        }
-        let last = self.end_tokens.iter().rev().find(|named| !named.ids.is_empty());
-        if all.iter().any(|id| last.is_none_or(|named| !named.ids.contains(id))) {
-            self.generation_config = Some(generation_with_ends(self.generation_config.as_ref(), &config, &all));
-        }
-        self.config = config;
-        self
-    }
-
     /// The `generation_config.json`, or what a GGUF file says of it.
     pub fn generation_config(&self) -> Option<&Map<String, Value>> {
         self.generation_config.as_ref()
@@ -384,14 +351,6 @@ impl ModelDir {
             near,
         }
     }
-}
-
-/// A `generation_config.json` and the end tokens in it.
-fn read_generation(path: &Path) -> Result<(Map<String, Value>, Vec<i64>)> {
-    let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    let object: Map<String, Value> = python_json::from_slice(&text).map_err(Error::json(path))?;
-    let ids = config::token_ids(path, &object, "eos_token_id").map_err(|error| error.in_text(&text))?;
-    Ok((object, ids))
 }
 
 /// The GGUF file of a folder: `model.gguf`, else the only one.

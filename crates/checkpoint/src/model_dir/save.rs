@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::config::{ModelConfig, ids_as_json};
+use crate::config::ModelConfig;
 use crate::finite::finite;
 use crate::safetensors::{self, size_in_bytes};
 use crate::staged::{StagedDir, refuse_model, write_file};
@@ -109,30 +109,6 @@ pub fn save_model(
         Existing::Refuse => staged.commit(),
         Existing::Replace => staged.commit_over_older(),
     }
-}
-
-/// The `generation_config.json` that names `ends`; where there was none, what Transformers makes of `config`.
-pub(super) fn generation_with_ends(
-    generation: Option<&Map<String, Value>>,
-    config: &ModelConfig,
-    ends: &[i64],
-) -> Map<String, Value> {
-    let ends = ids_as_json(ends);
-    if let Some(generation) = generation {
-        let mut object = generation.clone();
-        object.insert("eos_token_id".into(), ends);
-        return object;
-    }
-    let mut object = Map::new();
-    object.insert("_from_model_config".into(), json!(true));
-    if let Some(bos) = config.bos_token_id {
-        object.insert("bos_token_id".into(), json!(bos));
-    }
-    object.insert("eos_token_id".into(), ends);
-    if let Some(pad) = config.pad_token_id {
-        object.insert("pad_token_id".into(), json!(pad));
-    }
-    object
 }
 
 /// The tensors that go into files, in their final dtypes, checked against the configuration.
