@@ -32,7 +32,7 @@ pub(super) fn log_probs(hidden: &Tensor, weight: &Tensor, kept: &Kept, wanted: W
         let _ = others.scatter_value_(1, &at, f64::NEG_INFINITY);
         let of_others = others.logsumexp([-1], true);
         // log p = -log(1 + Σ others / target). A score that is not finite must not look certain.
-        let log_p = (&chosen - &of_others).log_sigmoid() + (&chosen - &chosen);
+        let log_p = (&chosen - &of_others).log_sigmoid() + &chosen * 0.0;
         let sums = &chosen - &log_p;
         log_probs.narrow(0, start, len).copy_(&log_p.squeeze_dim(1));
         lse.narrow(0, start, len).copy_(&sums.squeeze_dim(1));

@@ -309,7 +309,7 @@ impl Token {
         let (base, sum, chosen) = (lanes.base[i], lanes.sum[i], lanes.chosen[i]);
         let above = chosen - base;
         // A score that is not finite must not look certain.
-        let none = chosen - chosen;
+        let none = chosen * 0.0;
         let total = sum + above.exp();
         let log_p = if above > 0.0 {
             -(sum * (-above).exp()).ln_1p()
