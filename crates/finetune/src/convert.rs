@@ -64,7 +64,7 @@ impl Conversion<'_> {
     /// Writes it into `folder`.
     pub fn write(&self, folder: &Path) -> Result<Written> {
         let dir = self.source.dir();
-        let config = self.config()?;
+        let mut config = self.config()?;
         let folders: Vec<&Path> = self.adapter.iter().map(|adapter| adapter.path()).collect();
         let through = Quantisation::under(&folders, self.source, self.against)?;
         let quantizing = match &through {
@@ -74,6 +74,13 @@ impl Conversion<'_> {
             }
             None => None,
         };
+        // A head that was packed is no longer the embedding that it was tied to.
+        let packs_head = quantizing
+            .as_ref()
+            .is_some_and(|(_, quantizing)| quantizing.contains(&ModulePath::from("lm_head")));
+        if packs_head && config.tie_word_embeddings {
+            config = config.with_tied_embeddings(false);
+        }
         // Weights that were packed had this dtype, so nothing is gained by a longer one.
         let dtype = self
             .dtype

@@ -78,6 +78,7 @@ fn train(home: &Home, surgery: &str, more: &[&str]) -> (String, Answer) {
 fn what_a_run_leaves_is_what_it_trained_whatever_began_it() {
     let model = tiny().display().to_string();
     let quantize = "{kind=\"quantize\",scheme=\"nf4\"}";
+    let with_head = "{kind=\"quantize\",scheme=\"nf4\",skip_modules=[]}";
     for (surgery, folded) in [
         ("{kind=\"lora\",r=3,lora_alpha=6,init_lora_weights=\"pissa\"}", true),
         (
@@ -97,6 +98,7 @@ fn what_a_run_leaves_is_what_it_trained_whatever_began_it() {
             "{kind=\"dora\",r=2,lora_alpha=6,init_lora_weights=\"pissa\",target_modules=[\"q_proj\"],magnitude_only_modules=[\"up_proj\"]}",
             true,
         ),
+        ("H,{kind=\"lora\",r=3,lora_alpha=6,target_modules=[\"q_proj\"]}", false),
         ("Q,{kind=\"lora\",r=3,lora_alpha=6}", false),
         (
             "Q,{kind=\"lora\",r=3,lora_alpha=6,init_lora_weights=\"loftq\",rank_pattern={v_proj=2}}",
@@ -109,7 +111,11 @@ fn what_a_run_leaves_is_what_it_trained_whatever_began_it() {
         ),
     ] {
         let home = Home::new();
-        let (run, answer) = train(&home, &format!("[{}]", surgery.replace('Q', quantize)), &[]);
+        let (run, answer) = train(
+            &home,
+            &format!("[{}]", surgery.replace('Q', quantize).replace('H', with_head)),
+            &[],
+        );
         answer.works();
         let trained = metrics(Path::new(&run))
             .iter()
