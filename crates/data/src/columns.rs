@@ -1,7 +1,7 @@
 //! Columns beside those that a row's shape reads: which of them may hold a part of the prompt.
 //!
 //! Text of the prompt must not vanish, so a column whose name or content says that it may be some is used, refused, or
-//! named in a remark. A column whose texts stand in the columns that are read, as UltraChat's `prompt` stands in its
+//! named in a remark. A column whose texts stand in the columns that are read, as `UltraChat`'s `prompt` stands in its
 //! `messages`, is no loss.
 
 use serde_json::{Map, Value};
@@ -210,11 +210,14 @@ pub(crate) fn reads(shape: Shape, turns: bool, name: &str, raw: &Map<String, Val
     if SYSTEM.contains(&name) {
         return turns && system_column(raw).is_some_and(|column| column == name);
     }
-    match (shape, name) {
-        (Shape::Alpaca | Shape::AlpacaPreference, "input" | "history") => true,
-        (Shape::Alpaca | Shape::AlpacaPreference, "context") => raw.get("input").is_none_or(is_absent),
+    match shape {
         // Rewards may read every column.
-        (Shape::PromptOnly, _) => true,
+        Shape::PromptOnly => true,
+        Shape::Alpaca | Shape::AlpacaPreference => match name {
+            "input" | "history" => true,
+            "context" => raw.get("input").is_none_or(is_absent),
+            _ => false,
+        },
         _ => false,
     }
 }

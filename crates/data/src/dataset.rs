@@ -16,6 +16,9 @@ use crate::random::Random;
 use crate::unused::Unused;
 use crate::{Error, Place, Problem, ReadConfig, Row, Shape, read};
 
+/// A row's columns that nothing reads.
+type Columns = Vec<(String, Unread)>;
+
 /// The rows of one file.
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -70,18 +73,17 @@ impl Dataset {
             let there = |name: &String| Some((name.clone(), row.get(name).filter(|value| !value.is_null())?.clone()));
             kept.insert(*number as u32, config.keep.iter().filter_map(there).collect());
         }
-        let read: Vec<(u32, Row, Vec<(String, Unread)>)> = raw
+        let read: Vec<(u32, (Row, Columns))> = raw
             .rows
             .into_par_iter()
             .map(|(number, raw)| {
-                let (row, unread) =
-                    one(&raw, shape, config.shape.is_some()).map_err(|problem| problem.at(place(number)))?;
-                Ok((number as u32, row, unread))
+                let row = one(&raw, shape, config.shape.is_some()).map_err(|problem| problem.at(place(number)))?;
+                Ok((number as u32, row))
             })
             .collect::<Result<_, Error>>()?;
         let mut unread = Unused::default();
         let mut rows = Vec::with_capacity(read.len());
-        for (number, row, columns) in read {
+        for (number, (row, columns)) in read {
             unread.add(columns);
             rows.push((number, row));
         }
@@ -223,7 +225,7 @@ impl Dataset {
 }
 
 /// A row in its normal form, with the columns that it does not read; refused where text of its prompt would be lost.
-fn one(raw: &Map<String, Value>, shape: Shape, chosen: bool) -> Result<(Row, Vec<(String, Unread)>), Problem> {
+fn one(raw: &Map<String, Value>, shape: Shape, chosen: bool) -> Result<(Row, Columns), Problem> {
     if !chosen {
         shape.check(raw)?;
         let own = Shape::of(raw)?;

@@ -73,7 +73,7 @@ pub use message::{Chat, Message};
 pub use mixture::{Arrange, MixStrategy, Mixture, Part, Pick};
 pub use normalise::question;
 pub use packing::{DocumentId, IGNORED, Packed, best_fit};
-pub use read::{ReadConfig, SampleBy, objects};
+pub use read::{Placed, ReadConfig, SampleBy, objects};
 pub use remarks::remarks;
 pub use row::{Exchange, Label, Prompt, Row};
 pub use shape::Shape;

@@ -46,6 +46,9 @@ pub enum SampleBy {
     Document,
 }
 
+/// A row as an object, and where it stands.
+pub type Placed = (Place, Map<String, Value>);
+
 /// The raw rows of a file.
 #[derive(Debug)]
 pub(crate) struct Raw {
@@ -55,7 +58,7 @@ pub(crate) struct Raw {
 
 /// A file's rows as objects, each with its place, before a shape is recognised; columns have the names of
 /// [`ReadConfig::columns`], and cells of tables that hold turns are decoded.
-pub fn objects(path: &Path, config: &ReadConfig) -> Result<Vec<(Place, Map<String, Value>)>, Error> {
+pub fn objects(path: &Path, config: &ReadConfig) -> Result<Vec<Placed>, Error> {
     let bytes = fs::read(path).map_err(error::io(path))?;
     let raw = parse(path, &bytes, config)?;
     let path: Arc<Path> = path.into();

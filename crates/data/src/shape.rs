@@ -3,7 +3,7 @@
 //! A shape fits if all its keys are there with a value. Of the shapes that fit, one whose keys are among another's
 //! is dropped (`prompt` among `prompt, completion`). If more than one is left, those with an empty column give way; of
 //! the rest the first of `PRECEDENCE` is taken, if the columns of the others say the same as its own: each text of theirs
-//! is one of its texts (UltraChat's `prompt` is the first of its `messages`), or their only text shows all of its texts in
+//! is one of its texts (`UltraChat`'s `prompt` is the first of its `messages`), or their only text shows all of its texts in
 //! order (Alpaca's `text` is its row, rendered). Else the row is refused as ambiguous.
 
 use serde::{Deserialize, Serialize};

@@ -86,6 +86,9 @@ enum Store {
     },
 }
 
+/// A row's samples, and the remarks on it.
+type Encoded = (Result<Vec<Sample>, Problem>, Vec<String>);
+
 const NO_LABEL: i64 = i64::MIN;
 const MOST_DROPPED_SHOWN: usize = 5;
 
@@ -230,7 +233,7 @@ impl TokenSet {
     ) -> Result<Self, Error> {
         let done = AtomicUsize::new(0);
         let control = ControlTokens::of(tokenizer);
-        let encoded: Vec<(Result<Vec<Sample>, Problem>, Vec<String>)> = (0..dataset.len())
+        let encoded: Vec<Encoded> = (0..dataset.len())
             .into_par_iter()
             .map(|idx| {
                 let samples = encode(dataset.row(idx), tokenizer, config);
