@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use data::{Chat, Dataset, Exchange, Message, Prompt, PromptForm, ReadConfig, Row, Tokenizer};
+use data::{Chat, Dataset, Exchange, Prompt, PromptForm, ReadConfig, Row, Tokenizer};
 use serde_json::{Map, Value};
 use tensor_core::Mix;
 
