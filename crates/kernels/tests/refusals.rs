@@ -48,6 +48,7 @@ fn rotation(tokens: usize) -> kernels::Rotation {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: a line or two for each call")]
 fn what_does_not_fit_is_refused() {
     let documents = |tokens: usize| Documents::new(&[tokens]);
     let norm = |x: &[i64], kind, gain: &[i64]| {
@@ -247,7 +248,7 @@ fn parameters_that_share_memory_do_not_move() {
             &zeros(&[4, 4]),
             &zeros(&[4, 4]),
             &zeros(&[4, 4]),
-        ])
+        ]);
     });
     assert_eq!(all, before);
     assert_eq!(grad_norm(&[]), 0.0);

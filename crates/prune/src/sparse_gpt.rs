@@ -117,7 +117,7 @@ fn block_size(config: &SparseGptConfig, pattern: Option<Pattern>) -> Result<usiz
 }
 
 /// Some columns of all rows, each row by itself.
-struct Block<'a> {
+struct Block {
     upper: Vec<f64>,
     length: usize,
     rows: Vec<Row>,

@@ -77,22 +77,22 @@ fn parts_that_do_not_belong_together_are_refused() {
     type Spoil = fn(&mut QuantizedWeight);
     let spoils: [(&str, Spoil); 7] = [
         ("codes cut short", |weight| {
-            weight.codes = weight.codes.view([-1]).narrow(0, 0, 100)
+            weight.codes = weight.codes.view([-1]).narrow(0, 0, 100);
         }),
         ("codes with gaps", |weight| {
             let codes = weight.codes.view([-1, 1]);
             weight.codes = Tensor::cat(&[&codes, &codes], 1).narrow(1, 0, 1);
         }),
         ("codes as f32", |weight| {
-            weight.codes = weight.codes.to_kind(Kind::Float)
+            weight.codes = weight.codes.to_kind(Kind::Float);
         }),
         ("another shape", |weight| weight.shape = [64, 4096]),
         ("a negative shape", |weight| weight.shape = [-64, -64]),
         ("one scale", |weight| {
-            weight.scales = ScaleTensors::Plain(zeros(&[1], Kind::Float))
+            weight.scales = ScaleTensors::Plain(zeros(&[1], Kind::Float));
         }),
         ("scales as f64", |weight| {
-            weight.scales = ScaleTensors::Plain(zeros(&[64], Kind::Double))
+            weight.scales = ScaleTensors::Plain(zeros(&[64], Kind::Double));
         }),
     ];
     for scheme in SCHEMES {

@@ -118,7 +118,7 @@ pub fn look_up(
             let hidden = policy.measured_hidden(&row.tokens, &row.documents);
             let values = on_cpu(&tch::no_grad(|| critic.values(&hidden)));
             gather(part, &blob::to_vec(&values), |episode, numbers| {
-                episode.values = numbers
+                episode.values = numbers;
             });
         }
         from = to;
