@@ -1,7 +1,7 @@
 //! The prompts that a policy replies to, with what else their rows say.
 
 use anyhow::{Context as _, Result, bail};
-use data::{Reject, Row, Tokenizer};
+use data::{Dataset, Reject, Row, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::model::PromptFormat;
