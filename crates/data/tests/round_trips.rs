@@ -52,7 +52,7 @@ fn object(turn: &Turn, padded: bool) -> Value {
 }
 
 fn lines(rows: impl Iterator<Item = Value>) -> String {
-    rows.map(|row| format!("{row}\n")).collect()
+    rows.map(|row| row.to_string() + "\n").collect::<Vec<_>>().concat()
 }
 
 /// A Parquet table of one column of turns.
@@ -92,10 +92,11 @@ fn parquet_of_turns(chats: &[Vec<Turn>]) -> Vec<u8> {
 
 /// A Parquet table of text columns.
 fn parquet_of_texts(names: &[&str], table: &[Vec<Option<String>>]) -> Vec<u8> {
-    let fields: String = names
+    let fields: Vec<String> = names
         .iter()
-        .map(|name| format!("optional binary {name} (UTF8); "))
+        .map(|name| format!("optional binary {name} (UTF8);"))
         .collect();
+    let fields = fields.join(" ");
     let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
     let mut file = Vec::new();
     let mut writer = SerializedFileWriter::new(&mut file, schema, Arc::new(WriterProperties::default())).unwrap();

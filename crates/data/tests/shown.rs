@@ -27,7 +27,7 @@ fn learnt(tokenizer: &Tokenizer, row: &Row) -> Vec<String> {
         .collect()
 }
 
-fn calling(arguments: Value) -> Value {
+fn calling(arguments: &Value) -> Value {
     json!({"tools": [{"type": "function", "function": {"name": "weather", "parameters": {}}}], "messages": [
         {"role": "user", "content": "Weather in Paris?"},
         {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": arguments}}]},
@@ -42,7 +42,7 @@ fn arguments_are_learnt_as_one_object_however_they_are_written() {
         "It is sunny.<|im_end|>",
     ];
     for arguments in [json!({"city": "Paris"}), json!("{\"city\": \"Paris\"}")] {
-        assert_eq!(learnt(&tokenizer, &row(&calling(arguments))), wanted);
+        assert_eq!(learnt(&tokenizer, &row(&calling(&arguments))), wanted);
     }
 }
 
@@ -51,11 +51,11 @@ fn calls_and_texts_that_a_template_does_not_show_are_refused() {
     let parts =
         |text: &str| json!({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]});
     let system = json!({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]});
-    let prompt = json!({"prompt": calling(json!({}))["messages"].as_array().unwrap()[..3].to_vec()});
+    let prompt = json!({"prompt": calling(&json!({}))["messages"].as_array().unwrap()[..3].to_vec()});
     for (tokenizer, line, wanted) in [
         (
             support::tokenizer(),
-            calling(json!({})),
+            calling(&json!({})),
             "chat template `tokenizer.chat_template` does not show the tool call `weather` of message 1",
         ),
         (
@@ -110,7 +110,7 @@ fn templates_that_trim_or_quote_show_what_they_change() {
         "{{ m.content }}",
         "{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content | trim }}{% endif %}",
     );
-    let mut line = calling(json!({"city": "Paris"}));
+    let mut line = calling(&json!({"city": "Paris"}));
     line["messages"][0]["content"] = json!("  Weather\n");
     line["messages"][2]["content"] = json!("it is \"sunny\"\n");
     assert_eq!(learnt(&with("quoting.jinja", &quoting), &row(&line)).len(), 2);
