@@ -30,13 +30,20 @@ impl Documents {
     /// Documents whose first new token stands at position `starts[i]`: `starts[i]` tokens lie in the cache already.
     ///
     /// # Panics
-    /// If the two slices differ in length or a length is 0.
+    /// If the two slices differ in length, a length is 0, or a position is beyond what an `i32` holds.
     pub fn continuing(lengths: &[usize], starts: &[usize]) -> Self {
         assert_eq!(lengths.len(), starts.len(), "one start a document");
         let mut offsets = vec![0];
-        for &length in lengths {
+        for (&length, &start) in lengths.iter().zip(starts) {
             assert!(length > 0, "a document has at least one token");
-            offsets.push(offsets[offsets.len() - 1] + length);
+            let end = offsets[offsets.len() - 1] + length.min(i32::MAX as usize);
+            let reaches = start.saturating_add(length).max(end);
+            assert!(
+                i32::try_from(reaches).is_ok(),
+                "a document of {length} tokens from position {start} on has positions beyond {}",
+                i32::MAX
+            );
+            offsets.push(end);
         }
         Self {
             offsets,
@@ -173,6 +180,20 @@ impl Documents {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_that_no_row_has_are_refused() {
+        for (lengths, starts) in [
+            (&[usize::MAX, 3][..], &[0, 0][..]),
+            (&[5], &[usize::MAX]),
+            (&[1 << 31], &[0]),
+            (&[1 << 30, 1 << 30], &[0, 0]),
+            (&[0], &[0]),
+        ] {
+            let made = std::panic::catch_unwind(|| Documents::continuing(lengths, starts));
+            assert!(made.is_err(), "{lengths:?} from {starts:?}");
+        }
+    }
 
     #[test]
     fn positions_restart_in_each_document() {
