@@ -81,16 +81,11 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     };
     let source = source.with_prompt_format(format);
     let dir = RunDir::open(recipe.output_dir(), &recipe.to_toml()?, start)?;
-    let mut record = Record::of(&recipe, (&source, &tokenizer), machine, &open, time)?;
-    if begin == Begin::Resume {
-        let earlier = match earlier {
-            Some(earlier) => Some(earlier),
-            None => record.clone().of_recipe_alone(recipe.output_dir())?,
-        };
-        if let Some(earlier) = earlier {
-            record = earlier.continued(record, &dir, watch.allowed())?;
-        }
-    }
+    let record = Record::of(&recipe, (&source, &tokenizer), machine, &open, time)?;
+    let record = match begin {
+        Begin::New => record,
+        Begin::Resume => record.after(earlier, &dir, watch.allowed())?,
+    };
     source.describe(record.provenance());
     let dir = dir.with_record(record.text()?);
     let model = operate::load(&source, machine, &recipe)?;

@@ -144,9 +144,20 @@ impl Record {
         })
     }
 
-    /// The record of the run that goes on as `now` from what lies in `dir`; an error if that is another run. `allow`
-    /// names the keys that may differ.
-    pub fn continued(self, now: Self, dir: &RunDir, allow: &[String]) -> Result<Self> {
+    /// The record of this run as it goes on from what lies in `dir`, which began as `earlier`; an error if that is another
+    /// run. `allow` names the keys that may differ.
+    pub fn after(self, earlier: Option<Self>, dir: &RunDir, allow: &[String]) -> Result<Self> {
+        let earlier = match earlier {
+            Some(earlier) => Some(earlier),
+            None => self.clone().of_recipe_alone(dir.path())?,
+        };
+        match earlier {
+            Some(earlier) => earlier.continued(self, dir, allow),
+            None => Ok(self),
+        }
+    }
+
+    fn continued(self, now: Self, dir: &RunDir, allow: &[String]) -> Result<Self> {
         let progress = Progress::of(dir)?;
         let found = differences(&self, &now, progress)?;
         let is_allowed = |key: &str| {
@@ -199,7 +210,7 @@ impl Record {
     }
 
     /// What an earlier version of this program left of a run: its recipe alone.
-    pub fn of_recipe_alone(self, folder: &Path) -> Result<Option<Self>> {
+    fn of_recipe_alone(self, folder: &Path) -> Result<Option<Self>> {
         let path = folder.join("recipe.toml");
         let Ok(text) = std::fs::read_to_string(&path) else {
             return Ok(None);
