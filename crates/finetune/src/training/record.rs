@@ -20,7 +20,7 @@ use train::{Checkpoint, RunDir};
 use self::differences::{Progress, differences};
 pub use self::differences::{is_allowable, listing};
 use self::inputs::Input;
-use crate::machine::{Machine, facts};
+use crate::machine::{Dtype, Machine, facts};
 use crate::model::Source;
 use crate::output;
 use crate::provenance::{self, Base, hexadecimal};
@@ -244,6 +244,14 @@ impl Record {
         );
         made
     }
+}
+
+/// What stood for `auto` when the run in `folder` began, if it left a record: a run that is resumed computes as before,
+/// whatever the machine would choose now.
+pub fn dtype_of(folder: &Path) -> Result<Option<Dtype>> {
+    let Some(record) = Record::read(folder)? else { return Ok(None) };
+    let dtype = record.recipe["model"]["dtype"].clone();
+    serde_json::from_value(dtype).map(Some).context("`model.dtype`")
 }
 
 /// The base of a recipe; that of the run that is resumed, at the commit that it began with.

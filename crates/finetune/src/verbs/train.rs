@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use checkpoint::TokenizerFiles;
 use train::{Outcome, Report};
 
-use crate::machine::MachineArgs;
+use crate::machine::{Dtype, MachineArgs};
 use crate::model::PromptFormat;
 use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
@@ -47,7 +47,11 @@ impl Args {
     /// Trains.
     pub fn run(self) -> Result<ExitCode> {
         let recipe = Recipe::read(&self.recipe, &self.set)?;
-        let machine = self.machine.or(recipe.model.dtype, &recipe.model.device).start()?;
+        let dtype = match recipe.model.dtype {
+            Dtype::Auto if self.resume => record::dtype_of(recipe.output_dir())?.unwrap_or_default(),
+            dtype => dtype,
+        };
+        let machine = self.machine.or(dtype, &recipe.model.device).start()?;
         if let Some(key) = self.allow.iter().find(|key| !record::is_allowable(key)) {
             bail!(
                 "`--allow {key}`: wanted one of {}, found a key with which no run can go on\n\
