@@ -249,7 +249,9 @@ impl Record {
 /// What stood for `auto` when the run in `folder` began, if it left a record: a run that is resumed computes as before,
 /// whatever the machine would choose now.
 pub fn dtype_of(folder: &Path) -> Result<Option<Dtype>> {
-    let Some(record) = Record::read(folder)? else { return Ok(None) };
+    let Some(record) = Record::read(folder)? else {
+        return Ok(None);
+    };
     let dtype = record.recipe["model"]["dtype"].clone();
     serde_json::from_value(dtype).map(Some).context("`model.dtype`")
 }
