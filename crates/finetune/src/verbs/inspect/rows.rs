@@ -99,9 +99,15 @@ pub(super) fn facts(
             json!(told.map(|told| format!("rows: {told}")).collect::<Vec<_>>()),
         );
     }
+    put("first_rows", json!(rendered(&first, &tokenizer, &config)?));
+    Ok(facts)
+}
+
+/// Rows with their places as the model reads them, or why it does not.
+fn rendered(rows: &[(String, data::Row)], tokenizer: &Tokenizer, config: &EncodeConfig) -> Result<Vec<Value>> {
     let mut shown = Vec::new();
-    for (place, row) in &first {
-        let samples = match encode(row, &tokenizer, &config) {
+    for (place, row) in rows {
+        let samples = match encode(row, tokenizer, config) {
             Ok(samples) => samples,
             Err(problem) => {
                 shown.push(json!({ "place": place, "refused": problem.to_string() }));
@@ -110,7 +116,7 @@ pub(super) fn facts(
         };
         for sample in samples {
             for document in &sample.documents {
-                let stretches: Vec<Stretch> = stretches(document, &tokenizer).with_context(|| place.clone())?;
+                let stretches: Vec<Stretch> = stretches(document, tokenizer).with_context(|| place.clone())?;
                 shown.push(json!({
                     "place": place,
                     "tokens": document.tokens.len(),
@@ -121,8 +127,7 @@ pub(super) fn facts(
             }
         }
     }
-    put("first_rows", json!(shown));
-    Ok(facts)
+    Ok(shown)
 }
 
 /// A rendered row for the terminal; none if `row` is none.
