@@ -89,13 +89,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     source.describe(record.provenance());
     let dir = dir.with_record(record.text()?);
     let model = operate::load(&source, machine, &recipe)?;
-    let model = match (&sets.labels, &recipe.objective) {
-        (Some(labels), _) => {
-            model.replace_head(HeadKind::Classification { labels: labels.clone() }, recipe.train.seed)?
-        }
-        (None, ObjectiveConfig::Reward(_)) => model.replace_head(HeadKind::Scalar, recipe.train.seed)?,
-        _ => model,
-    };
+    let model = with_head(model, &sets, &recipe)?;
     let operated = operate::operate(model, &recipe, &source)?;
     let (all, trainable) = num_params(&operated.model);
     output::note(format!(
@@ -153,6 +147,16 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     }?;
     watch.ended(&operated.model);
     Ok(report)
+}
+
+/// The model with the output layer that the objective trains.
+fn with_head(model: Decoder, sets: &Sets, recipe: &Recipe) -> Result<Decoder> {
+    let kind = match (&sets.labels, &recipe.objective) {
+        (Some(labels), _) => HeadKind::Classification { labels: labels.clone() },
+        (None, ObjectiveConfig::Reward(_)) => HeadKind::Scalar,
+        _ => return Ok(model),
+    };
+    Ok(model.replace_head(kind, recipe.train.seed)?)
 }
 
 /// Everything that a run reads.

@@ -106,7 +106,7 @@ pub fn operate(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Opera
         // What is zero is seen before anything lies over it.
         if let (Some(keeps), None, false) = (keeps_zeros, &zeros, surgery.makes_zeros()) {
             if is_quantised {
-                Zeros::expect_before(&patient.model, &dense).with_context(|| format!("`surgery.{keeps}`"))?;
+                Zeros::expect_before(&patient.model, dense).with_context(|| format!("`surgery.{keeps}`"))?;
             }
             let (model, found) = Zeros::of(patient.model).with_context(|| format!("`surgery.{keeps}`"))?;
             patient.model = model;
