@@ -23,7 +23,7 @@ pub fn usage(message: impl Into<String>) -> anyhow::Error {
 
 /// The exit code of an error: 2 for wrong usage, 1 for everything else.
 pub fn code(error: &anyhow::Error) -> ExitCode {
-    let is_usage = error.chain().any(|cause| cause.is::<Usage>());
+    let is_usage = error.chain().any(<dyn std::error::Error>::is::<Usage>);
     ExitCode::from(if is_usage { 2 } else { 1 })
 }
 

@@ -179,6 +179,18 @@ impl Chat<'_> {
         Ok(())
     }
 
+    /// Answers the last turn anew.
+    fn retry(&mut self, input: &Input) -> Result<()> {
+        if !self.conversation.reopen() {
+            output::note("there is no answer to give anew");
+            return Ok(());
+        }
+        if self.settings.sampler.temperature == 0.0 {
+            output::note("(at temperature 0 the answer is always the same; /temperature 0.7 changes that)");
+        }
+        self.answer(input)
+    }
+
     /// Does what a command says.
     fn obey(&mut self, command: Command, input: &Input) -> Result<Next> {
         match command {
@@ -200,16 +212,7 @@ impl Chat<'_> {
                     "there is no turn to take back"
                 });
             }
-            Command::Retry => match self.conversation.reopen() {
-                false => output::note("there is no answer to give anew"),
-                true => {
-                    // A greedy model would say the same again.
-                    if self.settings.sampler.temperature == 0.0 {
-                        output::note("(at temperature 0 the answer is always the same; /temperature 0.7 changes that)");
-                    }
-                    self.answer(input)?;
-                }
-            },
+            Command::Retry => self.retry(input)?,
             Command::Save(path) => {
                 let line = self.conversation.save(&path)?;
                 output::note(format!("added to `{}` as line {line}", path.display()));

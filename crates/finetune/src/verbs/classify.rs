@@ -163,23 +163,24 @@ fn show(
             }
             found.shown(labels, SHOWN)
         }
-        None => match outputs {
-            [chosen, rejected] => {
-                object.insert("score_chosen".into(), json!(chosen[0]));
-                object.insert("score_rejected".into(), json!(rejected[0]));
-                format!("chosen {:.4}, rejected {:.4}", chosen[0], rejected[0])
-            }
-            _ => {
-                object.insert("score".into(), json!(outputs[0][0]));
-                format!("{:.4}", outputs[0][0])
-            }
-        },
+        None => scores(outputs, &mut object),
     };
     match (form, idx) {
         (Form::Json, _) => output::json(&object),
         (Form::Text, None) => output::line(said),
         (Form::Text, Some(_)) => output::line(format!("{said}\t{}", one_line(&input.text))),
     }
+}
+
+/// The scores of a reward model: of one text, or of the two replies of a preference.
+fn scores(outputs: &[Vec<f32>], object: &mut Map<String, Value>) -> String {
+    if let [chosen, rejected] = outputs {
+        object.insert("score_chosen".into(), json!(chosen[0]));
+        object.insert("score_rejected".into(), json!(rejected[0]));
+        return format!("chosen {:.4}, rejected {:.4}", chosen[0], rejected[0]);
+    }
+    object.insert("score".into(), json!(outputs[0][0]));
+    format!("{:.4}", outputs[0][0])
 }
 
 /// The beginning of a text, without line breaks.

@@ -38,7 +38,7 @@ pub struct Args {
     /// The rank of the result, for sum, svd and the types that end in _svd
     #[arg(long, value_name = "R", visible_alias = "svd-rank", value_parser = clap::value_parser!(i64).range(1..), allow_negative_numbers = true)]
     rank: Option<i64>,
-    /// The share of each update's numbers that stays, above 0, at most 1, for types with ties, dare or magnitude_prune in
+    /// The share of each update's numbers that stays, above 0, at most 1, for types with ties, dare or `magnitude_prune` in
     /// their name
     #[arg(long, value_name = "D", value_parser = ranges::share_above_zero(), allow_negative_numbers = true)]
     density: Option<f64>,

@@ -127,8 +127,8 @@ impl Conversation {
         };
         file.write_all(format!("{begin}{}\n", json!({ "messages": messages })).as_bytes())
             .with_context(place)?;
-        let lines = there.iter().filter(|byte| **byte == b'\n').count();
-        Ok(lines + begin.len() + 1)
+        let lines = there.split_inclusive(|byte| *byte == b'\n').count();
+        Ok(lines + 1)
     }
 }
 
