@@ -11,7 +11,7 @@ use crate::output;
 /// How the rows of a data file are read: the recipe's `data.shape` and `data.columns` as flags.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ReadArgs {
-    /// The rows' shape, where their columns fit several: text, messages, alpaca, prompt_completion, …
+    /// The rows' shape, where their columns fit several: text, messages, alpaca, preference, …
     #[arg(long, value_name = "SHAPE", value_parser = shape)]
     pub shape: Option<Shape>,
     /// Columns under other names, as WANTED=NAME, e.g. --columns prompt=question,completion=answer

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use data::{ControlTokens, Dataset, EncodeConfig, Stretch, encode, remarks, stretches, to_ansi};
+use data::{ControlTokens, Dataset, EncodeConfig, Stretch, Tokenizer, encode, remarks, stretches, to_ansi};
 use serde_json::{Map, Value, json};
 
 use crate::datafile::ReadArgs;
@@ -93,11 +93,8 @@ pub(super) fn facts(
     put("refused_rows", json!(refused));
     put("first_refused", json!(why));
     if !told.is_empty() {
-        let told = told.iter().map(|(remark, count)| format!("{count} {remark}"));
-        put(
-            "remarks",
-            json!(told.map(|told| format!("rows: {told}")).collect::<Vec<_>>()),
-        );
+        let told = told.iter().map(|(remark, count)| format!("{count} rows {remark}"));
+        put("remarks", json!(told.collect::<Vec<_>>()));
     }
     put("first_rows", json!(rendered(&first, &tokenizer, &config)?));
     Ok(facts)
