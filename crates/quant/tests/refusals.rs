@@ -128,7 +128,9 @@ fn a_target_that_is_not_the_matrix_s_is_refused() {
     assert!(is_refused(|| within.dequantise_into(&memory)));
     let scattered = zeros(&[64, 64], Kind::Float).tr();
     weight.dequantise_into(&scattered);
-    assert_eq!(scattered, weight.dequantise(Kind::Float));
+    // By operators: the same products, perhaps rounded in another order.
+    let apart = (scattered - weight.dequantise(Kind::Float)).abs().max().double_value(&[]);
+    assert!(apart < 1e-6, "{apart}");
 }
 
 #[test]

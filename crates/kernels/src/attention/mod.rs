@@ -48,6 +48,9 @@ pub fn attention(
         "as many tokens as the documents have"
     );
     assert_eq!(k.size()[0], q.size()[0], "a key for every query");
+    if q.numel() == 0 {
+        return q.zeros_like();
+    }
     match fused_kind([q, k, v], scale) {
         Some(Kind::Float) => fused::<f32>(q, k, v, documents, geometry),
         Some(_) => fused::<bf16>(q, k, v, documents, geometry),

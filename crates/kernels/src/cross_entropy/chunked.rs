@@ -3,7 +3,7 @@
 //! Scores come out of their product in f32 at least. The target is kept apart from the other words, so that `1 - p` is a
 //! sum of small numbers and never a difference of two near 1; rounding to the weight's dtype comes after that.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tensor_core::lists;
 
 use super::targets::Kept;
@@ -82,7 +82,9 @@ fn scores(rows: &Tensor, weight: &Tensor, wide: Kind) -> Tensor {
     if rows.kind() == wide {
         return rows.matmul(&weight.tr());
     }
-    if let (Device::Cuda(_), Ok(scores)) = (rows.device(), lists::product_in_f32(rows, &weight.tr())) {
+    if rows.device().is_cuda()
+        && let Ok(scores) = lists::product_in_f32(rows, &weight.tr())
+    {
         return scores;
     }
     let rows = rows.to_kind(wide);
