@@ -129,7 +129,10 @@ fn a_target_that_is_not_the_matrix_s_is_refused() {
     let scattered = zeros(&[64, 64], Kind::Float).tr();
     weight.dequantise_into(&scattered);
     // By operators: the same products, perhaps rounded in another order.
-    let apart = (scattered - weight.dequantise(Kind::Float)).abs().max().double_value(&[]);
+    let apart = (scattered - weight.dequantise(Kind::Float))
+        .abs()
+        .max()
+        .double_value(&[]);
     assert!(apart < 1e-6, "{apart}");
 }
 
