@@ -150,7 +150,7 @@ impl Terminal {
         let begun = Instant::now();
         while self.shown().matches(text).count() < count {
             assert!(
-                begun.elapsed() < Duration::from_secs(60),
+                begun.elapsed() < Duration::from_mins(1),
                 "`{text}` not {count} times in: {}",
                 self.shown()
             );
@@ -170,7 +170,7 @@ impl Terminal {
                 return status.code().unwrap_or(-1);
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(60),
+                begun.elapsed() < Duration::from_mins(1),
                 "it does not end: {}",
                 self.shown()
             );

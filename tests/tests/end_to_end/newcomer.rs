@@ -317,7 +317,7 @@ fn a_missing_adapter_is_told_with_those_that_are_near() {
 fn a_value_outside_its_range_is_wrong_usage() {
     let home = Home::new();
     let model = model();
-    let generate = ["generate", "--model", &model, "--prompt", "a"];
+    let generate = ["generate", "--model", model, "--prompt", "a"];
     let rows: [(&[&str], &str, &[&str]); 10] = [
         (&generate, "--top-p=7", &["--top-p", "from 0 to 1"]),
         (&generate, "--temperature=-1", &["--temperature", "at least 0"]),
@@ -326,9 +326,9 @@ fn a_value_outside_its_range_is_wrong_usage() {
         (&generate, "--threads=0", &["--threads", "at least 1"]),
         (&generate, "--device=tpu", &["tpu", "cuda:N"]),
         (&generate, "--dtype=f16", &["f16", "bf16"]),
-        (&["chat", "--model", &model], "--top-p=-0.5", &["from 0 to 1"]),
+        (&["chat", "--model", model], "--top-p=-0.5", &["from 0 to 1"]),
         (
-            &["reset", "--model", &model, "--base", &model, "--output", "x"],
+            &["reset", "--model", model, "--base", model, "--output", "x"],
             "--fraction=1.5",
             &["from 0 to 1"],
         ),
@@ -349,7 +349,7 @@ fn a_value_outside_its_range_is_wrong_usage() {
     .fails_with(2, &["density", "hint: "]);
     finetune(
         &home,
-        &["generate", "--model", &model, "--prompt", "a", "--temperature", "-1"],
+        &["generate", "--model", model, "--prompt", "a", "--temperature", "-1"],
     )
     .fails_with(2, &["at least 0"]);
 }
