@@ -90,7 +90,9 @@ fn a_run_resumed_with_another_batch_rate_length_or_data_is_refused_by_name() {
         ),
     ] {
         let mut more = vec!["--resume"];
-        settings.iter().for_each(|setting| more.extend(["--set", *setting]));
+        for setting in settings {
+            more.extend(["--set", *setting]);
+        }
         train(&home, &recipe, &more).refuses(&Refusal {
             place: &format!("`{}` already holds", out.display()),
             wanted: &format!("`{key}`: wanted {wanted}"),

@@ -129,12 +129,8 @@ impl Case {
         let folder = PathBuf::from(self.work(self.output));
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_model = |name: &String| {
-            name.ends_with(".safetensors")
-                || name.ends_with(".rows")
-                || name.ends_with("config.json")
-                || name.ends_with("index.json")
-        };
+        let ends = [".safetensors", ".rows", "config.json", "index.json"];
+        let is_model = |name: &String| ends.iter().any(|end| name.ends_with(end));
         // A link to nothing is no file.
         names
             .filter(|name| is_model(name) && !name.starts_with('.'))
