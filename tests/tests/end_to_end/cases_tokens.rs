@@ -247,7 +247,7 @@ fn tokens_and_templates_beside_the_tokenizer_are_read_or_told() {
     let token = json!({"content": "<tool>", "special": true});
     // The embedding has no row for a further token.
     let full = model(&home, "full", |_, tokenizer| {
-        tokenizer["added_tokens_decoder"] = json!({"311": token})
+        tokenizer["added_tokens_decoder"] = json!({"311": token});
     });
     let (whole, told) = tokens(&full);
     assert_eq!(whole, split);
@@ -263,7 +263,7 @@ fn tokens_and_templates_beside_the_tokenizer_are_read_or_told() {
 fn rows_that_are_longer_than_the_model_sees_are_counted_and_never_run() {
     let home = Home::new();
     let short = model(&home, "short", |config, _| {
-        config["max_position_embeddings"] = json!(24)
+        config["max_position_embeddings"] = json!(24);
     });
     let long = "The early bird catches the worm. ".repeat(5);
     let rows = home.file(
