@@ -14,10 +14,12 @@ use crate::{Chat, ChatTemplate, Message, Problem, SpecialTokens};
 
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// The conversation with its contents as the template reads them: as they are, else as lists of parts, else as texts.
+/// The conversation as the template reads it: as it is, else with its contents as lists of parts, or as texts, or with the
+/// arguments of its calls as JSON text.
 ///
 /// A template that walks parts shows nothing of a plain text, and one that joins texts prints a list of parts as Python
-/// would, or fails; Transformers leaves it to the caller to know.
+/// would, or fails, as it does where arguments are an object (`DeepSeek` V3's); Transformers leaves it to the caller to
+/// know.
 pub(crate) fn in_form<'c>(
     chat: &'c Chat,
     template: &ChatTemplate,
@@ -38,8 +40,8 @@ pub(crate) fn in_form<'c>(
     let Err(problem) = fits(chat) else {
         return Ok(Cow::Borrowed(chat));
     };
-    for with_content in [Message::with_parts, Message::with_plain_text] {
-        let other = chat.with_messages(chat.messages.iter().map(with_content).collect());
+    for changed in [Message::with_parts, Message::with_plain_text, with_arguments_as_text] {
+        let other = chat.with_messages(chat.messages.iter().map(changed).collect());
         if other != *chat && fits(&other).is_ok() {
             return Ok(Cow::Owned(other));
         }
@@ -135,6 +137,43 @@ pub(crate) fn left_out(chat: &Chat, template: &ChatTemplate, special: &SpecialTo
         found.push("with reasoning that the chat template does not show".to_owned());
     }
     found
+}
+
+/// The turn with the arguments of its calls as JSON text.
+fn with_arguments_as_text(message: &Message) -> Message {
+    let mut changed = message.clone();
+    for key in ["tool_calls", "function_call"] {
+        let Some(mut calls) = message.fields().get(key).cloned() else {
+            continue;
+        };
+        let write = |call: &mut Value| {
+            let call = match call.get_mut("function") {
+                Some(function) => function,
+                None => call,
+            };
+            if call["arguments"].is_object() {
+                call["arguments"] = json!(dumps(&call["arguments"]));
+            }
+        };
+        match &mut calls {
+            Value::Array(calls) => calls.iter_mut().for_each(write),
+            one => [one].into_iter().for_each(write),
+        }
+        changed.set(key, calls);
+    }
+    changed
+}
+
+/// JSON with the separators of Python's `json.dumps`, as APIs write arguments.
+fn dumps(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(dumps).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| format!("{}: {}", json!(key), dumps(value));
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The names of the functions that a turn calls.

@@ -47,6 +47,23 @@ fn arguments_are_learnt_as_one_object_however_they_are_written() {
 }
 
 #[test]
+fn a_template_that_joins_arguments_gets_them_as_text() {
+    let joining = TOOLS.replace(
+        "{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}",
+        "{{ c.function.name + ' ' + c.function.arguments }}",
+    );
+    let tokenizer = with("joining.jinja", &joining);
+    let wanted = [
+        r#"<tool_call>weather {"city": "Paris", "days": [1, null]}</tool_call><|im_end|>"#,
+        "It is sunny.<|im_end|>",
+    ];
+    let arguments = json!({"city": "Paris", "days": [1, null]});
+    for arguments in [json!(arguments.to_string()), arguments] {
+        assert_eq!(learnt(&tokenizer, &row(&calling(&arguments))), wanted);
+    }
+}
+
+#[test]
 fn calls_and_texts_that_a_template_does_not_show_are_refused() {
     let parts =
         |text: &str| json!({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]});
