@@ -27,7 +27,7 @@ pub struct CalibrationConfig {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = ranges::count(1))]
     pub nsamples: usize,
     /// The most tokens of a sample
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = ranges::count(1))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = ranges::count(2))]
     pub max_length: usize,
     /// Which samples are taken
     #[arg(long, default_value_t = 0)]

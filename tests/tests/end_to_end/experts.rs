@@ -217,7 +217,7 @@ fn experts_from_tuned_copies_are_their_feed_forwards_and_the_rest_their_mean() {
         "3",
     ];
     finetune(&home, &[&odd[..], &["--output", &home.at("odd")]].concat())
-        .fails_with(1, &["`--num-experts`", "a multiple of the 2 copies, found 3"]);
+        .fails_with(2, &["`--num-experts`", "a multiple of the 2 copies, found 3"]);
 }
 
 #[test]

@@ -184,7 +184,7 @@ fn a_reset_goes_from_the_tuned_model_to_the_base_bit_for_bit() {
         &home,
         &[&there[..5], &["--output", &home.at("x"), "--fraction", "2"]].concat(),
     )
-    .fails_with(1, &["`fraction`", "from 0 to 1"]);
+    .fails_with(2, &["--fraction", "from 0 to 1"]);
 }
 
 #[test]

@@ -268,29 +268,35 @@ fn a_stopped_run_under_a_mask_goes_on_bit_for_bit() {
 fn what_cannot_be_pruned_or_kept_is_refused() {
     let home = Home::new();
     let (model, texts, out) = (tiny().display().to_string(), home.texts(), home.at("out"));
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(i32, &[&str], &[&str]); 7] = [
         (
+            2,
             &["--method", "wanda", "--sparsity", "0.5"],
             &["`calibration` is missing", "hint:"],
         ),
         (
+            2,
             &["--method", "magnitude", "--sparsity", "1.5"],
             &["`sparsity`: 1.5 is no share", "hint:"],
         ),
-        (&["--method", "magnitude"], &["`sparsity`: is missing"]),
+        (2, &["--method", "magnitude"], &["`sparsity`: is missing"]),
         (
+            2,
             &["--method", "magnitude", "--sparsity", "0.5", "--calibration", &texts],
             &["looks at no text"],
         ),
         (
+            1,
             &["--method", "magnitude", "--pattern", "2:5"],
             &["model.layers.0.self_attn.q_proj", "5 divides, found 32"],
         ),
         (
+            2,
             &["--method", "magnitude", "--sparsity", "0.5", "--damping", "1"],
             &["`damping`", "SparseGPT's"],
         ),
         (
+            1,
             &[
                 "--method",
                 "magnitude",
@@ -302,9 +308,9 @@ fn what_cannot_be_pruned_or_kept_is_refused() {
             &["did you mean `q_proj`"],
         ),
     ];
-    for (options, wanted) in cases {
+    for (code, options, wanted) in cases {
         let args = [&["prune", "--model", &model, "--output", &out][..], options].concat();
-        finetune(&home, &args).fails_with(1, wanted);
+        finetune(&home, &args).fails_with(code, wanted);
         assert!(!Path::new(&out).exists());
     }
     let args = [
@@ -546,7 +552,7 @@ fn sizes_that_cannot_be_are_refused() {
             options,
         ]
         .concat();
-        finetune(&home, &args).fails_with(1, wanted);
+        finetune(&home, &args).fails_with(2, wanted);
         assert!(!Path::new(&out).exists());
     }
     let args = [
@@ -560,7 +566,7 @@ fn sizes_that_cannot_be_are_refused() {
         "--intermediate-size",
         "8",
     ];
-    finetune(&home, &args).fails_with(1, &["`calibration` is missing"]);
+    finetune(&home, &args).fails_with(2, &["`calibration` is missing"]);
 }
 
 #[test]

@@ -139,6 +139,7 @@ impl Args {
         }
         let config = self.weights.config(method);
         let plan = config.plan().map_err(|error| usage(error.to_string()))?;
+        self.check_calibration(plan.needs_calibration())?;
         let tokenizer = source.tokenizer()?;
         let samples = Samples::read(
             &self.calibration,
@@ -155,6 +156,22 @@ impl Args {
         Ok((Done::Weights { config, thinned }, samples, before, after))
     }
 
+    /// Refuses text for a method that looks at none, and a method that looks at text without any.
+    fn check_calibration(&self, is_needed: bool) -> Result<()> {
+        match (self.calibration.calibration.is_some(), is_needed) {
+            (true, false) => Err(usage(format!(
+                "`calibration`: `--method {}` looks at no text\nhint: remove it",
+                self.method
+            ))),
+            (false, true) => Err(usage(format!(
+                "`calibration` is missing: `--method {}` looks at text\n\
+                 hint: `--calibration FILE`, of the kind of text that the model will read",
+                self.method
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn cut(&self, source: &Source) -> Result<Outcome> {
         if let Some(option) = self.weights.given() {
             return Err(usage(format!(
@@ -163,6 +180,7 @@ impl Args {
             )));
         }
         let structure = self.structure.structure(self.method, source.dir().config())?;
+        self.check_calibration(true)?;
         let tokenizer = source.tokenizer()?;
         let Some(samples) = Samples::read(&self.calibration, true, &tokenizer, source.dir().config())? else {
             bail!("`calibration` is missing");

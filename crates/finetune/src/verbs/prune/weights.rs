@@ -8,13 +8,7 @@ use crate::ranges;
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct WeightArgs {
     /// magnitude, wanda, sparsegpt: the share of the weights that becomes zero
-    #[arg(
-        long,
-        value_name = "F",
-        conflicts_with = "pattern",
-        value_parser = ranges::between(0.0, 1.0),
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "F", conflicts_with = "pattern", allow_negative_numbers = true)]
     sparsity: Option<f64>,
     /// Instead of --sparsity: N zeros in every M consecutive inputs, such as `2:4`
     #[arg(long, value_name = "N:M")]
