@@ -212,7 +212,8 @@ pub fn of_peft(file: &PeftConfig) -> Result<LoraConfig> {
         init_lora_weights,
         rank_pattern: file.rank_pattern.iter().filter_map(rank).collect(),
         alpha_pattern: file.alpha_pattern.iter().filter_map(alpha).collect(),
-        layers_to_transform: file.layers_to_transform(),
+        // An empty list is none, as in PEFT.
+        layers_to_transform: file.layers_to_transform().filter(|layers| !layers.is_empty()),
         layers_pattern: file.layers_pattern(),
         modules_to_save: file.modules_to_save.clone().unwrap_or_default(),
         seed: 0,
