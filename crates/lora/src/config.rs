@@ -204,6 +204,13 @@ fn by_pattern<T: Copy>(option: &'static str, patterns: &BTreeMap<String, T>, pat
 
 /// Whether `pattern`, as a regular expression, matches the whole path or its end after a dot.
 pub(crate) fn matches_end(option: &'static str, pattern: &str, path: &ModulePath) -> Result<bool> {
+    // Most keys are names or whole paths, and a file may have one for every module: those need no compiling.
+    if pattern
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    {
+        return Ok(ends_with(path.as_str().as_bytes(), pattern.as_bytes()));
+    }
     let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|source| Error::Pattern {
         option,
         pattern: pattern.to_owned(),
@@ -212,9 +219,40 @@ pub(crate) fn matches_end(option: &'static str, pattern: &str, path: &ModulePath
     Ok(regex.is_match(path.as_str()).unwrap_or(false))
 }
 
+/// Whether `pattern`, whose dots stand for any character, is the whole path or its end after a dot.
+fn ends_with(path: &[u8], pattern: &[u8]) -> bool {
+    let Some(begin) = path.len().checked_sub(pattern.len()) else {
+        return false;
+    };
+    let same = |(byte, wanted): (&u8, &u8)| wanted == &b'.' || byte == wanted;
+    (begin == 0 || path[begin - 1] == b'.') && path[begin..].iter().zip(pattern).all(same)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_keys_match_as_the_regular_expressions_that_they_are() {
+        let path = ModulePath::from("model.layers.1.self_attn.q_proj");
+        for key in [
+            "q_proj",
+            "proj",
+            "self_attn.q_proj",
+            "self_attn_q_proj",
+            ".q_proj",
+            "",
+            "model.layers.1.self_attn.q_proj",
+            "x.model.layers.1.self_attn.q_proj",
+            "layers.1.self-attn.q_proj",
+            "layers.1.self.attn.q_proj",
+            "odel.layers.1.self_attn.q_proj",
+        ] {
+            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).unwrap();
+            let wanted = regex.is_match(path.as_str()).unwrap();
+            assert_eq!(matches_end("rank_pattern", key, &path).unwrap(), wanted, "{key}");
+        }
+    }
 
     #[test]
     fn patterns_change_rank_and_alpha_of_their_modules() {
