@@ -115,10 +115,7 @@ impl DataConfig {
                     let what = format!("no such file: `{wanted}` is neither beside the recipe, nor in the working directory, nor in the local store");
                     document.error(&at, &what, None)
                 })?;
-                source.shape = source.shape.or(self.shape);
-                for (wanted, named) in &self.columns {
-                    source.columns.entry(wanted.clone()).or_insert_with(|| named.clone());
-                }
+                source.fill_in(self.shape, &self.columns);
                 if source.name.is_empty() {
                     source.name = free_name(&source.path, &names);
                 }
@@ -164,6 +161,14 @@ impl DataConfig {
 }
 
 impl Source {
+    /// Takes what is said of every file where the file's own entry says nothing.
+    fn fill_in(&mut self, shape: Option<Shape>, columns: &BTreeMap<String, String>) {
+        self.shape = self.shape.or(shape);
+        for (wanted, named) in columns {
+            self.columns.entry(wanted.clone()).or_insert_with(|| named.clone());
+        }
+    }
+
     /// How the file is read.
     pub fn reading(&self) -> ReadConfig {
         ReadConfig {
@@ -186,4 +191,37 @@ fn free_name(path: &Path, taken: &BTreeSet<String>) -> String {
 
 fn one() -> f64 {
     1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../../docs/data.md");
+
+    #[derive(Deserialize)]
+    struct Documented {
+        data: DataConfig,
+    }
+
+    #[test]
+    fn the_documented_columns_hold_for_every_file_that_does_not_say_its_own() {
+        let block = PAGE.split("```toml recipe\n").nth(1).expect("the page shows a recipe");
+        let text = block.split("```").next().unwrap_or_default();
+        let mut data = toml::from_str::<Documented>(text).expect("the example is TOML").data;
+        for source in &mut data.train {
+            source.fill_in(data.shape, &data.columns);
+        }
+        let columns = |idx: usize| {
+            let source: &Source = &data.train[idx];
+            let pairs = source
+                .columns
+                .iter()
+                .map(|(wanted, named)| format!("{wanted} = {named}"));
+            pairs.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(columns(0), "instruction = question, output = answer");
+        assert_eq!(columns(1), "instruction = question, output = reply");
+        assert_eq!((data.train[0].shape, data.train[1].shape), (None, Some(Shape::Alpaca)));
+    }
 }
