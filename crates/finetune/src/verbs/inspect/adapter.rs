@@ -63,6 +63,13 @@ fn of_kind(path: &Path) -> Result<Map<String, Value>> {
     put("modules", json!(modules));
     put("trained_whole", json!(config.modules_to_save));
     put("labels", json!(adapter.labels()?));
+    let init = config.init_lora_weights;
+    if init.takes_from_base() {
+        put(
+            "base_under_it",
+            json!(format!("the base less its first update (`init_lora_weights` = \"{}\")", init.name())),
+        );
+    }
     if let Some(quantisation) = Quantisation::of_adapter(path)? {
         put("trained_over", json!(quantisation.to_string()));
     }
