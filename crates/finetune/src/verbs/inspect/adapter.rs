@@ -67,7 +67,10 @@ fn of_kind(path: &Path) -> Result<Map<String, Value>> {
     if init.takes_from_base() {
         put(
             "base_under_it",
-            json!(format!("the base less its first update (`init_lora_weights` = \"{}\")", init.name())),
+            json!(format!(
+                "the base less its first update (`init_lora_weights` = \"{}\")",
+                init.name()
+            )),
         );
     }
     if let Some(quantisation) = Quantisation::of_adapter(path)? {
