@@ -133,7 +133,7 @@ pub(crate) fn unread<'r>(raw: &'r Map<String, Value>, shape: Shape, row: &Row) -
     let mut found = Vec::new();
     for (name, value) in candidates {
         let plain = plain(name);
-        let kind = if OF_MEDIA.contains(&plain.as_str()) {
+        let kind = if is_media(name) {
             Unread::Media
         } else if OF_PROMPTS.contains(&plain.as_str()) {
             Unread::OfPrompt
@@ -211,8 +211,8 @@ pub(crate) fn reads(shape: Shape, turns: bool, name: &str, raw: &Map<String, Val
         return turns && system_column(raw).is_some_and(|column| column == name);
     }
     match shape {
-        // Rewards may read every column.
-        Shape::PromptOnly => true,
+        // Rewards may read every column, but no picture reaches the prompt.
+        Shape::PromptOnly => !is_media(name),
         Shape::Alpaca | Shape::AlpacaPreference => match name {
             "input" | "history" => true,
             "context" => raw.get("input").is_none_or(is_absent),
@@ -239,6 +239,11 @@ pub(crate) fn system_column(raw: &Map<String, Value>) -> Option<&'static str> {
         None => false,
     };
     SYSTEM.into_iter().find(says)
+}
+
+/// Whether a name is that of pictures, sounds or videos.
+pub(crate) fn is_media(name: &str) -> bool {
+    OF_MEDIA.contains(&plain(name).as_str())
 }
 
 pub(crate) fn is_system(name: &str) -> bool {

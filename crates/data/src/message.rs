@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Problem, calls};
+use crate::{Problem, calls, columns};
 
 /// What an assistant's turn says beside its content.
 const SPEAKING: [&str; 5] = [
@@ -68,6 +68,15 @@ impl Message {
                 key: format!("{key}.role"),
                 role,
                 accepted: ROLES,
+            });
+        }
+        if let Some((name, _)) = fields
+            .iter()
+            .find(|(name, value)| columns::is_media(name) && !is_absent(value))
+        {
+            return Err(Problem::NotText {
+                key: format!("{key}.{name}"),
+                found: "a field of pictures, sounds or videos".to_owned(),
             });
         }
         for name in ["tool_calls", "function_call"] {

@@ -339,6 +339,8 @@ fn pictures_and_sounds_are_refused() {
         part(json!({"type": "input_audio", "input_audio": {}})),
         json!({"messages": [turn("user", "<image>what is it?"), turn("assistant", "a cat")], "images": ["a.png"]}),
         json!({"prompt": "what?", "completion": "a cat", "image": "a.png"}),
+        json!({"prompt": "what?", "image": "a.png"}),
+        json!({"messages": [{"role": "user", "content": "what?", "images": ["a.png"]}, turn("assistant", "a cat")]}),
     ] {
         let message = read(&line, &ReadConfig::default()).unwrap_err().to_string();
         assert!(
