@@ -65,6 +65,7 @@ mod tests {
         };
         Report {
             model: "m".into(),
+            plain_prompts: None,
             tasks: [("a".to_owned(), a), ("p".to_owned(), p)].into(),
         }
     }

@@ -243,6 +243,7 @@ mod tests {
         };
         Report {
             model: "m".into(),
+            plain_prompts: None,
             tasks: scores
                 .iter()
                 .map(accuracy)

@@ -36,7 +36,7 @@ pub use continual::{Continual, Drift, Drifted, Stage, continual};
 pub use error::{Error, Result};
 pub use exact::word_f1;
 pub use perplexity::unpredicted;
-pub use report::{Metric, Report, TaskReport};
+pub use report::{Metric, PlainPrompts, Report, TaskReport};
 pub use run::evaluate;
 pub use scorer::{Answer, Drawing, Judge, Said, Scorer, Verdict};
 pub use sequence::Sequence;

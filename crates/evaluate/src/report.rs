@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use data::PromptForm;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Kind, Result};
@@ -13,8 +14,31 @@ use crate::{Error, Kind, Result};
 pub struct Report {
     /// The model, as the caller names it.
     pub model: String,
+    /// How prompts that are plain texts were given; nothing where rows' shapes say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_prompts: Option<PlainPrompts>,
     /// Results by task.
     pub tasks: BTreeMap<String, TaskReport>,
+}
+
+/// How prompts that are plain texts were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainPrompts {
+    /// As turns, in the chat template.
+    ChatTemplate,
+    /// As they stand.
+    RawText,
+}
+
+impl PlainPrompts {
+    /// Of a scorer's form.
+    pub fn of(form: PromptForm) -> Self {
+        match form {
+            PromptForm::Turn => Self::ChatTemplate,
+            PromptForm::Text => Self::RawText,
+        }
+    }
 }
 
 /// One task's results; what the task does not measure is left out.

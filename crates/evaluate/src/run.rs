@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use data::Tokenizer;
 
-use crate::{Kind, Report, Result, Scorer, Suite, choice, classify, exact, pairs, perplexity, replies};
+use crate::{
+    Kind, PlainPrompts, Report, Result, Scorer, Suite, choice, classify, exact, pairs, perplexity, replies, rows,
+};
 
 /// Runs every task. `progress` hears of a task's name, the documents done, and all of them.
 pub fn evaluate(
@@ -16,6 +18,7 @@ pub fn evaluate(
 ) -> Result<Report> {
     let mut report = Report {
         model: model.to_owned(),
+        plain_prompts: rows::form(scorer, tokenizer).map(PlainPrompts::of),
         tasks: [].into(),
     };
     for task in &suite.tasks {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use data::{Dataset, Row};
 use decoder::HeadKind;
-use evaluate::{Change, Metric, Report, Sequence, Suite, Task};
+use evaluate::{Change, Metric, PlainPrompts, Report, Sequence, Suite, Task};
 use serde_json::json;
 
 use crate::failure::usage;
@@ -92,6 +92,9 @@ impl Args {
             adapters => format!("{} with {}", model.model, adapters.join(", ")),
         };
         let report = measure(&suite, &name, &loaded)?;
+        if let Some(before) = &before {
+            tell_other_form(before, &report);
+        }
         let changes = before
             .as_ref()
             .map(|before| evaluate::compare(before, &report, &suite))
@@ -151,6 +154,24 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
         bar.finish_and_clear();
     }
     Ok(report)
+}
+
+/// Says where two reports were made with prompts in different forms.
+fn tell_other_form(before: &Report, now: &Report) {
+    let shown = |form: PlainPrompts| match form {
+        PlainPrompts::ChatTemplate => "in the chat template",
+        PlainPrompts::RawText => "as plain text",
+    };
+    if let (Some(then), Some(now)) = (before.plain_prompts, now.plain_prompts)
+        && then != now
+    {
+        output::note(format!(
+            "prompts that are plain texts were given {} in the earlier report and are given {} now, each as its model was \
+             trained\nhint: `--chat` or `--no-chat` asks both alike",
+            shown(then),
+            shown(now)
+        ));
+    }
 }
 
 /// Whether a task asks with prompts that are plain texts; a file that cannot be read is refused when it is.

@@ -15,6 +15,7 @@ use crate::output;
 pub(super) fn measure(suite: &Suite, name: &str, loaded: &Loaded, labels: &[String]) -> Result<Report> {
     let mut report = Report {
         model: name.to_owned(),
+        plain_prompts: None,
         tasks: [].into(),
     };
     for task in &suite.tasks {
