@@ -28,6 +28,38 @@
 //! assert_eq!(step.rows[0].targets, [-100, -100, -100, 3, 4, -100]);
 //! # Ok::<(), data::Error>(())
 //! ```
+//!
+//! # Rows
+//!
+//! A file's first row says its [`Shape`] by its columns, and every other row must have the same one. Of shapes that fit,
+//! the one with more columns wins, then the one without empty columns; of the rest a fixed precedence decides, if the
+//! columns of the others say the same (`UltraChat`'s `prompt` is the first of its `messages`), else the row is refused.
+//! [`ReadConfig`] chooses a shape and maps columns of other names.
+//!
+//! - A string is a string: only cells of CSV and Parquet tables that are JSON of turns are decoded, and `tools` and the
+//!   arguments of calls, which are never text.
+//! - Null, an empty text, list or object are absent.
+//! - `system` is the system turn of a conversation in every shape; beside plain texts it is refused.
+//! - No part of a prompt vanishes: a prompt is not guessed while a column may hold it, a column of text that nothing reads
+//!   is a remark ([`Dataset::remarks`]), pictures are refused, and so are a turn's text and a tool call that the chat
+//!   template does not show ([`Problem::NotShown`]).
+//!
+//! ```
+//! use data::{Dataset, ReadConfig, Shape};
+//! use std::path::Path;
+//!
+//! let line = br#"{"system": "Be brief.", "question": "Capital?", "chosen": "It is Paris.", "rejected": "It is Rome."}"#;
+//! let read = |config: &ReadConfig| Dataset::parse(Path::new("pairs.jsonl"), line, config);
+//! assert!(read(&ReadConfig::default()).is_err());
+//!
+//! let columns = [("instruction".to_owned(), "question".to_owned())].into();
+//! let rows = read(&ReadConfig { columns, ..ReadConfig::default() })?;
+//! assert_eq!(rows.shape(), Shape::AlpacaPreference);
+//! assert_eq!(rows.row(0).input(), "system\nBe brief.\nuser\nCapital?\n");
+//! # Ok::<(), data::Error>(())
+//! ```
+//!
+//! `docs/data.md` shows a row of each shape.
 
 mod batches;
 mod calls;

@@ -1,18 +1,4 @@
 //! A suite: the tasks of one evaluation, as a TOML file.
-//!
-//! ```
-//! let suite = r#"
-//!     [[task]]
-//!     name = "arithmetic"
-//!     kind = "exact_match"
-//!     data = "sums.csv"
-//!     columns = { question = "sum", answer = "result" }
-//!     tolerance = 0.01
-//! "#;
-//! let suite: evaluate::Suite = toml::from_str(suite)?;
-//! assert_eq!(suite.tasks[0].columns["answer"], "result");
-//! # Ok::<(), toml::de::Error>(())
-//! ```
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The tasks of a suite file, in order.
+/// The tasks of a suite file, in order; `docs/data.md` shows one of each kind.
+///
+/// ```
+/// let suite = r#"
+///     [[task]]
+///     name = "arithmetic"
+///     kind = "exact_match"
+///     data = "sums.csv"
+///     columns = { question = "sum", answer = "result" }
+///     tolerance = 0.01
+/// "#;
+/// let suite: evaluate::Suite = toml::from_str(suite)?;
+/// assert_eq!(suite.tasks[0].columns["answer"], "result");
+/// # Ok::<(), toml::de::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
