@@ -60,6 +60,9 @@ const OF_PROMPTS: [&str; 38] = [
     "userprompt",
 ];
 
+/// Of these, names of columns that may show a whole row as one text.
+const RENDERINGS: [&str; 5] = ["conversation", "dialog", "dialogue", "prompt", "text"];
+
 /// Names of columns that hold pictures, sounds or videos.
 const OF_MEDIA: [&str; 8] = [
     "audio",
@@ -149,7 +152,9 @@ pub(crate) fn unread<'r>(raw: &'r Map<String, Value>, shape: Shape, row: &Row) -
         if matches!(kind, Unread::OfPrompt | Unread::Words) {
             let said = said.get_or_insert_with(|| texts_of(row));
             let repeats = |text: &&str| said.iter().any(|whole| whole.contains(text.trim()));
-            let renders = |text: &&str| said.iter().all(|part| text.contains(part.trim()));
+            let renders = |text: &&str| {
+                RENDERINGS.contains(&plain.as_str()) && said.iter().all(|part| text.contains(part.trim()))
+            };
             let texts = texts(value);
             let says_nothing_new = texts.iter().all(|text| repeats(text) || renders(text));
             // A list of tools has no text of its own, and is not repeated anywhere.
