@@ -16,7 +16,7 @@ fn rows(home: &Home, answer: &str) -> String {
 fn recipe(home: &Home) -> String {
     let text = format!(
         "[model]\nname_or_path = {:?}\ndtype = \"float32\"\n\n[[surgery]]\nkind = \"lora\"\nr = 4\nlora_alpha = 8\n\
-         target_modules = \"all-linear\"\n\n[objective]\nkind = \"sft\"\n\n[data]\ntrain = [{{ path = \"p.jsonl\" }}]\n\n\
+         target_modules = \"all-linear\"\n\n[objective]\nkind = \"sft\"\n\n[data]\ntrain = [{{ path = \"p.jsonl\" }}]\nmax_length = 96\n\n\
          [report]\nsamples = 0\n\n[train]\noutput_dir = {:?}\nmax_steps = 4\nper_device_train_batch_size = 2\n\
          learning_rate = 1e-3\nsave_steps = 2\nlogging_steps = 1\n",
         tiny().display().to_string(),
@@ -77,7 +77,7 @@ fn a_run_resumed_with_another_batch_rate_length_or_data_is_refused_by_name() {
         (
             &["data.max_length=64"],
             "data.max_length",
-            "`1024`",
+            "`96`",
             "`64`",
             "resume with the recipe",
         ),

@@ -119,7 +119,7 @@ fn outputs_that_nobody_asked_for_are_not_made() {
     assert_eq!(
         names,
         [
-            ".run.lock",
+            ".published", ".run.lock",
             "metrics.jsonl",
             "model.txt",
             "recipe.toml",
