@@ -119,7 +119,8 @@ fn outputs_that_nobody_asked_for_are_not_made() {
     assert_eq!(
         names,
         [
-            ".published", ".run.lock",
+            ".published",
+            ".run.lock",
             "metrics.jsonl",
             "model.txt",
             "recipe.toml",
