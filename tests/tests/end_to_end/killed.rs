@@ -168,7 +168,10 @@ impl Case {
         let done = self.again.iter().any(|args| {
             let answer = answer(self.run(args, &[]));
             // A model that stands there already is the whole new one.
-            let is_there = answer.stderr.contains("is there already") && self.model() == *after;
+            let refuses = ["is there already", "found one there"]
+                .iter()
+                .any(|words| answer.stderr.contains(words));
+            let is_there = refuses && self.model() == *after;
             said += &answer.stderr;
             answer.code == 0 || is_there
         });
