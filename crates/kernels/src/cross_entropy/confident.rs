@@ -57,7 +57,7 @@ fn case(p: f64) -> Case {
 
 /// Log-probabilities, and the gradients of their sum for hidden and weight.
 fn run(f: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor, case: &Case, kind: Kind) -> [Tensor; 3] {
-    let [hidden, weight] = [&case.hidden, &case.weight].map(|x| x.to_kind(kind).set_requires_grad(true));
+    let [hidden, weight] = [&case.hidden, &case.weight].map(|x| x.detach().to_kind(kind).set_requires_grad(true));
     let log_probs = f(&hidden, &weight, &case.targets);
     autograd::backward(&[&log_probs], &[&log_probs.ones_like()]).unwrap();
     [log_probs.detach(), hidden.grad(), weight.grad()]

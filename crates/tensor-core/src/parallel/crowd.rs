@@ -3,7 +3,7 @@
 //! Between two loops libgomp's threads spin for some milliseconds before they sleep: fast while each has a core of its
 //! own. Where another process runs on one of the cores, the loop's last thread waits for its turn there while the others
 //! spin where it could run. libgomp spins for a few microseconds only, if its threads are more than the cores. So while
-//! this process is interrupted often, it holds a team of threads that sleep and make them so.
+//! this process's threads wait for cores, it holds a team of threads that sleep and make them so.
 //!
 //! Source: libgomp, `config/linux/wait.h`: `gomp_managed_threads` against `gomp_available_cpus`.
 
@@ -17,9 +17,10 @@ use crate::shim;
 
 /// Milliseconds between two looks.
 const EVERY: u64 = 100;
-/// Interruptions a second from which on the cores are shared: one competitor on one core makes about a hundred.
-const MANY: f64 = 30.0;
-/// Looks without so many until the team is let go.
+/// Seconds that all threads together wait for a core, in a second, from which on the cores are shared: one competitor on
+/// one core makes about 0.5.
+const MUCH: f64 = 0.05;
+/// Looks without so much until the team is let go.
 const CALM: u32 = 20;
 
 /// When to look again, in milliseconds since the first look.
@@ -31,9 +32,9 @@ static CROWD: Mutex<Crowd> = Mutex::new(Crowd {
 });
 
 struct Crowd {
-    /// When was looked last, and how often the process had been interrupted then.
-    last: Option<(u64, i64)>,
-    /// Looks since it was interrupted often.
+    /// When was looked last, and how long threads had waited by then, in nanoseconds.
+    last: Option<(u64, u64)>,
+    /// Looks since they waited much.
     calm: u32,
     team: Option<Team>,
 }
@@ -48,20 +49,19 @@ pub(super) fn look() {
     // Whoever looks at the same time does it for both.
     let Ok(mut crowd) = CROWD.try_lock() else { return };
     NEXT.store(now + EVERY, Ordering::Relaxed);
-    crowd.looked(now, interruptions());
+    if let Some(waited) = waited() {
+        crowd.looked(now, waited);
+    }
 }
 
 impl Crowd {
-    fn looked(&mut self, now: u64, interruptions: i64) {
-        let Some((then, before)) = self.last.replace((now, interruptions)) else {
+    fn looked(&mut self, now: u64, waited: u64) {
+        let Some((then, before)) = self.last.replace((now, waited)) else {
             return;
         };
-        let a_second = (interruptions - before) as f64 * 1e3 / (now - then).max(1) as f64;
-        self.calm = if a_second >= MANY {
-            0
-        } else {
-            self.calm.saturating_add(1)
-        };
+        // A thread that ended takes its waiting with it.
+        let share = waited.saturating_sub(before) as f64 / 1e6 / (now - then).max(1) as f64;
+        self.calm = if share >= MUCH { 0 } else { self.calm.saturating_add(1) };
         if self.calm == 0 && self.team.is_none() {
             self.team = Team::new();
         } else if self.calm >= CALM {
@@ -70,15 +70,16 @@ impl Crowd {
     }
 }
 
-/// How often this process was taken off a core that it wanted to keep.
-fn interruptions() -> i64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: memory for the answer, which zeros are one of.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init().ru_nivcsw
-    }
+/// How long this process's threads have been ready to run without a core, in nanoseconds; none where the system does not
+/// tell.
+fn waited() -> Option<u64> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    let each = tasks.flatten().filter_map(|task| {
+        // Nanoseconds on a core, nanoseconds waiting for one, turns.
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    each.reduce(|sum, waited| sum.saturating_add(waited))
 }
 
 /// A thread whose own team of threads sleeps until this is dropped.
@@ -124,21 +125,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_team_is_held_while_the_process_is_interrupted_often() {
+    fn a_team_is_held_while_threads_wait_for_cores() {
         let mut crowd = Crowd {
             last: None,
             calm: 0,
             team: None,
         };
-        let (mut now, mut count) = (0, 1000);
-        let mut pass = |crowd: &mut Crowd, interruptions: i64| {
-            (now, count) = (now + EVERY, count + interruptions);
-            crowd.looked(now, count);
+        let (mut now, mut waited) = (0, 1_000_000_000);
+        let mut pass = |crowd: &mut Crowd, milliseconds: u64| {
+            (now, waited) = (now + EVERY, waited + milliseconds * 1_000_000);
+            crowd.looked(now, waited);
             crowd.team.is_some()
         };
         assert!(!pass(&mut crowd, 500), "nothing to compare with");
-        assert!(!pass(&mut crowd, 2), "20 a second");
-        assert!(pass(&mut crowd, 3), "30 a second");
+        assert!(!pass(&mut crowd, 4), "4 % of a core");
+        assert!(pass(&mut crowd, 5), "5 % of a core");
         for _ in 1..CALM {
             assert!(pass(&mut crowd, 0));
         }
@@ -150,15 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_more_threads_than_cores_is_interrupted() {
+    fn threads_that_are_more_than_the_cores_wait() {
         let cores = std::thread::available_parallelism().unwrap().get();
-        let (before, start) = (interruptions(), Instant::now());
-        std::thread::scope(|scope| {
+        let start = Instant::now();
+        let waits = std::thread::scope(|scope| {
+            let before = waited().expect("Linux tells how long threads wait");
             for _ in 0..2 * cores {
-                scope.spawn(|| while start.elapsed().as_millis() < 300 {});
+                scope.spawn(|| while start.elapsed().as_millis() < 400 {});
             }
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            waited().unwrap().saturating_sub(before)
         });
-        let a_second = (interruptions() - before) as f64 / start.elapsed().as_secs_f64();
-        assert!(a_second >= MANY, "{a_second} interruptions a second");
+        // As many threads as there are cores wait all the time.
+        assert!(waits as f64 / 1e9 / 0.3 >= MUCH, "{waits} ns");
     }
 }
