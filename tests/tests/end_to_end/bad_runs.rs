@@ -204,7 +204,12 @@ fn no_room_for_a_model_leaves_no_half_of_one() {
             hint: "free some space or save elsewhere",
         });
         nothing_lost(home.path(), &before);
-        assert_eq!(files(home.path()).len(), before.len(), "{args:?}");
+        // Hashes of weights are remembered in the cache; nothing else is new.
+        let left = files(home.path());
+        let new = left
+            .keys()
+            .find(|path| !before.contains_key(*path) && !path.starts_with(home.at("cache/digests")));
+        assert_eq!(new, None, "{args:?}");
     }
 }
 
