@@ -271,7 +271,7 @@ pub(crate) fn labels_of(folder: &Path, tensors: &[(String, Tensor)]) -> Result<O
 fn remarks(config: &PeftConfig, idle: &[String]) -> Vec<String> {
     let mut remarks: Vec<String> = idle
         .iter()
-        .map(|key| format!("{key} matches none of its modules and changes nothing\nhint: it may be misspelt; the tensors say what their ranks are, not their alphas"))
+        .map(|key| format!("{key} matches none of its modules and changes nothing\nhint: if it is misspelt, the module that was meant has another scale than was wanted, in PEFT too"))
         .collect();
     if config.lora_alpha == 0.0 {
         remarks.push("`lora_alpha` is 0: the update is scaled by it, so the adapter changes nothing".into());
