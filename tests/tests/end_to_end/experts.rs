@@ -162,7 +162,7 @@ fn a_run_may_give_tokens_to_all_experts_or_skip_the_lesser_ones() {
         "`router.skip_below`",
     );
     refused(
-        &["surgery.0={kind=\"upcycle\"}", "router={gating=\"dense\"}"],
+        &["surgery=[{kind=\"upcycle\"},{kind=\"full\"}]", "router={gating=\"dense\"}"],
         "write the mixture with `finetune upcycle`",
     );
 }
@@ -362,7 +362,7 @@ fn what_does_not_fit_experts_is_refused() {
     };
     refused(
         &["router.router_aux_loss_coef=0.1"],
-        &["`[router]`", "no experts", "hint: "],
+        &["`router`", "no experts", "hint: "],
     );
     refused(
         &["router.router_jitter_noise=2.0"],
