@@ -162,7 +162,10 @@ fn a_run_may_give_tokens_to_all_experts_or_skip_the_lesser_ones() {
         "`router.skip_below`",
     );
     refused(
-        &["surgery=[{kind=\"upcycle\"},{kind=\"full\"}]", "router={gating=\"dense\"}"],
+        &[
+            "surgery=[{kind=\"upcycle\"},{kind=\"full\"}]",
+            "router={gating=\"dense\"}",
+        ],
         "write the mixture with `finetune upcycle`",
     );
 }

@@ -107,7 +107,10 @@ fn a_run_in_rounds_goes_on_from_any_checkpoint() {
 #[test]
 fn what_does_not_go_together_is_refused() {
     for (setting, parts) in [
-        ("surgery=[{kind=\"hft\"},{kind=\"full\"}]", ["`surgery.0.kind`", "each decide"]),
+        (
+            "surgery=[{kind=\"hft\"},{kind=\"full\"}]",
+            ["`surgery.0.kind`", "each decide"],
+        ),
         (
             "surgery=[{kind=\"hft\"},{kind=\"hft\"}]",
             ["`surgery.1.kind`", "decides alone"],
