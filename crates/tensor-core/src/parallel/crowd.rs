@@ -79,7 +79,7 @@ fn waited() -> Option<u64> {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
         text.split_whitespace().nth(1)?.parse::<u64>().ok()
     });
-    each.reduce(|sum, waited| sum.saturating_add(waited))
+    each.reduce(u64::saturating_add)
 }
 
 /// A thread whose own team of threads sleeps until this is dropped.
