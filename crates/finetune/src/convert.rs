@@ -123,7 +123,12 @@ impl Conversion<'_> {
             let made = match &placement {
                 None => base,
                 Some(placement) => {
-                    let made = merged(placement, &info.name, &base.to_device(self.device))?;
+                    // In f32 until the end, so that the sum is rounded once, to the dtype that is written.
+                    let wide = match base.kind() {
+                        Kind::Half | Kind::BFloat16 => base.to_kind(Kind::Float),
+                        _ => base.shallow_clone(),
+                    };
+                    let made = merged(placement, &info.name, &wide.to_device(self.device))?;
                     let keeps_zeros = self.keep_zeros || self.adapter.is_some_and(Adapter::keeps_zeros);
                     match keeps_zeros.then(|| pruned(&info.name, &base)).flatten() {
                         Some(mask) => mask.apply(&made),
