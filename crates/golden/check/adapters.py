@@ -201,7 +201,7 @@ def over_packed(report, finetune, base, chats):
     tokenizer = AutoTokenizer.from_pretrained(base)
     for scheme in ("nf4", "fp4", "int8"):
         dense = finetune.work / "dense" / scheme
-        finetune("quantize", "--model", base, "--scheme", scheme, "--dense", "--output", dense)
+        finetune("quantize", "--model", base, "--scheme", scheme, "--dense", "--dtype", "f32", "--output", dense)
         for name, surgery in OVER_PACKED.items():
             what = f"{name} over {scheme}"
             surgery = f"kind = 'quantize'\nscheme = '{scheme}'\n\n[[surgery]]\n{surgery}"
