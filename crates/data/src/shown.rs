@@ -1,8 +1,8 @@
 //! Whether a chat template shows what a conversation says.
 //!
 //! A template that knows no tool calls writes an empty turn where one stands, and one that walks parts may write nothing
-//! for a plain text: what is then learnt is not what the row says. A text that the rendering does not hold to the letter
-//! (templates trim, escape and quote) is looked for by a mark in its place.
+//! for a plain text: what is then learnt is not what the row says. Templates trim, escape and quote, and short texts stand
+//! by chance in a header, so each text and each call is looked for by a mark in its place.
 
 use std::borrow::Cow;
 
@@ -56,17 +56,16 @@ fn check(chat: &Chat, text: &str, template: &ChatTemplate, special: &SpecialToke
         what,
     };
     let says = |message: &Message| !message.text().trim().is_empty();
-    let unseen = |message: &Message| says(message) && !text.contains(message.text().trim());
-    if chat.messages.iter().any(unseen) {
+    if chat.messages.iter().any(says) {
         let marked = |(idx, message): (usize, &Message)| match says(message) {
             true => message.with_text(&mark(idx)),
             false => message.clone(),
         };
         let messages = chat.messages.iter().enumerate().map(marked).collect();
         let rendered = template.render(&chat.with_messages(messages), special, Ending::Closed);
-        for (idx, message) in chat.messages.iter().enumerate().filter(|(_, message)| unseen(message)) {
+        for (idx, message) in chat.messages.iter().enumerate().filter(|(_, message)| says(message)) {
             // A template that refuses the marks says nothing about the text.
-            if rendered.as_ref().is_ok_and(|text| !text.contains(&mark(idx))) {
+            if rendered.as_ref().is_ok_and(|marked| !marked.contains(&mark(idx))) {
                 return Err(not_shown(format!("the text of message {idx} (`{}`)", message.role())));
             }
         }

@@ -188,8 +188,10 @@ fn spans_stay_in_the_assistants_turns_whatever_is_written_there() {
             let learnt = learnt(&tokenizer, &row(&json!({"messages": messages})));
             assert_eq!(learnt.len(), wanted.len(), "{learnt:?}");
             for (learnt, wanted) in learnt.iter().zip(wanted) {
+                // A template's tags may hold the line break before the answer.
+                let learnt = learnt.trim();
                 let learnt = learnt.strip_prefix("<think>\n\n</think>\n\n").unwrap_or(learnt);
-                assert_eq!(learnt.trim_end(), format!("{wanted}<|im_end|>"));
+                assert_eq!(learnt, format!("{wanted}<|im_end|>"));
             }
         }
     }

@@ -44,7 +44,10 @@ pub struct Args {
 }
 
 /// Endings of data files.
-const DATA: [&str; 7] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt"];
+const DATA: [&str; 11] = [
+    "jsonl", "ndjson", "json", "csv", "tsv", "parquet", "txt", // and compressed ones, which are refused by name
+    "gz", "zst", "bz2", "xz",
+];
 
 impl Args {
     /// Looks what it is, and says so.
