@@ -59,12 +59,15 @@ pub fn needs_language_model(loaded: &Loaded, args: &ModelArgs, verb: &str) -> Re
         .map(|arg| format!(" --adapter {arg}"))
         .collect::<Vec<_>>()
         .concat();
+    let what = if verb == "score" { "scoring" } else { "a conversation" };
     bail!(
-        "`{}`: `finetune {verb}` wants a language model, found {found}\n\
-         hint: `finetune classify --model {}{adapters} --text TEXT` (or `--data FILE`) shows what it says of a text",
+        "`{}`: {what} needs a head for language modelling, found one for {}: {found}\n\
+         hint: `finetune classify --model {}{adapters} --text TEXT` (or `--data FILE`) shows what it says of a text\n\
+         hint: `finetune {verb}` wants a language model: take a model that was trained for language modelling",
         args.adapter
             .last()
             .map_or_else(|| args.model.clone(), |arg| arg.path.display().to_string()),
+        kind.name(),
         args.model,
     )
 }

@@ -150,8 +150,27 @@ impl Terminal {
         let begun = Instant::now();
         while self.shown().matches(text).count() < count {
             assert!(
-                begun.elapsed() < Duration::from_mins(1),
+                begun.elapsed() < Duration::from_mins(2),
                 "`{text}` not {count} times in: {}",
+                self.shown()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a turn can be typed: the terminal was asked for marks around pastes, last, and the prompt follows.
+    #[track_caller]
+    fn ready(&self) {
+        let begun = Instant::now();
+        let waits = || {
+            let shown = self.shown();
+            let asked = shown.rfind("\x1b[?2004h");
+            asked.is_some_and(|at| asked > shown.rfind("\x1b[?2004l") && shown[at..].contains("> "))
+        };
+        while !waits() {
+            assert!(
+                begun.elapsed() < Duration::from_mins(2),
+                "no prompt in: {}",
                 self.shown()
             );
             thread::sleep(Duration::from_millis(20));
@@ -170,7 +189,7 @@ impl Terminal {
                 return status.code().unwrap_or(-1);
             }
             assert!(
-                begun.elapsed() < Duration::from_mins(1),
+                begun.elapsed() < Duration::from_mins(2),
                 "it does not end: {}",
                 self.shown()
             );
@@ -192,21 +211,29 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
     let save = format!("/save {}\r", home.at("saved.jsonl"));
     let mut terminal = Terminal::chat(&home, "");
     terminal.wait("/help lists the commands", 1);
-    terminal.wait("> ", 1);
+    terminal.ready();
     terminal.press("\x1b[200~What is slow?\nWhat is quick?\nWhat glitters?\x1b[201~\r");
-    terminal.wait("> ", 2);
-    // The line before, with one more word at its end: up, then the text.
-    terminal.press("What\r");
-    terminal.press("\x1b[A is gold?\r");
+    terminal.wait("What glitters?", 1);
+    // The line before, with more words at its end: up, then the text.
+    for keys in ["What\r", "\x1b[A is gold?\r"] {
+        terminal.ready();
+        terminal.press(keys);
+        thread::sleep(Duration::from_secs(1));
+    }
+    terminal.ready();
     terminal.press(&save);
-    terminal.wait("added to", 1);
+    terminal.wait("as line 1", 1);
     // Ctrl-C on a line drops the line and not the conversation.
+    terminal.ready();
     terminal.press("half a turn\x03");
     terminal.wait("Ctrl-C again", 1);
+    terminal.ready();
     terminal.press("/hlep\r");
     terminal.wait("`/help` is near", 1);
+    terminal.ready();
     terminal.press(&save);
     terminal.wait("as line 2", 1);
+    terminal.ready();
     terminal.press("\x04");
     assert_eq!(terminal.end(), 0);
     let rows = saved(&home);
@@ -222,9 +249,10 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
     assert_eq!(rows[0], rows[1]);
     // The next chat remembers the lines.
     let mut terminal = Terminal::chat(&home, "");
-    terminal.wait("> ", 1);
+    terminal.ready();
     terminal.press("\x1b[A\x1b[A\x1b[A\r");
     terminal.wait("as line 3", 1);
+    terminal.ready();
     terminal.press("/exit\r");
     assert_eq!(terminal.end(), 0);
 }

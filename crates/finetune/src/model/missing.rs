@@ -26,7 +26,8 @@ pub(super) fn refuse_missing(path: &Path) -> Result<()> {
     };
     let hint = hint.unwrap_or_else(|| near(path));
     bail!(
-        "`{}`: wanted the folder of an adapter (with `adapter_config.json`), found {found}\nhint: {hint}",
+        "`{}`: wanted the folder of an adapter, found {found}: `adapter_config.json` is missing\nhint: {hint}\n\
+         hint: an adapter is a folder with `adapter_config.json`, as `finetune train` or PEFT writes it",
         path.display()
     )
 }
@@ -61,10 +62,7 @@ fn near(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut there = adapters_in(parent);
     if there.is_empty() {
-        return format!(
-            "`{}` holds no adapter either; an adapter is the folder that `finetune train` or PEFT wrote",
-            parent.display()
-        );
+        return format!("`{}` holds no adapter either", parent.display());
     }
     let distance = |other: &PathBuf| {
         let other = other.file_name().unwrap_or_default().to_string_lossy().into_owned();

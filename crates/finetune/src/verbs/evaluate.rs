@@ -129,9 +129,12 @@ impl Args {
         if worse.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
+        let regressed = changes.iter().filter(|change| change.regressed);
+        let names: Vec<&str> = regressed.map(|change| change.task.as_str()).collect();
         bail!(
-            "worse than `{}` by more than the tolerance:\n{}",
+            "worse than `{}` by more than the tolerance: {}\n{}",
             self.compare.unwrap_or_default().display(),
+            names.join(", "),
             worse.join("\n")
         )
     }
