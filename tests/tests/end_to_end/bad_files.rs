@@ -341,12 +341,13 @@ fn an_adapter_with_modules_that_the_model_does_not_have_is_refused() {
 #[test]
 fn what_is_no_adapter_is_refused() {
     let home = Home::new();
-    let (model, empty) = (tiny().display().to_string(), home.at(""));
+    let (model, empty) = (tiny().display().to_string(), home.at("empty"));
+    std::fs::create_dir(&empty).unwrap();
     let says = Refusal {
         place: &empty,
-        wanted: "`adapter_config.json`",
-        found: "is missing",
-        hint: "an adapter is a folder with",
+        wanted: "wanted the folder of an adapter (with `adapter_config.json`)",
+        found: "found an empty folder",
+        hint: "adapter",
     };
     for model in [&model, &empty] {
         finetune(
