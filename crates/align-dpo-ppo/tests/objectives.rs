@@ -325,7 +325,7 @@ fn what_is_no_reference_is_refused() {
         "{error}"
     );
     let error = Preference::new(&config(LossType::Sigmoid), Likelihood::Reply, None).unwrap_err();
-    assert!(error.to_string().contains("[sigmoid]"), "{error}");
+    assert!(error.to_string().contains("`sigmoid`"), "{error}");
     // What needs none holds none.
     Preference::new(&config(LossType::Simpo), Likelihood::Reply, None).unwrap();
     let model = adapted(Kind::Float);

@@ -234,8 +234,10 @@ impl Recipe {
             }
         }?;
         self.check_rollouts(document)?;
-        if matches!(self.objective, ObjectiveConfig::Kto(_)) && self.train.documents_per_step() < 2 {
-            let what = "KTO's baseline pairs each prompt of a step with another one's reply: wanted a step of at least 2 documents, found 1";
+        let has_baseline =
+            matches!(&self.objective, ObjectiveConfig::Kto(config) if config.loss_type == align_dpo_ppo::KtoLoss::Kto);
+        if has_baseline && self.train.documents_per_step() < 2 {
+            let what = "KTO's baseline pairs each prompt of a step with another one's reply: wanted a step of at least 2 documents, found 1\nhint: a larger batch or `train.gradient_accumulation_steps`, or `objective.loss_type = \"apo_zero_unpaired\"`, which has no baseline";
             return Err(document.error("train.per_device_train_batch_size", what, None));
         }
         Ok(())

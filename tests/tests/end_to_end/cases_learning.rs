@@ -269,7 +269,7 @@ fn kto_is_told_what_its_rows_lack() {
     let mixed = recipe(&home, "mixed", &mixed, kto);
     train(&home, &mixed, &["train.per_device_train_batch_size=1"]).refuses(&Refusal {
         place: "`train.per_device_train_batch_size`",
-        wanted: "wants at least 2 samples a step",
+        wanted: "wanted a step of at least 2 documents",
         found: "found 1",
         hint: "apo_zero_unpaired",
     });

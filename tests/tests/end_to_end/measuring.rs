@@ -175,7 +175,9 @@ fn an_estimate_says_afterwards_how_wrong_it_was() {
         after["run"]["peak"].as_f64().unwrap(),
         after["memory"]["peak"].as_f64().unwrap(),
     );
-    assert!(guess / found > 0.8 && guess / found < 1.25, "{guess} of {found}");
+    // 300 MB are allowed for libtorch, the tokenizer and buffers, of which a tiny model takes half: never less than the run
+    // took, and not more than the rest of that above it.
+    assert!(guess >= found && guess - found < 2e8, "{guess} of {found}");
     let spoken = finetune(&home, &["estimate", &recipe]).works().stdout;
     assert_eq!(spoken.matches("the estimate is off by").count(), 2, "{spoken}");
     let run = home.at("run");

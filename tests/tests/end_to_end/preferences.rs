@@ -191,7 +191,7 @@ fn rows_and_options_that_do_not_fit_are_refused() {
             "kind = \"dpo\"\nlabel_smoothing = 0.1\n",
             "recipe.toml",
             "`label_smoothing`",
-            "no effect on [sigmoid]",
+            "no effect on `sigmoid`",
             "robust",
         ),
     ] {

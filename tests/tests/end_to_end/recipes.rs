@@ -183,6 +183,11 @@ fn train(path: &Path, recipe: &toml::Table, pace: Pace) -> Vec<f64> {
         "train.logging_steps=1".into(),
         "report.max_new_tokens=4".into(),
     ];
+    // The tiny model has 128 positions; what is longer is cut to them.
+    let max_length = recipe["data"].get("max_length").and_then(toml::Value::as_integer);
+    if pace == Pace::Shipped && max_length.is_none_or(|length| length > 128) {
+        settings.push("data.max_length=128".into());
+    }
     if pace == Pace::Quick {
         settings.extend([
             "train.per_device_train_batch_size=4".into(),

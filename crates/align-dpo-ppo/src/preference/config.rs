@@ -194,7 +194,7 @@ mod tests {
                     label_smoothing: 0.1,
                     ..config()
                 },
-                "`label_smoothing`: it has no effect on [sigmoid]",
+                "`label_smoothing`: it has no effect on `sigmoid`",
             ),
             (
                 PreferenceConfig {

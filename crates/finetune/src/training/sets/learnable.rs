@@ -33,7 +33,7 @@ pub(super) fn check(
         ObjectiveConfig::Dpo(_) | ObjectiveConfig::Orpo(_) | ObjectiveConfig::Reward(_) => pairs(recipe, &train, &eval),
         ObjectiveConfig::Kto(config) => {
             if config.loss_type == KtoLoss::Kto {
-                prompts_of_a_step(recipe, &train)?;
+                replies_differ(&train)?;
             }
             kinds(&train)
         }
@@ -88,14 +88,8 @@ fn pairs(recipe: &Recipe, train: &[Read], eval: &[Read]) -> Result<()> {
     Ok(())
 }
 
-/// KTO measures its baseline on prompts with another prompt's reply: a step needs two of them, and they must differ.
-fn prompts_of_a_step(recipe: &Recipe, train: &[Read]) -> Result<()> {
-    if recipe.train.documents_per_step() < 2 {
-        bail!(
-            "`train.per_device_train_batch_size`: `objective.kind = \"kto\"` wants at least 2 samples a step, found 1: its baseline is measured on each prompt with the reply to another one\n\
-             hint: a larger batch or `train.gradient_accumulation_steps`, or `objective.loss_type = \"apo_zero_unpaired\"`, which has no baseline"
-        );
-    }
+/// KTO measures its baseline on prompts with another prompt's reply, so they must not all be the same.
+fn replies_differ(train: &[Read]) -> Result<()> {
     let mut all = BTreeSet::new();
     let mut count = 0;
     for (source, set) in train {
