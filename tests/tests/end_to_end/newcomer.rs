@@ -50,7 +50,7 @@ fn a_classifier_labels_new_rows_with_probabilities() {
 
     let new = home.file(
         "new.jsonl",
-        "{\"text\": \"What glitters? good\"}\n{\"text\": \"What is quick? bad\", \"label\": \"bad\"}\n{\"text\": \"Who comes first? good\", \"label\": \"bad\"}\n",
+        "{\"text\": \"What glitters? good\", \"label\": \"good\"}\n{\"text\": \"What is quick? bad\", \"label\": \"bad\"}\n{\"text\": \"Who comes first? good\", \"label\": \"bad\"}\n",
     );
     let base = ["--model", model(), "--adapter", &run, "--dtype", "f32"];
     let with = |verb: &str, more: &[&str]| finetune(&home, &[&[verb][..], &base[..], more].concat()).works();
@@ -73,13 +73,19 @@ fn a_classifier_labels_new_rows_with_probabilities() {
     assert_eq!(rows[0]["text"], "What glitters? good");
     assert_eq!(
         (&rows[0]["reference"], &rows[1]["reference"]),
-        (&Value::Null, &json!("bad"))
+        (&json!("good"), &json!("bad"))
     );
     assert!(
-        labelled.stderr.contains("1 of 2 labels are the rows' own (50.0 %)"),
+        labelled.stderr.contains("2 of 3 labels are the rows' own (66.7 %)"),
         "{}",
         labelled.stderr
     );
+    // Rows without labels are labelled alike, and compared with nothing.
+    let plain = home.file("plain.jsonl", "{\"text\": \"What glitters? good\"}\n");
+    let found = with("classify", &["--data", &plain, "--json"]);
+    let row = found.json_lines().remove(0);
+    assert!(row.get("reference").is_none() && row["label"] == "good", "{row}");
+    assert!(!found.stderr.contains("the rows' own"), "{}", found.stderr);
     // `generate` does the same, and a text alone gives what its row gives.
     assert_eq!(with("generate", &["--data", &new]).stdout, labelled.stdout);
     let alone = with("classify", &["--text", "What glitters? good", "--json"])
@@ -106,7 +112,7 @@ fn a_classifier_labels_new_rows_with_probabilities() {
         .fails_with(1, &["wanted a classifier, found a language model", "hint: "]);
     let odd = home.file(
         "odd.jsonl",
-        "{\"text\": \"a\"}\n{\"text\": \"a\", \"label\": \"ugly\"}\n",
+        "{\"text\": \"a\", \"label\": \"good\"}\n{\"text\": \"a\", \"label\": \"ugly\"}\n",
     );
     let refused = finetune(
         &home,
