@@ -226,6 +226,12 @@ impl Dataset {
 
 /// A row in its normal form, with the columns that it does not read; refused where text of its prompt would be lost.
 fn one(raw: &Map<String, Value>, shape: Shape, chosen: bool) -> Result<(Row, Columns), Problem> {
+    let mut shape = shape;
+    // A text may have a label or not: rows to be labelled stand beside rows that are.
+    let of_text = |shape: Shape| matches!(shape, Shape::Text | Shape::Labelled);
+    if !chosen && of_text(shape) && Shape::of(raw).is_ok_and(of_text) {
+        shape = Shape::of(raw)?;
+    }
     if !chosen {
         shape.check(raw)?;
         let own = Shape::of(raw)?;

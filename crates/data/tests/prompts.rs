@@ -445,8 +445,8 @@ fn rows_of_another_shape_are_refused_by_their_line() {
             "line 2: wanted a row of shape `prompt_completion`, as the first row is, found one of shape `unpaired`",
         ),
         (
-            "{\"text\": \"a\"}\n{\"text\": \"b\", \"label\": 1}",
-            "line 2: wanted a row of shape `text`, as the first row is, found one of shape `labelled`",
+            "{\"text\": \"a\"}\n{\"text\": \"b\", \"messages\": [{\"role\": \"user\", \"content\": \"b\"}]}",
+            "line 2: wanted a row of shape `text`, as the first row is, found one of shape `messages`",
         ),
     ] {
         let parse = |config: &ReadConfig| Dataset::parse(Path::new("rows.jsonl"), lines.as_bytes(), config);
@@ -459,6 +459,21 @@ fn rows_of_another_shape_are_refused_by_their_line() {
         };
         assert_eq!(parse(&chosen).unwrap().len(), 2);
     }
+}
+
+#[test]
+fn texts_with_and_without_a_label_stand_in_one_file() {
+    let rows =
+        support::rows("{\"text\": \"a\"}\n{\"text\": \"b\", \"label\": \"x\"}\n{\"text\": \"c\", \"label\": null}");
+    let said: Vec<Vec<String>> = rows.rows().map(said).collect();
+    assert_eq!(
+        said,
+        [
+            vec!["a".to_owned()],
+            vec!["b".to_owned(), "Name(\"x\")".to_owned()],
+            vec!["c".to_owned()]
+        ]
+    );
 }
 
 #[test]
