@@ -250,7 +250,7 @@ pub(super) struct Memory {
 }
 
 /// What the process holds before it has a model: libtorch's code and pools, the tokenizer.
-const PROCESS: f64 = 0.3e9;
+const PROCESS: f64 = 0.19e9;
 /// Values that a block leaves for each token: so many model widths and feed-forward widths.
 const WIDTHS: (f64, f64) = (9.0, 4.0);
 
