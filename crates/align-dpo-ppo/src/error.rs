@@ -18,7 +18,7 @@ pub enum Error {
         found: String,
     },
     /// A loss that compares with a reference, without one.
-    #[error("`loss_type`: {losses} compare with a reference, found none\nhint: {hint}")]
+    #[error("`loss_type`: {losses}: wanted a reference to compare with, found none\nhint: {hint}")]
     NoReference {
         /// The losses.
         losses: String,

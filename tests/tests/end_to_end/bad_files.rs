@@ -345,8 +345,8 @@ fn what_is_no_adapter_is_refused() {
     std::fs::create_dir(&empty).unwrap();
     let says = Refusal {
         place: &empty,
-        wanted: "wanted the folder of an adapter (with `adapter_config.json`)",
-        found: "found an empty folder",
+        wanted: "wanted the folder of an adapter",
+        found: "found an empty folder: `adapter_config.json` is missing",
         hint: "adapter",
     };
     for model in [&model, &empty] {

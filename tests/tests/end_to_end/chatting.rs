@@ -212,8 +212,9 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
     let mut terminal = Terminal::chat(&home, "");
     terminal.wait("/help lists the commands", 1);
     terminal.ready();
-    terminal.press("\x1b[200~What is slow?\nWhat is quick?\nWhat glitters?\x1b[201~\r");
-    terminal.wait("What glitters?", 1);
+    // Short, since the tiny model sees 128 positions and a chat forgets the oldest turns beyond them.
+    terminal.press("\x1b[200~slow?\nquick?\nlate?\x1b[201~\r");
+    terminal.wait("late?", 1);
     // The line before, with more words at its end: up, then the text.
     for keys in ["What\r", "\x1b[A is gold?\r"] {
         terminal.ready();
@@ -244,7 +245,7 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
         .collect();
     assert_eq!(
         asked,
-        ["What is slow?\nWhat is quick?\nWhat glitters?", "What", "What is gold?"]
+        ["slow?\nquick?\nlate?", "What", "What is gold?"]
     );
     assert_eq!(rows[0], rows[1]);
     // The next chat remembers the lines.

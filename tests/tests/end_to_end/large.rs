@@ -128,7 +128,7 @@ fn a_model_of_a_billion_parameters_takes_a_qlora_step_in_less_memory_than_its_we
         "train.max_steps=1".into(),
         // It is the weights' memory that counts; a processor without bf16 instructions needs minutes for more tokens.
         "train.per_device_train_batch_size=1".into(),
-        "data.max_length=16".into(),
+        "data.max_length=40".into(),
     ];
     let mut args = vec!["train", &recipe, "--dtype", "bf16"];
     for setting in &settings {

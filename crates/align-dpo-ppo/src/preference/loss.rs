@@ -50,8 +50,8 @@ impl std::fmt::Display for LossType {
 
 /// Several losses, as a message names them.
 pub(crate) fn listed(losses: &[LossType]) -> String {
-    let names: Vec<String> = losses.iter().map(ToString::to_string).collect();
-    format!("[{}]", names.join(", "))
+    let names: Vec<String> = losses.iter().map(|loss| format!("`{loss}`")).collect();
+    names.join(", ")
 }
 
 /// How strongly the losses pull.

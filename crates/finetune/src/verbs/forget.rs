@@ -61,7 +61,9 @@ impl Args {
                 self.adapter.display()
             );
         };
-        let source = Source::open(name)?.with_templates_in(&self.adapter)?;
+        let source = Source::open(name)?
+            .with_templates_in(&self.adapter)?
+            .with_prompt_format_in(&self.adapter)?;
         let known = facts::read(&self.adapter)?;
         let asked = self.questions(&source)?;
         let (gone, kept): (Vec<Written>, Vec<Written>) = known
