@@ -2,7 +2,7 @@
 
 use dora::Dora;
 use golden::laws::{projection_laws, projection_laws_but_slopes, wrapping_laws};
-use golden::{Vectors, assert_close};
+use golden::{Vectors, assert_close, random};
 use lora::LowRank;
 use quant::codec::{BlockSize, Scheme};
 use quant::{Quantized, QuantizedWeight};
@@ -13,14 +13,6 @@ use tensor_core::{
 
 const OUT: i64 = 11;
 const IN: i64 = 6;
-
-/// The same numbers for the same seed: libtorch's generator is the whole process's, so drawing is one at a time.
-fn random(seed: i64, shape: [i64; 2]) -> Tensor {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
-}
 
 fn frozen() -> Box<dyn Projection> {
     Box::new(Dense::new(Param::frozen(random(1, [OUT, IN]), Role::Base)))

@@ -211,7 +211,10 @@ fn a_label_that_is_not_listed_is_an_error_with_its_row() {
     .unwrap();
     let suite = "[[task]]\nname = \"c\"\nkind = \"classification\"\ndata = \"t.jsonl\"\nlabels = [\" b\", \" c\"]\n";
     let error = run(dir.path(), suite).unwrap_err().to_string();
-    assert!(error.contains("t.jsonl`, row 2") && error.contains("\" e\""), "{error}");
+    assert!(
+        error.contains("t.jsonl`, row 2") && error.contains("found ` e`"),
+        "{error}"
+    );
 }
 
 #[test]

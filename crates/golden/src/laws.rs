@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tensor_core::{Documents, DropoutKey, ModulePath, Param, Parameters, Pass, Projection, autograd};
 
-use crate::assert_close;
+use crate::{assert_close, random};
 
 const TOKENS: i64 = 7;
 
@@ -99,7 +99,7 @@ fn gone_back(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Projection>) -> 
     let projection = make();
     let x = inputs(input).set_requires_grad(true);
     let y = projection.forward(&x, &Pass::train(&documents, DropoutKey(1)));
-    let dy = Tensor::randn_like(&y.detach());
+    let dy = random(18, y.size());
     autograd::backward(&[&y], &[&dy]).unwrap_or_else(|error| panic!("`{name}`: {error}"));
     (projection, x, dy)
 }
@@ -120,7 +120,7 @@ fn gradients_are_slopes(name: &str, input: i64, make: &dyn Fn() -> Box<dyn Proje
         }
         tch::no_grad(|| {
             let mut held = param.value().shallow_clone();
-            let (before, direction) = (held.copy(), Tensor::randn_like(param.value()));
+            let (before, direction) = (held.copy(), random(19, param.value().size()));
             let step = 1e-2;
             let mut at_offset = |offset: f64| {
                 held.copy_(&(&before + &direction * offset));
@@ -158,8 +158,7 @@ fn paths_are_unique_and_ordered(name: &str, module: &dyn Projection) {
 }
 
 fn inputs(width: i64) -> Tensor {
-    tch::manual_seed(17);
-    Tensor::randn([TOKENS, width], (Kind::Float, Device::Cpu))
+    random(17, [TOKENS, width])
 }
 
 /// All parameters of a module, for tests that compare whole states.
@@ -173,15 +172,14 @@ pub fn state(module: &(impl Parameters + ?Sized)) -> Vec<(String, Tensor)> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
     use tensor_core::{Dense, Role};
 
     #[test]
     fn a_frozen_and_a_trained_matrix_keep_the_laws() {
-        let weight = || {
-            tch::manual_seed(5);
-            Tensor::randn([11, 6], (Kind::Float, Device::Cpu))
-        };
+        let weight = || random(5, [11, 6]);
         projection_laws("frozen", 6, &|| {
             Box::new(Dense::new(Param::frozen(weight(), Role::Base)))
         });

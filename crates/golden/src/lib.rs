@@ -11,9 +11,11 @@
 
 mod close;
 pub mod laws;
+mod random;
 mod skip;
 mod vectors;
 
 pub use close::assert_close;
+pub use random::random;
 pub use skip::{SKIPPED_TESTS, record_skip};
 pub use vectors::{Vectors, json, vectors_dir};

@@ -1,21 +1,13 @@
 //! The laws of every projection, for each form of the update; and PEFT's own numbers.
 
 use golden::laws::{projection_laws, wrapping_laws};
-use golden::{Vectors, assert_close};
+use golden::{Vectors, assert_close, random};
 use lora::{FullUpdate, Init, Lora, LoraConfig, LowRank, Wrapping};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, Still, autograd};
 
 const OUT: i64 = 11;
 const IN: i64 = 6;
-
-/// The same numbers for the same seed: libtorch's generator is the whole process's, so drawing is one at a time.
-fn random(seed: i64, shape: [i64; 2]) -> Tensor {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
-}
 
 fn frozen() -> Box<dyn Projection> {
     Box::new(Dense::new(Param::frozen(random(1, [OUT, IN]), Role::Base)))

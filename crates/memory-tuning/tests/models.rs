@@ -134,8 +134,7 @@ fn logits_at_step_0_are_the_base_s_bit_for_bit() {
 #[test]
 fn a_memory_wraps_as_the_law_says() {
     let dense = || -> Box<dyn Projection> {
-        tch::manual_seed(5);
-        let weight = Tensor::randn([11, 6], (Kind::Float, Device::Cpu));
+        let weight = golden::random(5, [11, 6]);
         Box::new(Dense::new(Param::frozen(weight, Role::Base)))
     };
     laws::wrapping_laws("memory", 6, &dense, &|| {

@@ -19,11 +19,7 @@ const INNER: i64 = 7;
 const TOKENS: i64 = 31;
 
 fn drawn(seed: i64, shape: &[i64]) -> Tensor {
-    // Tests run side by side, and the seed is the process's.
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    golden::random(seed, shape)
 }
 
 fn input() -> Tensor {

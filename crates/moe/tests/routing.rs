@@ -5,7 +5,7 @@ use kernels::Activation;
 use moe::{
     Calibration, Expert, Experts, Groups, Names, Router, RouterConfig, keep_most_used, keep_nearest, merge_experts,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tensor_core::{Dense, Documents, Linear, ModulePath, Param, Parameters, Pass, Role, Sublayer};
 
 const WIDTH: i64 = 10;
@@ -13,11 +13,7 @@ const INNER: i64 = 6;
 const TOKENS: i64 = 48;
 
 fn drawn(seed: i64, shape: &[i64]) -> Tensor {
-    // Tests run side by side, and the seed is the process's.
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    golden::random(seed, shape)
 }
 
 fn input() -> Tensor {

@@ -1,7 +1,7 @@
 //! Zeros that stay: the laws of every projection, and the mask under every way to train.
 
-use golden::assert_close;
 use golden::laws::projection_laws;
+use golden::{assert_close, random};
 use lora::{Lora, LowRank};
 use prune::{Mask, Masked};
 use tch::{Device, Kind, Tensor};
@@ -9,14 +9,6 @@ use tensor_core::{Dense, Documents, DropoutKey, Param, Pass, Projection, Role, a
 
 const OUT: i64 = 11;
 const IN: i64 = 6;
-
-/// The same numbers for the same seed: libtorch's generator is the whole process's, so drawing is one at a time.
-fn random(seed: i64, shape: [i64; 2]) -> Tensor {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
-}
 
 fn mask() -> Mask {
     Mask::new(random(4, [OUT, IN]).gt(0.0))

@@ -1,7 +1,7 @@
 //! The laws of projections for every scheme, alone and under LoRA; what is held, and what is refused.
 
-use golden::assert_close;
 use golden::laws::{projection_laws, wrapping_laws};
+use golden::{assert_close, random};
 use lora::{Lora, LoraConfig, LowRank, Wrapping};
 use quant::codec::{BlockSize, Scheme};
 use quant::{QuantizeConfig, Quantized, QuantizedWeight};
@@ -14,13 +14,6 @@ use tensor_core::{
 /// Rows and columns that no block divides.
 const OUT: i64 = 37;
 const IN: i64 = 22;
-
-fn random(seed: i64, shape: [i64; 2]) -> Tensor {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _drawing = DRAWING.lock();
-    tch::manual_seed(seed);
-    Tensor::randn(shape, (Kind::Float, Device::Cpu))
-}
 
 fn quantized(scheme: Scheme, double_quant: bool, weight: &Tensor) -> Quantized {
     Quantized::new(QuantizedWeight::of(weight, scheme, BlockSize::default(), double_quant).unwrap())

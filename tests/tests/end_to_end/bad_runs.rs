@@ -206,9 +206,12 @@ fn no_room_for_a_model_leaves_no_half_of_one() {
         nothing_lost(home.path(), &before);
         // Hashes of weights and rates of this machine are remembered in the cache; nothing else is new.
         let left = files(home.path());
-        let new = left
-            .keys()
-            .find(|path| !before.contains_key(*path) && !["digests", "rates"].iter().any(|name| path.starts_with(home.path().join("cache").join(name))));
+        let new = left.keys().find(|path| {
+            !before.contains_key(*path)
+                && !["digests", "rates"]
+                    .iter()
+                    .any(|name| path.starts_with(home.path().join("cache").join(name)))
+        });
         assert_eq!(new, None, "{args:?}");
     }
 }

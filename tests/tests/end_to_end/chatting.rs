@@ -243,10 +243,7 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
         .filter(|(role, _)| *role == "user")
         .map(|(_, text)| *text)
         .collect();
-    assert_eq!(
-        asked,
-        ["slow?\nquick?\nlate?", "What", "What is gold?"]
-    );
+    assert_eq!(asked, ["slow?\nquick?\nlate?", "What", "What is gold?"]);
     assert_eq!(rows[0], rows[1]);
     // The next chat remembers the lines.
     let mut terminal = Terminal::chat(&home, "");
