@@ -4,7 +4,7 @@ use golden::laws::projection_laws;
 use golden::{assert_close, random};
 use lora::{Lora, LowRank};
 use prune::{Mask, Masked};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 use tensor_core::{Dense, Documents, DropoutKey, Param, Pass, Projection, Role, autograd, named_params};
 
 const OUT: i64 = 11;
