@@ -3,7 +3,7 @@
 use golden::laws::{projection_laws, wrapping_laws};
 use golden::{Vectors, assert_close, random};
 use lora::{FullUpdate, Init, Lora, LoraConfig, LowRank, Wrapping};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, Still, autograd};
 
 const OUT: i64 = 11;
