@@ -5,7 +5,7 @@
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
     Documents, Embedding, EmbeddingSurgeon, LanguageModel, Linear, ModulePath, Param, Parameters, Pass,
-    ProjectionSurgeon, SublayerSurgeon,
+    ProjectionSurgeon, SublayerSurgeon, device,
 };
 
 use crate::block::Block;
@@ -237,5 +237,11 @@ fn each_block(
     mut change: impl FnMut(&ModulePath, Block) -> tensor_core::Result<Block>,
 ) -> tensor_core::Result<Vec<Block>> {
     let numbered = blocks.into_iter().enumerate();
-    numbered.map(|(idx, block)| change(&block_path(idx), block)).collect()
+    let changed = numbered.map(|(idx, block)| {
+        let block = change(&block_path(idx), block);
+        // Whatever is computed from whole weights, such as the start of a factor, was freed.
+        device::trim_memory();
+        block
+    });
+    changed.collect()
 }

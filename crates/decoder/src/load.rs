@@ -11,7 +11,7 @@ use kernels::rope::RopeScaling;
 use kernels::rope::frequencies::frequencies;
 use kernels::{Activation, Gain, RopeTable};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Dense, Linear, ModulePath, Param, Projection, ProjectionSurgeon, Role, Sublayer, Table};
+use tensor_core::{Dense, Linear, ModulePath, Param, Projection, ProjectionSurgeon, Role, Sublayer, Table, device};
 
 use crate::attention::{Attention, AttentionProjections, AttentionShape};
 use crate::block::{Block, BlockNorms};
@@ -138,6 +138,7 @@ impl Decoder {
             Output::SequenceClassifier => weights.linear(&head_kind.path(), Role::Head)?,
         };
         let head = head.map(&head_kind.path(), surgeon)?;
+        device::trim_memory();
         Ok(Self {
             kind,
             device,
@@ -241,7 +242,10 @@ impl Weights<'_, '_> {
     ) -> Result<[Linear; N]> {
         let slots = names.iter().map(|name| {
             let at = at.join(name);
-            Ok(self.linear(&at, Role::Base)?.map(&at, surgeon)?)
+            let slot = self.linear(&at, Role::Base)?.map(&at, surgeon)?;
+            // What the surgeon packed was dense before.
+            device::trim_memory();
+            Ok(slot)
         });
         let slots = slots.collect::<Result<Vec<_>>>()?;
         Ok(slots.try_into().expect("one slot a name"))

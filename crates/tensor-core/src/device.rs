@@ -91,6 +91,20 @@ pub fn keep_memory() {
     }
 }
 
+/// Gives the free pages of the heap back to the system.
+///
+/// After [`keep_memory`] a large block that is freed stays in the heap, and a small one that comes next is cut from it; the
+/// following large block no longer fits, so the heap grows by one for each weight that is read and packed. Worth
+/// calling after each of them; it takes about a millisecond.
+pub fn trim_memory() {
+    // SAFETY: a documented function of glibc, safe with any number of threads.
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The device of a `--device` value: `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn parse(wanted: &str) -> Result<Device> {
     let refuse = |found: &str, hint| Error::Device {

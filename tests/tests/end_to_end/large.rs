@@ -111,11 +111,6 @@ fn block() -> Vec<u8> {
 
 #[test]
 fn a_model_of_a_billion_parameters_takes_a_qlora_step_in_less_memory_than_its_weights_have_in_16_bits() {
-    if !is_x86_feature_detected!("avx512bf16") {
-        return golden::skip!(
-            "needs a processor with bf16 instructions: without them the step took 5 minutes and 4.1 GB"
-        );
-    }
     let home = Home::new();
     let folder = home.path().join("large");
     fs::create_dir(&folder).unwrap();
@@ -131,11 +126,12 @@ fn a_model_of_a_billion_parameters_takes_a_qlora_step_in_less_memory_than_its_we
         format!("model.name_or_path={}", folder.display()),
         "surgery=[{kind=\"quantize\",double_quant=true},{kind=\"lora\",r=16,lora_alpha=32,target_modules=\"all-linear\"}]".into(),
         "train.max_steps=1".into(),
-        // It is the weights' memory that counts; a processor without bf16 instructions needs minutes for more tokens.
+        // It is the weights' memory that counts, so few tokens do.
         "train.per_device_train_batch_size=1".into(),
         "data.max_length=40".into(),
     ];
-    let mut args = vec!["train", &recipe, "--dtype", "bf16"];
+    // In bf16 a processor without instructions for it needs minutes.
+    let mut args = vec!["train", &recipe, "--dtype", "auto"];
     for setting in &settings {
         args.extend(["--set", setting]);
     }

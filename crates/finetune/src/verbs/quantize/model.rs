@@ -9,7 +9,7 @@ use quant::codec::Scheme;
 use quant::{QuantizeConfig, QuantizedWeight, Quantizing};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use tensor_core::ModulePath;
+use tensor_core::{ModulePath, device};
 
 use crate::machine::{Dtype, MachineArgs};
 use crate::model::Source;
@@ -90,6 +90,8 @@ pub(super) fn quantize(
             packed.insert(info.name.clone(), tensor);
             infos.push(info);
         }
+        drop((weight, made));
+        device::trim_memory();
     }
     bar.finish_and_clear();
     let skip = (config.skip_modules != QuantizeConfig::default().skip_modules).then_some(&*config.skip_modules);
