@@ -10,7 +10,7 @@ mod texts;
 
 pub use files::{adapter, checkpoint, config, gguf, safetensors};
 pub use mutate::Mutator;
-pub use texts::{recipe, rows, template};
+pub use texts::{answers, recipe, rows, template};
 
 /// One reader.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Target {
 }
 
 /// Every reader.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "gguf",
         run: gguf,
@@ -54,6 +54,10 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "recipe",
         run: recipe,
+    },
+    Target {
+        name: "answers",
+        run: answers,
     },
 ];
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use align_dpo_ppo::reward::Answers;
 use data::{Chat, ChatTemplate, Dataset, EncodeConfig, Ending, Message, ReadConfig, SpecialTokens, Tokenizer, encode};
 use finetune::recipe::Recipe;
 
@@ -55,4 +56,18 @@ pub fn recipe(bytes: &[u8]) {
         let again = recipe.to_toml().expect("what was read can be written");
         Recipe::parse(Path::new("recipe.toml"), again, &[]).expect("what was written can be read");
     }
+}
+
+/// What a reward program writes; the first byte says how many replies it was asked about.
+pub fn answers(bytes: &[u8]) {
+    let [count, bytes @ ..] = bytes else { return };
+    let count = usize::from(*count);
+    let mut answers = Answers::new(count);
+    let text = String::from_utf8_lossy(bytes);
+    let taken = text.lines().try_for_each(|line| answers.take(line).map(drop));
+    let Ok(scores) = taken.and_then(|()| answers.finish()) else {
+        return;
+    };
+    assert_eq!(scores.len(), count, "one answer for each reply");
+    assert!(scores.iter().flatten().all(|score| score.is_finite()));
 }

@@ -5,9 +5,19 @@ use serde_json::Value;
 /// Characters of a line that an error shows.
 const SHOWN: usize = 120;
 
-/// The answers so far.
+/// The answers of a program so far, line by line: which reply each score belongs to, or why that is not known.
+///
+/// ```
+/// use align_dpo_ppo::reward::Answers;
+///
+/// let mut answers = Answers::new(2);
+/// answers.take(r#"{"id": 1, "score": 0.5}"#)?;
+/// answers.take(r#"{"id": 0, "error": "empty reply"}"#)?;
+/// assert_eq!(answers.finish()?, [Err("empty reply".to_owned()), Ok(0.5)]);
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug)]
-pub(super) struct Answers {
+pub struct Answers {
     /// By request: a score, or why there is none.
     known: Vec<Option<Result<f64, String>>>,
     /// Whether answers have an `id`, once there is one.
@@ -18,7 +28,7 @@ pub(super) struct Answers {
 
 impl Answers {
     /// To so many requests, whose ids are their numbers from 0.
-    pub(super) fn new(num_requests: usize) -> Self {
+    pub fn new(num_requests: usize) -> Self {
         Self {
             known: vec![None; num_requests],
             with_ids: None,
@@ -27,14 +37,15 @@ impl Answers {
         }
     }
 
-    pub(super) fn num_known(&self) -> usize {
+    /// Requests that have an answer.
+    pub fn num_known(&self) -> usize {
         self.num_known
     }
 
     /// Takes a line; a blank one says nothing, and is `false`.
     ///
     /// Errors: what is no answer, or an answer to nothing that is still open.
-    pub(super) fn take(&mut self, line: &str) -> Result<bool, String> {
+    pub fn take(&mut self, line: &str) -> Result<bool, String> {
         self.num_lines += 1;
         let number = self.num_lines;
         if line.trim().is_empty() {
@@ -93,7 +104,7 @@ impl Answers {
     /// All of them.
     ///
     /// Errors: requests without an answer.
-    pub(super) fn finish(self) -> Result<Vec<Result<f64, String>>, String> {
+    pub fn finish(self) -> Result<Vec<Result<f64, String>>, String> {
         let (count, found) = (self.known.len(), self.num_known);
         let first = self.known.iter().position(Option::is_none);
         self.known.into_iter().collect::<Option<_>>().ok_or_else(|| {

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
+pub use answers::Answers;
 pub use command::{Command, TIMEOUT_SECONDS};
 pub use lexicon::Lexicon;
 pub use model::ModelReward;
