@@ -38,7 +38,7 @@ pub use digest::Digests;
 pub use error::{BoxError, Error, Result};
 pub use finite::finite;
 pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
-pub use model_dir::{Existing, ModelDir, NamedEnds, SaveOptions, save_model};
+pub use model_dir::{Existing, ModelDir, NamedEnds, SaveOptions, save_model, stage_model};
 pub use peft::{InitLoraWeights, NamesOrPattern, PeftAdapter, PeftConfig, PeftPart, PeftTensor};
 pub use safetensors::{
     PackedCode, PackedScales, PackedTensor, Safetensors, TensorInfo, write_safetensors, write_tensors,

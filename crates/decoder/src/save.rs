@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use checkpoint::{ModelConfig, SaveOptions, TensorInfo};
+use checkpoint::{Existing, ModelConfig, SaveOptions, StagedDir, TensorInfo};
 use tch::Tensor;
 use tensor_core::{ModulePath, Parameters, Role};
 
@@ -44,6 +44,15 @@ impl Decoder {
     ///
     /// Errors: as [`Self::named_tensors`], and what the file system refuses; a model that was there is untouched then.
     pub fn save(&self, folder: &Path, options: &SaveOptions) -> Result<()> {
+        let staged = self.stage(folder, options)?;
+        Ok(match options.existing {
+            Existing::Refuse => staged.commit(),
+            Existing::Replace => staged.commit_over_older(),
+        }?)
+    }
+
+    /// As [`Self::save`], up to where the model appears in `folder`.
+    pub fn stage(&self, folder: &Path, options: &SaveOptions) -> Result<StagedDir> {
         let held = self.held_tensors()?;
         let infos = held.iter().map(|(name, value)| TensorInfo {
             name: name.clone(),
@@ -56,7 +65,7 @@ impl Decoder {
             Some(value) => Ok(value.to_kind(info.kind)),
             None => Err(format!("no `{}` in the model", info.name).into()),
         };
-        Ok(checkpoint::save_model(
+        Ok(checkpoint::stage_model(
             folder,
             &self.saved_config(),
             &infos,

@@ -19,7 +19,7 @@ use crate::safetensors::near;
 use crate::{Error, PackedTensor, Result, TensorInfo, TokenizerFiles};
 pub use ends::NamedEnds;
 use ends::read_generation;
-pub use save::{Existing, SaveOptions, save_model};
+pub use save::{Existing, SaveOptions, save_model, stage_model};
 use shards::Shards;
 pub(crate) use shards::shards_of;
 

@@ -61,9 +61,25 @@ pub fn save_model(
     folder: &Path,
     config: &ModelConfig,
     tensors: &[TensorInfo],
-    mut tensor: impl FnMut(&TensorInfo) -> Result<Tensor, BoxError>,
+    tensor: impl FnMut(&TensorInfo) -> Result<Tensor, BoxError>,
     options: &SaveOptions<'_>,
 ) -> Result<()> {
+    let staged = stage_model(folder, config, tensors, tensor, options)?;
+    match options.existing {
+        Existing::Refuse => staged.commit(),
+        Existing::Replace => staged.commit_over_older(),
+    }
+}
+
+/// As [`save_model`], up to where the model appears in `folder`: what is written into the staged folder first appears
+/// together with it.
+pub fn stage_model(
+    folder: &Path,
+    config: &ModelConfig,
+    tensors: &[TensorInfo],
+    mut tensor: impl FnMut(&TensorInfo) -> Result<Tensor, BoxError>,
+    options: &SaveOptions<'_>,
+) -> Result<StagedDir> {
     if options.existing == Existing::Refuse {
         refuse_model(folder)?;
     }
@@ -105,10 +121,7 @@ pub fn save_model(
     if let Some(tokenizer) = options.tokenizer {
         tokenizer.save(staged.path())?;
     }
-    match options.existing {
-        Existing::Refuse => staged.commit(),
-        Existing::Replace => staged.commit_over_older(),
-    }
+    Ok(staged)
 }
 
 /// The tensors that go into files, in their final dtypes, checked against the configuration.

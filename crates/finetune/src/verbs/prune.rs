@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use checkpoint::Existing;
+use checkpoint::{Existing, StagedDir};
 use clap::ValueEnum;
 use decoder::Decoder;
 
@@ -111,7 +111,13 @@ impl Args {
         let begun = Instant::now();
         refuse_existing(&self.output)?;
         let source = Source::open(&self.model)?;
-        let (done, samples, before, after) = match self.method.of_weights() {
+        let Outcome {
+            staged,
+            done,
+            samples,
+            before,
+            after,
+        } = match self.method.of_weights() {
             Some(method) => self.thin(method, &source)?,
             None => self.cut(&source)?,
         };
@@ -123,7 +129,9 @@ impl Args {
             after: &after,
             seconds: begun.elapsed().as_secs_f64(),
         };
-        report.write(&self.output)?;
+        // It appears with the model: one that is there tells how it was made.
+        report.write(staged.path())?;
+        staged.commit()?;
         report.tell(self.json)?;
         output::note(format!("written to `{}`", self.output.display()));
         Ok(ExitCode::SUCCESS)
@@ -152,8 +160,13 @@ impl Args {
         let before = measure(&model)?;
         let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
         let after = measure(&model)?;
-        model.save(&self.output, &source.options(Existing::Refuse, "prune"))?;
-        Ok((Done::Weights { config, thinned }, samples, before, after))
+        Ok(Outcome {
+            staged: model.stage(&self.output, &source.options(Existing::Refuse, "prune"))?,
+            done: Done::Weights { config, thinned },
+            samples,
+            before,
+            after,
+        })
     }
 
     /// Refuses text for a method that looks at none, and a method that looks at text without any.
@@ -190,17 +203,30 @@ impl Args {
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;
         let (model, taken) = structure.choose(model, &samples)?;
-        taken.write(&model, source, &self.output)?;
+        let staged = taken.stage(&model, source, &self.output)?;
         drop(model);
         // What is measured is what lies on the disk.
-        let written = Source::open(&self.output.display().to_string())?;
+        let written = Source::open(&staged.path().display().to_string())?;
         let after = measure(&written.decoder(machine)?)?;
-        Ok((Done::Parts(taken), Some(samples), before, after))
+        Ok(Outcome {
+            staged,
+            done: Done::Parts(taken),
+            samples: Some(samples),
+            before,
+            after,
+        })
     }
 }
 
 /// What was done, on what text, and the model before and after.
-type Outcome = (Done, Option<Samples>, Measured, Measured);
+struct Outcome {
+    /// The pruned model, which nobody sees yet.
+    staged: StagedDir,
+    done: Done,
+    samples: Option<Samples>,
+    before: Measured,
+    after: Measured,
+}
 
 /// Minutes of work would end in this.
 fn refuse_existing(folder: &Path) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use checkpoint::{Existing, ModelConfig, TensorInfo};
+use checkpoint::{Existing, ModelConfig, StagedDir, TensorInfo};
 use decoder::{Decoder, HeadKind};
 use prune::{Calibration, Cut, Importance, Shape};
 use serde_json::{Value, json};
@@ -173,8 +173,8 @@ impl Structure {
 }
 
 impl Taken {
-    /// Writes what is left of `model`, which came of `source`.
-    pub(super) fn write(&self, model: &Decoder, source: &Source, folder: &Path) -> Result<()> {
+    /// What is left of `model`, which came of `source`, up to where it appears in `folder`.
+    pub(super) fn stage(&self, model: &Decoder, source: &Source, folder: &Path) -> Result<StagedDir> {
         let left = self.cut.shape();
         let mut config = model.saved_config().with_layers(self.cut.layers());
         if left.intermediate_size != self.before.intermediate_size {
@@ -196,7 +196,7 @@ impl Taken {
             let value = held.get(&old).ok_or_else(|| format!("no `{old}` in the model"))?;
             Ok(self.cut.tensor(&old, value).to_device(Device::Cpu).contiguous())
         };
-        checkpoint::save_model(
+        checkpoint::stage_model(
             folder,
             &config,
             &infos,
