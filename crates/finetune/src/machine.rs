@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
-use tensor_core::{device, parallel};
+use tensor_core::{Unit, device, parallel};
 
 use crate::{ranges, rates};
 
@@ -89,11 +89,31 @@ impl MachineArgs {
         };
         parallel::set_num_threads(threads)?;
         let device = device::parse(self.device.as_deref().unwrap_or("auto"))?;
+        let dtype = self.dtype.unwrap_or_default();
+        choose_unit(dtype, device)?;
         Ok(Machine {
             device,
-            kind: self.dtype.unwrap_or_default().kind(device),
+            kind: dtype.kind(device),
         })
     }
+}
+
+/// Fixes the instruction set that kernels use on the CPU, by its name as `finetune doctor` shows it.
+const UNIT: &str = "FINETUNE_UNIT";
+
+/// Has kernels use the instruction set that was fixed, or, where everything is left to this machine, the fastest one.
+fn choose_unit(dtype: Dtype, on: Device) -> Result<()> {
+    if let Some(name) = std::env::var_os(UNIT) {
+        let unit: Unit = name.to_string_lossy().parse().context(UNIT)?;
+        return unit.choose().context(UNIT);
+    }
+    if dtype == Dtype::Auto && on == Device::Cpu {
+        let rates = rates::of(on);
+        if rates.fastest() == Kind::BFloat16 {
+            rates.unit().choose()?;
+        }
+    }
+    Ok(())
 }
 
 impl Dtype {
@@ -124,6 +144,7 @@ pub fn facts(machine: Machine) -> Value {
         "threads": parallel::num_threads(),
         "device": device,
         "compute": Dtype::of(machine.kind),
+        "unit": Unit::best().to_string(),
         // What decided, where the dtype was not fixed.
         "gflops": rates::choice(machine.kind, machine.device).rates,
     })

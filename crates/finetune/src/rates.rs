@@ -2,9 +2,10 @@
 //!
 //! A flag of the processor does not tell: there are some whose bf16 products take twice the time of f32. Measured are a
 //! product by libtorch, which weights that train go through, and one with a packed matrix, which frozen bf16 weights go
-//! through. The rates belong to a processor, its instructions, a libtorch and a number of threads; a cache that cannot be
+//! through, on each instruction set of the processor: bf16 is then computed on the fastest of them. The rates belong to a processor, its instructions, a libtorch and a number of threads; a cache that cannot be
 //! read or written is measured past.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::Write as _;
@@ -19,18 +20,23 @@ use tensor_core::{Dense, Documents, Param, Pass, Projection as _, Role, Unit, de
 use crate::machine::cpu_line;
 
 /// Multiplications and additions a second, in units of 10^9.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// In f32.
     pub f32: f64,
     /// In bf16, by libtorch.
     pub bf16: f64,
-    /// In bf16 with a frozen weight, as it is kept for products on the CPU.
+    /// In bf16 with a frozen weight, as it is kept for products on the CPU, on the fastest unit.
     pub bf16_frozen: f64,
+    /// The same on each unit of the processor, by name; empty on other devices.
+    pub units: BTreeMap<String, f64>,
 }
 
+/// How much faster than the widest unit another one must be to be taken instead: more than measurements vary.
+const CLEARLY: f64 = 1.2;
+
 /// What computation is in, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Choice {
     /// `f32` or `bf16`.
     pub dtype: &'static str,
@@ -47,16 +53,35 @@ impl Rates {
         if bf16 >= self.f32 { Kind::BFloat16 } else { Kind::Float }
     }
 
+    /// The unit on which bf16 is computed in the least time; the widest one unless another one is clearly faster.
+    pub fn unit(&self) -> Unit {
+        let rate = |unit: &Unit| self.units.get(&unit.to_string()).copied().unwrap_or(0.0);
+        let widest = Unit::available()[0];
+        let fastest = Unit::available()
+            .iter()
+            .copied()
+            .max_by(|a, b| rate(a).total_cmp(&rate(b)))
+            .unwrap_or(widest);
+        if rate(&fastest) > CLEARLY * rate(&widest) {
+            fastest
+        } else {
+            widest
+        }
+    }
+
     fn is_sound(&self) -> bool {
         [self.f32, self.bf16, self.bf16_frozen]
             .iter()
+            .chain(self.units.values())
             .all(|rate| rate.is_finite() && *rate > 0.0)
     }
 }
 
 impl fmt::Display for Rates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { f32, bf16, bf16_frozen } = self;
+        let Self {
+            f32, bf16, bf16_frozen, ..
+        } = self;
         write!(
             f,
             "f32 {f32:.0}, bf16 {bf16:.0}, bf16 with frozen weights {bf16_frozen:.0} GFLOP/s"
@@ -75,7 +100,7 @@ pub fn of(on: Device) -> Rates {
 /// Measures the rates of `on` again, and keeps them instead of what is known.
 pub fn measure_again(on: Device) -> Rates {
     let rates = measure(on);
-    keep(&machine(on), rates, checkpoint::cache_dir().as_deref());
+    keep(&machine(on), &rates, checkpoint::cache_dir().as_deref());
     rates
 }
 
@@ -85,7 +110,10 @@ pub fn choice(kind: Kind, on: Device) -> Choice {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     Choice {
         dtype: if kind == Kind::BFloat16 { "bf16" } else { "f32" },
-        rates: known.iter().find(|(of, _)| *of == machine).map(|(_, rates)| *rates),
+        rates: known
+            .iter()
+            .find(|(of, _)| *of == machine)
+            .map(|(_, rates)| rates.clone()),
     }
 }
 
@@ -93,19 +121,20 @@ fn of_in(on: Device, cache: Option<&Path>) -> Rates {
     let machine = machine(on);
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, rates)) = known.iter().find(|(of, _)| *of == machine) {
-        return *rates;
+        return rates.clone();
     }
     drop(known);
     let read = cache.and_then(|cache| read(&file(cache, &machine), &machine));
+    let is_new = read.is_none();
     let rates = read.unwrap_or_else(|| measure(on));
-    keep(&machine, rates, cache.filter(|_| read.is_none()));
+    keep(&machine, &rates, cache.filter(|_| is_new));
     rates
 }
 
-fn keep(machine: &str, rates: Rates, cache: Option<&Path>) {
+fn keep(machine: &str, rates: &Rates, cache: Option<&Path>) {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.retain(|(of, _)| of != machine);
-    known.push((machine.to_owned(), rates));
+    known.push((machine.to_owned(), rates.clone()));
     drop(known);
     if let Some(cache) = cache {
         // Whoever cannot keep them measures again.
@@ -130,7 +159,7 @@ fn machine(on: Device) -> String {
     format!(
         "{on:?}; {}; {:?}; flags {:016x}; libtorch {}; {} threads; finetune {}",
         cpu_line("model name"),
-        Unit::best(),
+        Unit::available()[0],
         hash(&flags.join(" ")),
         device::libtorch_version(),
         parallel::num_threads(),
@@ -154,10 +183,11 @@ fn read(path: &Path, machine: &str) -> Option<Rates> {
     (entry.machine == machine && entry.gflops.is_sound()).then_some(entry.gflops)
 }
 
-fn write(path: &Path, machine: &str, gflops: Rates) -> std::io::Result<()> {
+fn write(path: &Path, machine: &str, gflops: &Rates) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let machine = machine.to_owned();
+    let gflops = gflops.clone();
     let text = serde_json::to_string_pretty(&Entry { machine, gflops })?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
@@ -180,11 +210,12 @@ fn measure(on: Device) -> Rates {
     let [weight, weight_bf16] = [Kind::Float, Kind::BFloat16].map(|kind| ones([outputs, inputs], kind));
     let frozen = Dense::new(Param::frozen(weight_bf16.shallow_clone(), Role::Base));
     let documents = Documents::new(&[tokens as usize]);
-    let products: [&dyn Fn() -> Tensor; 3] = [
-        &|| x.matmul(&weight.tr()),
-        &|| x_bf16.matmul(&weight_bf16.tr()),
-        &|| frozen.forward(&x_bf16, &Pass::evaluate(&documents)),
-    ];
+    let frozen = || frozen.forward(&x_bf16, &Pass::evaluate(&documents));
+    let units = if on == Device::Cpu { Unit::available() } else { &[] };
+    let on_units: Vec<_> = units.iter().map(|unit| || unit.run(frozen)).collect();
+    let (dense, dense_bf16) = (|| x.matmul(&weight.tr()), || x_bf16.matmul(&weight_bf16.tr()));
+    let mut products: Vec<&dyn Fn() -> Tensor> = vec![&dense, &dense_bf16, &frozen];
+    products.extend(on_units.iter().map(|product| product as &dyn Fn() -> Tensor));
     let seconds = |product: &dyn Fn() -> Tensor| {
         let start = Instant::now();
         // Reading a number waits for the device.
@@ -196,21 +227,34 @@ fn measure(on: Device) -> Rates {
         start.elapsed().as_secs_f64()
     };
     // Weights are packed and code is made at the first one.
-    for product in products {
+    for product in &products {
         seconds(product);
     }
-    let (start, mut best) = (Instant::now(), [f64::INFINITY; 3]);
+    let (start, mut best) = (Instant::now(), vec![f64::INFINITY; products.len()]);
     for round in 0..ROUNDS {
         if round >= 2 && start.elapsed().as_secs_f64() > SECONDS {
             break;
         }
-        for (best, product) in best.iter_mut().zip(products) {
+        for (best, product) in best.iter_mut().zip(&products) {
             *best = best.min(seconds(product));
         }
     }
     let operations = 2.0 * (tokens * inputs * outputs) as f64;
-    let [f32, bf16, bf16_frozen] = best.map(|seconds| operations / seconds.max(1e-9) / 1e9);
-    Rates { f32, bf16, bf16_frozen }
+    let rates: Vec<f64> = best
+        .iter()
+        .map(|seconds| operations / seconds.max(1e-9) / 1e9)
+        .collect();
+    let named = units.iter().map(ToString::to_string).zip(rates[3..].iter().copied());
+    let mut rates = Rates {
+        f32: rates[0],
+        bf16: rates[1],
+        bf16_frozen: rates[2],
+        units: named.collect(),
+    };
+    if let Some(rate) = rates.units.get(&rates.unit().to_string()) {
+        rates.bf16_frozen = *rate;
+    }
+    rates
 }
 
 #[cfg(test)]
@@ -221,7 +265,20 @@ mod tests {
         f32: 276.0,
         bf16: 152.0,
         bf16_frozen: 300.0,
+        units: BTreeMap::new(),
     };
+
+    #[test]
+    fn a_narrower_unit_is_taken_only_where_it_is_clearly_faster() {
+        let [widest, .., narrowest] = Unit::available() else {
+            return golden::skip!("needs a processor with more than one instruction set");
+        };
+        for (rate, wanted) in [(90.0, widest), (110.0, widest), (130.0, narrowest)] {
+            let units = BTreeMap::from([(widest.to_string(), 100.0), (narrowest.to_string(), rate)]);
+            assert_eq!(Rates { units, ..RATES }.unit(), *wanted, "{rate}");
+        }
+        assert_eq!(RATES.unit(), *widest);
+    }
 
     #[test]
     fn the_faster_dtype_is_chosen_by_the_time_of_both_products() {
@@ -248,11 +305,11 @@ mod tests {
         let machine = "a machine";
         let path = file(cache.path(), machine);
         assert_eq!(read(&path, machine), None);
-        write(&path, machine, RATES).unwrap();
+        write(&path, machine, &RATES).unwrap();
         assert_eq!(read(&path, machine), Some(RATES));
         // Another machine's, a broken file, and rates that are none are measured past.
         assert_eq!(read(&path, "another machine"), None);
-        write(&path, machine, Rates { f32: 0.0, ..RATES }).unwrap();
+        write(&path, machine, &Rates { f32: 0.0, ..RATES }).unwrap();
         assert_eq!(read(&path, machine), None);
         fs::write(&path, "{").unwrap();
         assert_eq!(read(&path, machine), None);
@@ -274,6 +331,7 @@ mod tests {
     fn what_is_measured_is_a_rate() {
         let rates = measure(Device::Cpu);
         // A core that multiplies once a clock reaches more than this, and none reaches the other.
+        assert_eq!(rates.units.len(), Unit::available().len());
         for rate in [rates.f32, rates.bf16, rates.bf16_frozen] {
             assert!(rate > 0.05 && rate < 1e6, "{rates}");
         }

@@ -9,7 +9,10 @@
 //! ```
 
 use std::cell::Cell;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A set of instructions, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +28,17 @@ pub enum Unit {
     /// Whatever the compiler may assume.
     Portable,
 }
+
+const NAMES: [(Unit, &str); 5] = [
+    (Unit::Amx, "amx"),
+    (Unit::Avx512Bf16, "avx512_bf16"),
+    (Unit::Avx512, "avx512"),
+    (Unit::Avx2, "avx2"),
+    (Unit::Portable, "portable"),
+];
+
+/// Which of [`Unit::available`] the process computes on.
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static FORCED: Cell<Option<Unit>> = const { Cell::new(None) };
@@ -62,19 +76,79 @@ impl Unit {
         })
     }
 
-    /// The best of this machine; inside [`on_each`], the one whose turn it is.
+    /// The best of this machine, or the one that was chosen; inside [`on_each`], the one whose turn it is.
     pub fn best() -> Self {
-        FORCED.get().unwrap_or_else(|| Self::available()[0])
+        FORCED
+            .get()
+            .unwrap_or_else(|| Self::available()[CHOSEN.load(Ordering::Relaxed)])
+    }
+
+    /// Has every thread compute on `self` from now on: a processor's widest unit is not always its fastest.
+    ///
+    /// Errors: this machine does not have it; nothing changes then.
+    pub fn choose(self) -> Result<(), NoSuchUnit> {
+        let idx = Self::available().iter().position(|unit| *unit == self);
+        let idx = idx.ok_or_else(|| NoSuchUnit {
+            found: self.to_string(),
+        })?;
+        CHOSEN.store(idx, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has the calling thread, and the loops of [`crate::parallel`] that it starts, compute on `self` while `body` runs.
+    ///
+    /// # Panics
+    /// If this machine does not have it.
+    pub fn run<T>(self, body: impl FnOnce() -> T) -> T {
+        assert!(Self::available().contains(&self), "a unit of this machine");
+        let _held = hold(Some(self));
+        body()
     }
 }
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = NAMES.iter().find(|(unit, _)| unit == self).expect("a name for each");
+        f.pad(name)
+    }
+}
+
+impl FromStr for Unit {
+    type Err = NoSuchUnit;
+
+    fn from_str(name: &str) -> Result<Self, NoSuchUnit> {
+        let unit = NAMES.iter().find(|(_, known)| *known == name);
+        unit.map(|(unit, _)| *unit)
+            .ok_or_else(|| NoSuchUnit { found: name.to_owned() })
+    }
+}
+
+/// A unit that this machine does not have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoSuchUnit {
+    found: String,
+}
+
+impl fmt::Display for NoSuchUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let available: Vec<String> = Unit::available().iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "wanted an instruction set of this machine ({}), found `{}`",
+            available.join(", "),
+            self.found
+        )
+    }
+}
+
+impl std::error::Error for NoSuchUnit {}
 
 /// Runs `body` with each unit of this machine in turn as the best one, for tests and measurements.
 ///
 /// The choice holds for the calling thread, and for the loops of [`crate::parallel`] that it starts.
 pub fn on_each(mut body: impl FnMut(Unit)) {
     for &unit in Unit::available() {
-        let _held = hold(Some(unit));
-        body(unit);
+        unit.run(|| body(unit));
     }
 }
 
@@ -114,6 +188,19 @@ mod tests {
     fn a_panic_frees_the_thread_again() {
         let caught = std::panic::catch_unwind(|| on_each(|_| panic!("any")));
         assert!(caught.is_err() && held().is_none());
+    }
+
+    #[test]
+    fn units_are_chosen_by_name() {
+        for &unit in Unit::available() {
+            assert_eq!(unit.to_string().parse(), Ok(unit));
+        }
+        assert_eq!(Unit::available()[0].choose(), Ok(()));
+        let error = "mmx".parse::<Unit>().unwrap_err().to_string();
+        assert!(error.contains("portable") && error.contains("`mmx`"), "{error}");
+        if let Some((missing, _)) = NAMES.iter().find(|(unit, _)| !Unit::available().contains(unit)) {
+            assert!(missing.choose().is_err());
+        }
     }
 
     #[test]

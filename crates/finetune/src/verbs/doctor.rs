@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
-use tensor_core::{device, parallel};
+use tensor_core::{Unit, device, parallel};
 
 use crate::machine::{cpu_features, cpu_line, default_threads, physical_cores};
 use crate::{output, rates};
@@ -13,7 +13,7 @@ use crate::{output, rates};
 /// Arguments of `doctor`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "`dtype = \"auto\"` is the dtype with the higher rate, bf16's being that of libtorch's products and of those with frozen weights together.\nThe rates are measured once and kept in the cache.\n\nExample:\n  finetune doctor"
+    after_help = "`dtype = \"auto\"` is the dtype with the higher rate, bf16's being that of libtorch's products and of those with frozen weights together.\nIn bf16 it also takes the fastest instruction set; FINETUNE_UNIT=avx2 fixes another one.\nThe rates are measured once and kept in the cache.\n\nExample:\n  finetune doctor"
 )]
 pub struct Args {
     /// Measure the rates again, and keep the new ones for `dtype = "auto"`
@@ -67,9 +67,20 @@ fn report(again: bool) -> Value {
         "matmul_f32": rate(rates.f32),
         "matmul_bf16": rate(rates.bf16),
         "matmul_bf16_frozen": rate(rates.bf16_frozen),
+        "instruction_sets": units(&rates),
+        "instruction_set_auto": rates.unit().to_string(),
         "store": checkpoint::cache_dir().map(|dir| dir.display().to_string()),
         "models_in_store": models(),
     })
+}
+
+/// The rate of frozen bf16 weights on each instruction set, the widest first.
+fn units(rates: &rates::Rates) -> Vec<String> {
+    let rate = |unit: &Unit| {
+        let name = unit.to_string();
+        rates.units.get(&name).map(|rate| format!("{name} {rate:.1} GFLOP/s"))
+    };
+    Unit::available().iter().filter_map(rate).collect()
 }
 
 fn libtorch() -> String {
