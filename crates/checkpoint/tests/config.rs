@@ -288,6 +288,14 @@ fn what_is_not_supported_is_refused_by_name() {
             vec!["`hidden_size`", "whole number", "\"wide\""],
         ),
         (
+            llama("num_hidden_layers", json!(1i64 << 30)),
+            vec!["`num_hidden_layers`", "at most 2048", "1073741824"],
+        ),
+        (
+            json!({"architectures": ["MixtralForCausalLM"], "num_hidden_layers": 2, "num_local_experts": 1 << 17}),
+            vec!["`num_local_experts`", "at most 65536", "131072"],
+        ),
+        (
             llama("num_key_value_heads", json!(5)),
             vec!["`num_key_value_heads`", "divisor of 32", "5"],
         ),

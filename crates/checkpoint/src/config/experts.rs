@@ -61,6 +61,9 @@ pub struct ExpertsConfig {
 /// The key that says whether routers have a bias: no family of Transformers has it.
 const BIAS: &str = "router_bias";
 
+/// Experts of all layers together at most: the largest published mixtures have some 25,000.
+const MOST_EXPERTS: i64 = 1 << 17;
+
 pub(super) fn read(fields: Fields<'_>, family: Family, layers: usize, dense: i64) -> Result<Option<ExpertsConfig>> {
     // Number, a token, inner width, shared width.
     let (names, defaults) = match family {
@@ -70,10 +73,11 @@ pub(super) fn read(fields: Fields<'_>, family: Family, layers: usize, dense: i64
         _ => return Ok(None),
     };
     let [num, per_tok, inner, shared] = defaults;
-    let num_experts = match fields.count("num_local_experts")? {
-        Some(num) => num,
-        None => fields.count_or("num_experts", num)?,
+    let key = match fields.get("num_local_experts") {
+        Some(_) => "num_local_experts",
+        None => "num_experts",
     };
+    let num_experts = fields.few_or(key, MOST_EXPERTS / layers.max(1) as i64, num)?;
     let num_experts_per_tok = fields.count_or("num_experts_per_tok", per_tok)?;
     if num_experts_per_tok > num_experts {
         let wanted = format!("at most the {num_experts} experts there are");

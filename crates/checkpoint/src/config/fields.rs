@@ -28,6 +28,16 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A count of things that are listed one by one, or the family's default: a file cannot ask for memory that it does not
+    /// have.
+    pub(super) fn few_or(&self, key: &str, most: i64, default: i64) -> Result<i64> {
+        let count = self.count_or(key, default)?;
+        if count > most {
+            return Err(self.wrong(key, &format!("at most {most}"), &count.to_string()));
+        }
+        Ok(count)
+    }
+
     /// A count, or the family's default.
     pub(super) fn count_or(&self, key: &str, default: i64) -> Result<i64> {
         Ok(self.count(key)?.unwrap_or(default))

@@ -10,6 +10,9 @@ use super::layers::layers_of;
 use super::{Activation, Family, LayerKind, ModelConfig, Output, experts, rope};
 use crate::{Error, Result};
 
+/// Layers of a model at most: the deepest that are published have some 130.
+const MOST_LAYERS: i64 = 2048;
+
 /// Defaults of a family's configuration class.
 struct Defaults {
     sizes: [i64; 5],
@@ -106,7 +109,7 @@ impl ModelConfig {
         let [vocab_size, hidden_size, intermediate_size, layers, heads] = defaults.sizes;
         let hidden_size = fields.count_or("hidden_size", hidden_size)?;
         let num_attention_heads = fields.count_or("num_attention_heads", heads)?;
-        let num_hidden_layers = fields.count_or("num_hidden_layers", layers)? as usize;
+        let num_hidden_layers = fields.few_or("num_hidden_layers", MOST_LAYERS, layers)? as usize;
         let num_key_value_heads = match raw.get("num_key_value_heads") {
             None => defaults.num_key_value_heads,
             Some(_) => fields.count("num_key_value_heads")?,
