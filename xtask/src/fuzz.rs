@@ -107,6 +107,10 @@ fn fuzz(cache: &Cache, folder: &Path, name: &str, arguments: &Arguments) -> Resu
             "-rss_limit_mb=4096".into(),
         ])
         .args(["-malloc_limit_mb=64", "-print_final_stats=1"]);
+    // cargo-fuzz sets the compiler's flags itself, so the targets do not know where libtorch lies.
+    if let Some(libraries) = libtorch::libraries() {
+        command.env("LD_LIBRARY_PATH", libraries);
+    }
     if Path::new("/dev/shm").is_dir() {
         // Readers of files open one an input.
         command.env("TMPDIR", "/dev/shm");

@@ -89,6 +89,23 @@ fn named_in(config: &str) -> Option<PathBuf> {
     table.get("env")?.get("LIBTORCH")?.as_str().map(PathBuf::from)
 }
 
+/// Where the libraries lie that setup has found, for programs that are linked without its flags.
+pub(crate) fn libraries() -> Option<PathBuf> {
+    libraries_in(&std::fs::read_to_string(config_path()).ok()?)
+}
+
+fn libraries_in(config: &str) -> Option<PathBuf> {
+    let table: toml::Table = config.parse().ok()?;
+    let targets = table.get("target")?.as_table()?.values();
+    let mut flags = targets.filter_map(|target| target.get("rustflags")?.as_array());
+    let run = flags.find_map(|flags| flags.iter().filter_map(toml::Value::as_str).find_map(rpath))?;
+    Some(run.into())
+}
+
+fn rpath(flag: &str) -> Option<&str> {
+    flag.strip_prefix("link-arg=-Wl,-rpath,")
+}
+
 /// A libtorch that somebody else unpacked, checked for its version.
 fn given(build: &Path) -> Result<Libtorch> {
     let lib = build.join("lib");
@@ -344,6 +361,7 @@ mod tests {
             let flags = table["target"]["x86_64-unknown-linux-gnu"][kind].as_array().unwrap();
             assert_eq!(flags[1].as_str(), Some("link-arg=-Wl,-rpath,/a b/lib"));
         }
+        assert_eq!(libraries_in(&text), Some("/a b/lib".into()));
         assert!(!config(&libtorch, "x86_64-unknown-linux-gnu", None).contains("CXX"));
     }
 

@@ -56,8 +56,8 @@ pub struct Rendered {
 }
 
 /// Instructions that a template may run for one conversation: what stands in a template comes from outside, and one with
-/// nested loops must end in an error, not run for ever.
-const FUEL: u64 = 20_000_000;
+/// nested loops must end in an error, not run for ever. The longest conversations take some hundred thousand.
+const FUEL: u64 = 5_000_000;
 
 impl ChatTemplate {
     /// Compiles a template; `name` is for error messages.
@@ -119,6 +119,13 @@ impl ChatTemplate {
             marks,
             time: None,
         })
+    }
+
+    /// The same template, which may run `instructions` for one conversation instead of the usual 5 million.
+    #[must_use]
+    pub fn with_fuel(mut self, instructions: u64) -> Self {
+        self.env.set_fuel(Some(instructions));
+        self
     }
 
     /// The name it was given.

@@ -129,6 +129,17 @@ fn a_raised_exception_reaches_the_user() {
 }
 
 #[test]
+fn a_template_that_would_run_for_ever_ends_in_an_error() {
+    let source = "{% for a in range(9000) %}{% for b in range(9000) %}{{ a }}{% endfor %}{% endfor %}";
+    let template = ChatTemplate::new("endless.jinja", source).unwrap();
+    let error = template
+        .render(&Chat::default(), &SpecialTokens::default(), Ending::Closed)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("`endless.jinja`") && error.contains("fuel"), "{error}");
+}
+
+#[test]
 fn a_template_that_does_not_compile_is_refused_when_it_is_loaded() {
     let error = ChatTemplate::new("broken.jinja", "{% if %}").unwrap_err().to_string();
     assert!(
