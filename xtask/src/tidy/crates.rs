@@ -1,7 +1,7 @@
 //! Rules for crates: who may depend on whom stands in `ARCHITECTURE.md`, versions stand in the workspace, lints hold everywhere.
 
 use super::Source;
-use crate::cargo::Metadata;
+use crate::cargo::{Metadata, Package};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate to the crates of this workspace that it is built on.
@@ -14,9 +14,41 @@ pub(super) fn edges(metadata: &Metadata) -> Edges {
             .dependencies
             .iter()
             .filter(|on| on.path.is_some() && on.kind.as_deref() != Some("dev"));
-        (package.name.clone(), on.map(|on| on.name.clone()).collect())
+        (
+            crate_of(&package.name).to_owned(),
+            on.map(|on| crate_of(&on.name).to_owned()).collect(),
+        )
     });
     edges.collect()
+}
+
+/// The crate, which is its folder, of a package: `lora` of `finetune-lora`.
+fn crate_of(package: &str) -> &str {
+    package.strip_prefix("finetune-").unwrap_or(package)
+}
+
+/// A package that others may depend on has a name of ours and says what it is.
+pub(super) fn published(package: &Package) -> Vec<String> {
+    let name = &package.name;
+    if !package.is_published() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    if name != "finetune" && !name.starts_with("finetune-") {
+        found.push(format!(
+            "package `{name}`: its name is taken or too general; call it `finetune-{name}`, with `[lib] name`, or say `publish = false`"
+        ));
+    }
+    let missing = [
+        ("description", package.description.is_none()),
+        ("documentation", package.documentation.is_none()),
+        ("keywords", package.keywords.is_empty()),
+        ("categories", package.categories.is_empty()),
+    ];
+    for (key, _) in missing.iter().filter(|(_, missing)| *missing) {
+        found.push(format!("package `{name}`: `{key}` is missing"));
+    }
+    found
 }
 
 /// Compares the edges with the table `| crate | … | depends on |` of `ARCHITECTURE.md`.
@@ -138,6 +170,21 @@ mod tests {
         assert!(text.contains("crate `new` is not in the table"), "{text}");
         assert!(text.contains("lists `top`, which is no crate"), "{text}");
         assert!(table("# No table", &edges(&[]))[0].contains("no table"));
+    }
+
+    #[test]
+    fn what_others_may_depend_on_says_what_it_is() {
+        let package = |text: &str| published(&serde_json::from_str(text).unwrap()).join("\n");
+        let good = r#"{"name": "finetune-a", "description": "A.", "documentation": "https://docs.rs/finetune-a",
+            "keywords": ["a"], "categories": ["science"], "publish": null, "dependencies": []}"#;
+        assert_eq!(package(good), "");
+        let bad = r#"{"name": "a", "description": null, "documentation": null, "keywords": [], "categories": [],
+            "publish": null, "dependencies": []}"#;
+        let found = package(bad);
+        for part in ["finetune-a", "description", "documentation", "keywords", "categories"] {
+            assert!(found.contains(part), "{found}");
+        }
+        assert_eq!(package(&bad.replace(r#""publish": null"#, r#""publish": []"#)), "");
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(crate) fn problems() -> Result<Vec<String>> {
         architecture.map_or("", |file| &file.text),
         &crates::edges(&metadata),
     ));
+    for package in &metadata.packages {
+        found.extend(crates::published(package));
+    }
     let vectors = used::vectors(&root.join("crates/golden/vectors"))?;
     let recipes = files
         .iter()
