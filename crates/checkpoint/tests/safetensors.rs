@@ -112,6 +112,25 @@ fn unaligned_bytes_are_copied() {
 }
 
 #[test]
+fn a_bool_that_is_neither_true_nor_false_is_refused() {
+    let header = r#"{"mask": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}}"#;
+    let read = |bytes: &[u8]| {
+        let (_home, path) = file(header, bytes);
+        Safetensors::open(&path).unwrap().tensor("mask")
+    };
+    assert!(
+        read(&[0, 1, 1])
+            .unwrap()
+            .equal(&Tensor::from_slice(&[false, true, true]))
+    );
+    let error = read(&[0, 2, 1]).unwrap_err().to_string();
+    assert!(
+        error.contains("`mask`") && error.contains("BOOL bytes of 0 or 1"),
+        "{error}"
+    );
+}
+
+#[test]
 fn headers_that_lie_are_refused() {
     let one = |dtype: &str, shape: &str, offsets: &str| {
         format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)

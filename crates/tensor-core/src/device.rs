@@ -182,3 +182,20 @@ pub fn allow_fast_f32(allow: bool) -> Result<()> {
     #[allow(unsafe_code)]
     unsafe { shim::check(shim::shim_set_f32_precision(precision.as_ptr())) }.map_err(Error::Torch)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_left_alone_while_there_are_other_threads() {
+        // The thread that runs this test is never the only one.
+        let waiting = std::thread::spawn(std::thread::park);
+        assert!(!is_single_threaded());
+        let before: Vec<_> = std::env::vars_os().collect();
+        keep_few_products();
+        assert_eq!(std::env::vars_os().collect::<Vec<_>>(), before);
+        waiting.thread().unpark();
+        waiting.join().unwrap();
+    }
+}
