@@ -8,6 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn main() {
+    // Documentation links nothing.
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        return;
+    }
     println!("cargo::rerun-if-changed=cpp/shim.cpp");
     println!("cargo::rerun-if-changed=cpp/shim.h");
     for name in ["LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "LIBTORCH_CXX11_ABI"] {
@@ -46,7 +50,8 @@ fn uses_pytorch() -> bool {
 fn libtorch() -> Result<(PathBuf, PathBuf), String> {
     let libraries = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).ok_or(
         "torch-sys does not say which libtorch it links\n\
-         hint: run `cargo xtask setup` once, or set LIBTORCH to a libtorch 2.11 and build without the feature `doc-only`",
+         hint: set LIBTORCH to the folder of a libtorch 2.11 (with `include` and `lib`), or LIBTORCH_USE_PYTORCH=1 where \
+         Python has PyTorch 2.11, and build without tch's feature `doc-only`; `cargo xtask setup` fetches one for a checkout",
     )?;
     // Python's installation has its headers beside its libraries; otherwise the variable may put them elsewhere.
     let root = match env::var_os("LIBTORCH_INCLUDE") {
