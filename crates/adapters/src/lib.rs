@@ -38,3 +38,11 @@ pub use file::{About, adapter_tensors, from_adapter_config, to_adapter_config};
 pub use insert::Insertion;
 pub use place::Placement;
 pub use sublayer::Adapted;
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -41,3 +41,11 @@ pub use reference::{Fingerprint, Reference, open_log_probs, save_log_probs};
 pub use reward_objective::{RewardConfig, RewardLoss, ScoredRow};
 pub use row::ReplyRow;
 pub use single_objective::{KtoConfig, KtoLoss, Mismatched, SingleReplies, SingleRow};
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

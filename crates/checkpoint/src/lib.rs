@@ -46,3 +46,10 @@ pub use safetensors::{
 pub use staged::{StagedDir, write_file};
 pub use store::{cache_dir, is_hub_id, resolve, revision_of, use_cache_dir};
 pub use tokenizer_files::TokenizerFiles;
+
+// In the signatures here.
+pub use tch;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

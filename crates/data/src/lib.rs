@@ -115,3 +115,7 @@ pub use stream::TextStream;
 pub use template::{ChatTemplate, ChatTemplates, Ending, Rendered, TemplateSources};
 pub use tokenizer::{Pieces, Tokenizer};
 pub use tokens::{Report, TokenSet};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

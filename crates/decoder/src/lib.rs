@@ -48,3 +48,12 @@ pub use head::HeadKind;
 pub use load::{ExpertSlots, ExpertsSource, ProjectionSource, Sources, projection_paths};
 pub use norm::{NormSurgeon, RmsNorm};
 pub use sampler::Sampler;
+
+// In the signatures here.
+pub use checkpoint;
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -39,3 +39,12 @@ pub use config::DoraConfig;
 pub use place::Placement;
 pub use projection::Dora;
 pub use wrap::Wrapping;
+
+// In the signatures here.
+pub use lora;
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -41,3 +41,11 @@ pub use run::evaluate;
 pub use scorer::{Answer, Drawing, Judge, Said, Scorer, Verdict};
 pub use sequence::Sequence;
 pub use suite::{Kind, Normalise, Suite, Task};
+
+// In the signatures here.
+pub use decoder;
+pub use tch;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

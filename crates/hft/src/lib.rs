@@ -38,6 +38,7 @@ mod pool;
 mod resample;
 mod reset;
 mod selection;
+mod store;
 
 pub use config::{Granularity, HftConfig};
 pub use error::{Error, Result};
@@ -46,3 +47,12 @@ pub use piece::{Piece, pieces_of};
 pub use resample::Resample;
 pub use reset::{average, reset};
 pub use selection::{HalfSelection, Share};
+pub use store::{freeze, pieces_of_store};
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

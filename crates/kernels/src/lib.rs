@@ -54,3 +54,10 @@ pub use rms_norm::{Gain, add_rms_norm, rms_norm};
 pub use rope::{RopeTable, Rotation, rope, rope_qkv};
 pub use scale_columns::scale_columns;
 pub use swiglu::{Activation, gated, gated_packed, geglu_tanh, swiglu};
+
+// In the signatures here.
+pub use tch;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -50,3 +50,11 @@ pub use place::Placement;
 pub use projection::Lora;
 pub use set::{AdapterNames, AdapterSet, Member};
 pub use wrap::{Originals, Wrapping};
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -71,3 +71,11 @@ pub use optimiser::{Gradients, RowOptimizer, RowStates, RowUpdate};
 pub use selection::{Chosen, Selection};
 pub use table::{ExpertShape, Table};
 pub use wrap::Wrapping;
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

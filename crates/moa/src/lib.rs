@@ -51,3 +51,7 @@ pub use mixture::{Listener, Mixture};
 pub use prompt::{CUT, RANKING, SYNTHESIS, cut, with_references};
 pub use roles::{Roles, Worth, roles};
 pub use transcript::{Call, Outcome};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

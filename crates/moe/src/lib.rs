@@ -54,3 +54,12 @@ pub use merge::{Groups, merge_experts};
 pub use prune::{keep_most_used, keep_nearest};
 pub use router::{BIAS, Gating, Router, RouterConfig, Routing};
 pub use upcycle::{Part, UpcycleConfig};
+
+// In the signatures here.
+pub use kernels;
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

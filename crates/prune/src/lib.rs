@@ -52,3 +52,11 @@ pub use sparse_gpt::{Counting, Reconstruction, SparseGptConfig, sparse_gpt};
 pub use sparsity::{Pattern, Sparsity};
 pub use units::{Importance, Units, units};
 pub use wanda::{InputNorms, wanda};
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

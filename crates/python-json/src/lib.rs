@@ -20,3 +20,7 @@ mod write;
 pub use line::line_of;
 pub use read::{from_slice, shown, without_mark};
 pub use write::{to_line, to_string};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

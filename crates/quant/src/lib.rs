@@ -35,3 +35,11 @@ pub use config::{QuantizeConfig, Quantizing};
 pub use error::{Error, Result};
 pub use quantized::Quantized;
 pub use weight::{QuantizedWeight, ScaleTensors};
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

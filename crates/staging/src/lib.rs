@@ -37,3 +37,7 @@ pub use error::{Error, Result};
 pub use file::{StagedFile, write_file};
 pub use folder::{StagedDir, remove_dir, tidy};
 pub use forms::{is_model_file, model_in};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -42,6 +42,7 @@ mod targets;
 
 pub mod autograd;
 pub mod blob;
+pub mod bridge;
 pub mod device;
 pub mod lists;
 pub mod packed;
@@ -70,3 +71,10 @@ pub use sublayer::{Sublayer, SublayerSurgeon};
 pub use tape::{Plan, Treatment};
 pub use targets::{Modules, Targets};
 pub use unit::Unit;
+
+// In the signatures here.
+pub use tch;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -72,3 +72,11 @@ pub use sparse::Sparse;
 pub use state::{Best, Entry};
 pub use state_memory::{StateMemory, StateTensor};
 pub use step::StepReport;
+
+// In the signatures here.
+pub use tch;
+pub use tensor_core;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

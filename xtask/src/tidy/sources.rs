@@ -34,7 +34,9 @@ pub(super) fn forbidden(file: &Source) -> Vec<String> {
     let library =
         parts.next().is_some_and(|part| part == "crates") && parts.next().is_some_and(|part| part != "finetune");
     let build = file.path.file_name().is_some_and(|name| name == "build.rs");
-    if !library || build || file.is_test() {
+    // An example is a program that somebody reads and runs.
+    let example = file.path.components().any(|part| part.as_os_str() == "examples");
+    if !library || build || example || file.is_test() {
         return Vec::new();
     }
     let words = [
@@ -152,6 +154,7 @@ mod tests {
             ("crates/a/src/a.rs", "#[cfg(test)]\nmod tests {\n  x.unwrap();\n}", 0),
             ("crates/a/tests/a.rs", "x.unwrap();", 0),
             ("crates/a/build.rs", "println!(\"cargo:x\");", 0),
+            ("crates/a/examples/a.rs", "println!(\"x\");", 0),
             ("crates/finetune/src/a.rs", "println!(\"x\");", 0),
             ("xtask/src/a.rs", "println!(\"x\");", 0),
         ];
