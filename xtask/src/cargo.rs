@@ -76,6 +76,7 @@ pub(crate) struct Package {
     pub(crate) categories: Vec<String>,
     /// The registries it may go to: none at all, or any if nothing is said.
     pub(crate) publish: Option<Vec<String>>,
+    pub(crate) targets: Vec<Target>,
     pub(crate) dependencies: Vec<Dependency>,
 }
 
@@ -83,6 +84,19 @@ impl Package {
     /// Whether others may depend on it.
     pub(crate) fn is_published(&self) -> bool {
         self.publish.as_ref().is_none_or(|registries| !registries.is_empty())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    /// `lib`, `bin`, `example`, `test`, …
+    kind: Vec<String>,
+}
+
+impl Target {
+    pub(crate) fn is_example(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "example")
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::download::Wheels;
 use crate::place::Cache;
 use crate::tools::Tools;
-use crate::{cargo, fetch, libtorch, tidy};
+use crate::{cargo, fetch, libtorch, others, tidy};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -100,7 +100,7 @@ impl Tally {
     }
 }
 
-/// Runs every test of the workspace, and `tidy`; the last line is the sum.
+/// Runs every test of the workspace, `tidy`, the examples and what else whoever depends on a crate meets; the last line is the sum.
 pub(crate) fn test(cache: &Cache, tools: &Tools) -> Result<()> {
     libtorch::setup(cache, tools, Wheels::Delete)?;
     for name in WANTED {
@@ -140,6 +140,15 @@ pub(crate) fn test(cache: &Cache, tools: &Tools) -> Result<()> {
     if !status.success() && tally.failed == 0 {
         // A crate that does not compile, or a test binary that died, leaves no line to count.
         tally.failed += 1;
+    }
+    for (name, check) in others::checks()? {
+        match check() {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                tally.failed += 1;
+            }
+        }
     }
     tally.add_skipped(&fs::read_to_string(&skipped).with_context(|| format!("`{}`", skipped.display()))?);
     println!("{}", tally.summary());

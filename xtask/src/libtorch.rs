@@ -83,6 +83,11 @@ fn config(libtorch: &Libtorch, host: &str, compiler: Option<&str>) -> String {
     )
 }
 
+/// The `LIBTORCH` that `setup` wrote for this checkout.
+pub(crate) fn named() -> Option<PathBuf> {
+    named_in(&std::fs::read_to_string(config_path()).ok()?)
+}
+
 /// The `LIBTORCH` that a written configuration names.
 fn named_in(config: &str) -> Option<PathBuf> {
     let table: toml::Table = config.parse().ok()?;

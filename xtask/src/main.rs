@@ -12,6 +12,7 @@ mod fetch;
 mod fuzz;
 mod libtorch;
 mod manifest;
+mod others;
 mod pipeline;
 mod place;
 mod progress;

@@ -176,10 +176,10 @@ mod tests {
     fn what_others_may_depend_on_says_what_it_is() {
         let package = |text: &str| published(&serde_json::from_str(text).unwrap()).join("\n");
         let good = r#"{"name": "finetune-a", "description": "A.", "documentation": "https://docs.rs/finetune-a",
-            "keywords": ["a"], "categories": ["science"], "publish": null, "dependencies": []}"#;
+            "keywords": ["a"], "categories": ["science"], "publish": null, "targets": [], "dependencies": []}"#;
         assert_eq!(package(good), "");
         let bad = r#"{"name": "a", "description": null, "documentation": null, "keywords": [], "categories": [],
-            "publish": null, "dependencies": []}"#;
+            "publish": null, "targets": [], "dependencies": []}"#;
         let found = package(bad);
         for part in ["finetune-a", "description", "documentation", "keywords", "categories"] {
             assert!(found.contains(part), "{found}");
