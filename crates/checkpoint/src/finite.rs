@@ -31,19 +31,30 @@ fn counts(tensor: &Tensor) -> Option<(i64, i64)> {
 }
 
 /// An error that names the tensor if it was read with NaN or infinities; `at` is the file or folder.
-pub(crate) fn read(at: &std::path::Path, name: &str, tensor: Tensor) -> Result<Tensor> {
-    match tch::no_grad(|| counts(&tensor)) {
-        None => Ok(tensor),
-        Some((nan, infinite)) => Err(Error::NotFinite {
-            place: format!("`{}`: tensor `{name}`", at.display()),
-            nan,
-            infinite,
-            numbers: tensor.numel() as i64,
-            hint:
-                "the file is damaged, or the run that wrote it diverged: fetch it again, or take an earlier checkpoint"
-                    .into(),
-        }),
-    }
+///
+/// `as_stored` reads it in the file's own dtype: numbers that are finite there have outgrown the dtype that was asked for.
+pub(crate) fn read(
+    at: &std::path::Path,
+    name: &str,
+    tensor: Tensor,
+    as_stored: impl FnOnce() -> Option<Tensor>,
+) -> Result<Tensor> {
+    let Some((nan, infinite)) = tch::no_grad(|| counts(&tensor)) else {
+        return Ok(tensor);
+    };
+    let has_outgrown = as_stored().is_some_and(|stored| tch::no_grad(|| counts(&stored)).is_none());
+    let hint = if has_outgrown {
+        "the file holds larger numbers than this dtype: compute in float32, `--dtype f32` or `model.dtype = \"f32\"`"
+    } else {
+        "the file is damaged, or the run that wrote it diverged: fetch it again, or take an earlier checkpoint"
+    };
+    Err(Error::NotFinite {
+        place: format!("`{}`: tensor `{name}`", at.display()),
+        nan,
+        infinite,
+        numbers: tensor.numel() as i64,
+        hint: hint.into(),
+    })
 }
 
 /// An error that names the tensor if it holds NaN or infinities and so cannot be written.

@@ -6,9 +6,12 @@ use std::process::Command;
 
 use super::command::{Answer, Home, Refusal, answer, command, files, finetune, nothing_lost, tiny};
 
-/// Sets all numbers of a tensor of the model to the largest there is: finite, but no sum over it is.
+/// The largest number of bf16, which f32 holds too.
+const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
+
+/// Sets all numbers of a tensor of the model to the largest there is in any dtype: finite, but no sum over it is.
 fn overflow(model: &str, tensor: &str) {
-    fill(model, tensor, f32::MAX, usize::MAX);
+    fill(model, tensor, LARGEST, usize::MAX);
 }
 
 /// Sets the first `count` numbers of a tensor of the model.
@@ -123,6 +126,20 @@ fn weights_whose_products_are_no_numbers_are_said_so() {
             hint: "the weights are damaged",
         });
     }
+}
+
+#[test]
+fn weights_that_outgrow_the_dtype_that_is_asked_for_are_not_called_damaged() {
+    let home = Home::new();
+    let model = home.model();
+    fill(&model, "model.layers.0.mlp.down_proj.weight", f32::MAX, 3);
+    let args = ["generate", "--prompt", "a", "--model", &model, "--dtype"];
+    finetune(&home, &[&args[..], &["bf16"]].concat()).refuses(&Refusal {
+        place: "tensor `model.layers.0.mlp.down_proj.weight`",
+        wanted: "are not finite",
+        found: "(0 NaN, 3 infinite)",
+        hint: "the file holds larger numbers than this dtype: compute in float32",
+    });
 }
 
 /// Runs the command with no file allowed to grow past `blocks` of 512 bytes: a disk that is full.

@@ -299,7 +299,7 @@ impl ModelDir {
         match &self.weights {
             Weights::Shards(shards) => {
                 let tensor = shards.tensor(name).ok_or_else(|| self.no_tensor(name))??;
-                finite::read(&self.path, name, tensor)
+                finite::read(&self.path, name, tensor, || None)
             }
             Weights::Gguf { .. } => self.tensor_as(name, self.info(name)?.kind),
         }
@@ -314,7 +314,13 @@ impl ModelDir {
                 file.tensor_in(stored, kind, *layout)?
             }
         };
-        finite::read(&self.path, name, tensor)
+        finite::read(&self.path, name, tensor, || match &self.weights {
+            Weights::Shards(shards) => shards.tensor(name)?.ok(),
+            Weights::Gguf { file, of } => {
+                let (stored, layout) = of.get(name)?;
+                file.tensor_in(stored, Kind::Float, *layout).ok()
+            }
+        })
     }
 
     /// The weight `name` in 4 bits as bitsandbytes stores it, if that is how it is stored.
@@ -324,7 +330,7 @@ impl ModelDir {
                 let packed = shards.packed(name)?;
                 if let Some(packed) = &packed {
                     for scales in packed.scales.floats() {
-                        drop(finite::read(&self.path, name, scales.shallow_clone())?);
+                        drop(finite::read(&self.path, name, scales.shallow_clone(), || None)?);
                     }
                 }
                 Ok(packed)
