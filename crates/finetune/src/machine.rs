@@ -73,6 +73,20 @@ impl MachineArgs {
         }
     }
 
+    /// These flags for a verb that writes the model it computes on, whose files have dtype `stored`: where none is asked for
+    /// it computes in that one, so that no number is rounded because of the machine it is written on.
+    #[must_use]
+    pub fn keeping(&self, stored: Option<Kind>) -> Self {
+        let own = match stored {
+            Some(Kind::BFloat16) => Dtype::Bf16,
+            _ => Dtype::F32,
+        };
+        Self {
+            dtype: self.dtype.filter(|dtype| *dtype != Dtype::Auto).or(Some(own)),
+            ..self.clone()
+        }
+    }
+
     /// The dtype of a model that is written: none, which keeps each tensor's own, unless one was asked for.
     pub fn written(&self, on: Device) -> Option<Kind> {
         self.dtype

@@ -2,8 +2,9 @@
 //!
 //! A flag of the processor does not tell: there are some whose bf16 products take twice the time of f32. Measured are a
 //! product by libtorch, which weights that train go through, and one with a packed matrix, which frozen bf16 weights go
-//! through, on each instruction set of the processor: bf16 is then computed on the fastest of them. The rates belong to a processor, its instructions, a libtorch and a number of threads; a cache that cannot be
-//! read or written is measured past.
+//! through, on each instruction set of the processor: bf16 is then computed on the fastest of them. The rates belong to a
+//! processor, its instructions, a libtorch and a number of threads; a cache that cannot be read or written is measured
+//! past.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -30,7 +30,7 @@ use crate::ranges;
                   keeps the one whose output is nearest to all experts' (for 4 of 8 that is 70 sets), `usage` keeps the most used,\n\
                   `random` any, and `merge` makes the most used take in those that the router treats alike. `merge` saves no bytes: the\n\
                   router keeps all its rows, and a merged expert is written again for each row that it answers for, as other programs\n\
-                  read mixtures. The other three write a smaller model.\n\n\
+                  read mixtures. The other three write a smaller model. Computed and written in the model's own dtype, or in that of --dtype.\n\n\
                   With `--relevant` nothing is written: the experts that a task's rows go to are named, for a recipe that trains only\n\
                   them (expert-specialised fine-tuning).\n\n\
                   Example:\n  finetune experts --model smollm2-8x --keep 6 --by nearest --data sample.jsonl --output smollm2-6x\n  \
@@ -117,7 +117,7 @@ impl Args {
         }
         let rows = crate::datafile::read(&self.data, &ReadConfig::default())?;
         let tokenizer = source.tokenizer()?;
-        let machine = self.machine.start()?;
+        let machine = self.machine.keeping(source.dir().config().dtype).start()?;
         let inputs = Inputs::default();
         let router = RouterOptions::default();
         let watched = source.decoder_made(machine, &mut as_they_are, &mut |slots| {

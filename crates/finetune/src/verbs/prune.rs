@@ -34,7 +34,8 @@ use crate::pruning::{self, CalibrationConfig, Samples};
                   Whole parts: block-influence and angular take out blocks (--num-hidden-layers stay), taylor and activation\n\
                   heads and channels (--num-key-value-heads, --intermediate-size stay). The model is smaller and faster.\n\
                   All but magnitude look at text, which should be of the kind that the model will read. What is written loads\n\
-                  like any other model; what was done is kept beside it as pruning.json.\n\n\
+                  like any other model; what was done is kept beside it as pruning.json. Computed and written in the model's own\n\
+                  dtype, or in that of --dtype.\n\n\
                   Example:\n  finetune prune --model smollm2-135m-instruct --method sparsegpt --sparsity 0.5 \\\n    \
                   --calibration texts.jsonl --eval held-out.jsonl --output sparse\n  \
                   finetune prune --model smollm2-135m-instruct --method block-influence --num-hidden-layers 26 \\\n    \
@@ -137,6 +138,10 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn machine(&self, source: &Source) -> MachineArgs {
+        self.machine.keeping(source.dir().config().dtype)
+    }
+
     fn thin(&self, method: prune::Method, source: &Source) -> Result<Outcome> {
         if self.structure.is_given() {
             return Err(usage(format!(
@@ -155,7 +160,7 @@ impl Args {
             &tokenizer,
             source.dir().config(),
         )?;
-        let model = source.decoder(self.machine.start()?)?;
+        let model = source.decoder(self.machine(source).start()?)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;
         let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
@@ -198,7 +203,7 @@ impl Args {
         let Some(samples) = Samples::read(&self.calibration, true, &tokenizer, source.dir().config())? else {
             bail!("`calibration` is missing");
         };
-        let machine = self.machine.start()?;
+        let machine = self.machine(source).start()?;
         let model = source.decoder(machine)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;
