@@ -1,6 +1,7 @@
 //! Products and sums of rows, sixteen numbers at a time.
 
-use tensor_core::vector::{Kernel, LANES, Lanes, Scalar as _, dispatch};
+use tensor_core::gemm::vector::Scalar as _;
+use tensor_core::vector::{Kernel, LANES, Lanes, dispatch};
 
 /// `Σ a b`.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -6,6 +6,7 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 use tensor_core::blob;
+use tensor_core::gemm::vector::Scalar as _;
 use tensor_core::parallel::{self, Shared};
 use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
 

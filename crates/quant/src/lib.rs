@@ -1,6 +1,7 @@
-//! Weights in 4 or 8 bits: codecs, the projection over them, the surgery that makes it.
+//! Weights in 4 or 8 bits: the projection over them, the surgery that makes it, bitsandbytes' form.
 //!
-//! `Ŵ = level[code] · c`, a scale c for each block of numbers; [`codec`] does this over slices and knows no libtorch.
+//! `Ŵ = level[code] · c`, a scale c for each block of numbers; [`codec`] does this over slices and arrays, and is a crate of
+//! its own that needs no libtorch.
 //! [`Quantized`] is a frozen projection over codes: QLoRA is this surgery and then another crate's.
 //!
 //! Source: Dettmers et al. 2023, arXiv:2305.14314. Numbers, names and bytes are bitsandbytes'.
@@ -24,7 +25,6 @@
 //! ```
 
 pub mod adamw;
-pub mod codec;
 mod config;
 mod error;
 mod few_rows;
@@ -35,6 +35,8 @@ pub use config::{QuantizeConfig, Quantizing};
 pub use error::{Error, Result};
 pub use quantized::Quantized;
 pub use weight::{QuantizedWeight, ScaleTensors};
+
+pub use block_codecs as codec;
 
 // In the signatures here.
 pub use tch;

@@ -49,13 +49,13 @@ pub mod packed;
 pub mod parallel;
 mod shim;
 pub mod tile;
-pub mod unit;
 pub mod vector;
 
 pub use dense::Dense;
 pub use documents::Documents;
 pub use embedding::{Embedding, EmbeddingSurgeon, Table};
 pub use error::{Error, Found, Result};
+pub use gemm::unit::{self, Unit};
 pub use mix::{Mix, Mixes};
 pub use model::LanguageModel;
 pub use observed::{Observed, OnInput};
@@ -70,10 +70,9 @@ pub use still::Still;
 pub use sublayer::{Sublayer, SublayerSurgeon};
 pub use tape::{Plan, Treatment};
 pub use targets::{Modules, Targets};
-pub use unit::Unit;
 
 // In the signatures here.
-pub use tch;
+pub use {gemm, tch};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -316,10 +316,7 @@ impl ModelDir {
         };
         finite::read(&self.path, name, tensor, || match &self.weights {
             Weights::Shards(shards) => shards.tensor(name)?.ok(),
-            Weights::Gguf { file, of } => {
-                let (stored, layout) = of.get(name)?;
-                file.tensor_in(stored, Kind::Float, *layout).ok()
-            }
+            Weights::Gguf { file, of } => (of.get(name)).and_then(|(at, to)| file.tensor_in(at, Kind::Float, *to).ok()),
         })
     }
 

@@ -3,7 +3,8 @@
 use tensor_core::parallel::{self, Shared};
 
 use super::{Moving, Step};
-use tensor_core::vector::{Kernel, LANES, Lanes, Scalar, dispatch};
+use tensor_core::gemm::vector::Scalar as _;
+use tensor_core::vector::{Kernel, LANES, Lanes, dispatch};
 
 /// Numbers of one block.
 const BLOCK: usize = 1 << 14;

@@ -9,11 +9,11 @@ mod merge;
 mod slopes;
 
 use tch::{Device, Tensor};
+use tensor_core::gemm::vector::Scalar as _;
 use tensor_core::parallel::{Shared, balance};
 use tensor_core::tile::pack::{self, Rows};
 use tensor_core::tile::scratch::{self, Need, Plain, Scratch};
 use tensor_core::tile::{BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, dispatch, product, whole};
-use tensor_core::vector::Scalar;
 use tensor_core::{Documents, blob};
 
 use merge::merge;

@@ -6,6 +6,7 @@
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+use tensor_core::gemm::tile::Number as _;
 use tensor_core::parallel::{Shared, balance};
 use tensor_core::tile::pack::Rows;
 use tensor_core::tile::scratch::{self, Need, Plain};

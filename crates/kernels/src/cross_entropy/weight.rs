@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 use tensor_core::blob;
+use tensor_core::gemm::tile::Number as _;
 use tensor_core::parallel::{Shared, balance};
 use tensor_core::tile::pack::{self, Matrix, Rows};
 use tensor_core::tile::scratch::{self, Need, Plain, Scratch};

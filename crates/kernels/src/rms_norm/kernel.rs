@@ -1,6 +1,7 @@
 //! The norm's loops. Every row is read from memory once; its second reading comes from the nearest cache.
 
 use tch::Tensor;
+use tensor_core::gemm::vector::Scalar as _;
 use tensor_core::parallel::{self, Shared};
 
 use super::Gain;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use tensor_core::gemm::vector::Scalar as _;
 use tensor_core::parallel::{self, Shared};
 
 use super::Rotation;

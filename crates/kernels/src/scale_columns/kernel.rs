@@ -1,5 +1,6 @@
 //! The loops: in place forward; one pass over `dy` and `y` backward, sums in f32 over bands of rows.
 
+use tensor_core::gemm::vector::Scalar as _;
 use tensor_core::parallel::{self, Shared};
 
 use crate::rows::{Rows, grain};

@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::unit::{self, Unit};
 use crate::{Error, Result, shim};
+use gemm::unit::{self, Unit};
 
 #[cfg(target_os = "linux")]
 mod crowd;
@@ -34,8 +34,12 @@ pub fn for_each_range(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync
     unsafe extern "C" fn run(env: *mut c_void, begin: i64, end: i64) {
         // SAFETY: `env` outlives the loop, which ends before `for_each_range` returns.
         let env = unsafe { &*env.cast::<Env>() };
-        let _held = unit::hold(env.unit);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (env.body)(begin as usize..end as usize))) {
+        let part = || (env.body)(begin as usize..end as usize);
+        let on_unit = || match env.unit {
+            Some(unit) => unit.run(part),
+            None => part(),
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(on_unit)) {
             env.panic
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -138,6 +142,15 @@ pub fn set_num_threads(threads: usize) -> Result<()> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn loops_keep_to_the_unit_of_the_thread_that_starts_them() {
+        unit::on_each(|unit| {
+            for_each_range(64, 1, |_| assert_eq!(Unit::best(), unit));
+            balance(64, |_| assert_eq!(Unit::best(), unit));
+        });
+        for_each_range(64, 1, |_| assert_eq!(Unit::best(), Unit::available()[0]));
+    }
 
     #[test]
     fn every_index_is_met_once() {

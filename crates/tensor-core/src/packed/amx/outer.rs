@@ -6,11 +6,10 @@ use std::arch::x86_64 as x86;
 
 use half::bf16;
 
-use super::Sums;
 use crate::packed::matrix::{Line, numbers_mut};
 use crate::packed::outer::Sides;
 use crate::parallel;
-use crate::tile::{BLOCK, Tiles};
+use crate::tile::{BLOCK, Sums, TileSums};
 
 /// Computes all columns.
 pub(crate) fn outer(sides: &Sides) {
@@ -18,7 +17,7 @@ pub(crate) fn outer(sides: &Sides) {
     let steps = t.div_ceil(32);
     let rows = turned(sides.left, t, rank);
     parallel::for_each_range(n / BLOCK, 1, |range| {
-        let tiles = Tiles::set_up();
+        let tiles = TileSums::set_up();
         let mut sums = Sums([0.0; BLOCK * BLOCK]);
         let mut woven = [Line::ZERO; 64];
         for strip in 0..rank.div_ceil(16) {

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Sums, TILE_BYTES};
+use super::TILE_BYTES;
 use crate::packed::matrix::{Line, numbers_mut};
 use crate::packed::product::{PackedLowRank, Part, Sides};
 use crate::parallel;
-use crate::tile::{BLOCK, Tiles};
+use crate::tile::{BLOCK, Sums, TileSums};
 
 /// Bytes of row tiles that a thread holds at a time: a part of its second-level cache.
 const ROW_BYTES: usize = 320 << 10;
@@ -64,7 +64,7 @@ impl Sides<'_> {
             if lines.len() < held * block_lines {
                 lines.resize(held * block_lines, Line::ZERO);
             }
-            let tiles = Tiles::set_up();
+            let tiles = TileSums::set_up();
             let mut sums = Sums([0.0; BLOCK * BLOCK]);
             for first in rows.clone().step_by(held) {
                 let chunk = first..rows.end.min(first + held);
@@ -100,7 +100,7 @@ impl Sides<'_> {
     }
 
     /// Copies block `block` of every term's rows into tiles, and computes the low-rank inner products from them.
-    fn read_rows(&self, block: usize, lines: &mut [Line], tiles: &Tiles, sums: &mut Sums, keep: bool) {
+    fn read_rows(&self, block: usize, lines: &mut [Line], tiles: &TileSums, sums: &mut Sums, keep: bool) {
         let present = BLOCK.min(self.m - block * BLOCK);
         let mut at = 0;
         for part in self.parts {
@@ -164,7 +164,7 @@ impl PackedLowRank {
         present: usize,
         rows: &[Line],
         inner: &mut [Line],
-        tiles: &Tiles,
+        tiles: &TileSums,
         sums: &mut Sums,
         steps: usize,
         keep: bool,

@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 
+use gemm::tile::Number as _;
 use half::bf16;
 
 use crate::packed::matrix::PackedMatrix;
 use crate::packed::product::{PackedLowRank, Part, Sides};
 use crate::parallel::{self, balance};
 use crate::tile::scratch::{self, Need};
-use crate::tile::{BLOCK, LANES, Number as _, TileKernel, TileLanes, Tiles, add_rows, dispatch, prefetch};
+use crate::tile::{BLOCK, LANES, TileKernel, TileLanes, Tiles, add_rows, dispatch, prefetch};
 
 /// Bytes of rows that a task reads again and again: a part of a second-level cache.
 const ROW_BYTES: usize = 320 << 10;

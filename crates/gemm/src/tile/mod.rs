@@ -15,10 +15,11 @@ mod product;
 pub mod scratch;
 
 pub use amx::Tiles;
+#[cfg(target_arch = "x86_64")]
+pub use amx::{Sums, TileSums};
 pub use lanes::{TileLanes, exp2};
 pub use number::Number;
-pub(crate) use product::add_rows;
-pub use product::{Left, Right, product};
+pub use product::{Left, Right, add_rows, product};
 
 use crate::unit::Unit;
 use crate::vector::Portable;
@@ -35,7 +36,7 @@ pub const fn whole(n: usize) -> usize {
 
 /// Has the line at `from` fetched into the nearest cache, if it can be; any address is allowed.
 #[inline(always)]
-pub(crate) fn prefetch<T>(from: *const T) {
+pub fn prefetch<T>(from: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint that reads nothing.
     #[allow(unsafe_code)]

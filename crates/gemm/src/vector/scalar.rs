@@ -1,23 +1,25 @@
-//! The numbers that tensors hold: f32 and bf16, read and written as f32 lanes.
+//! The numbers that matrices hold: f32 and bf16, read and written as f32 lanes.
 
 use half::bf16;
 
-use super::lanes::{LANES, Lanes};
-use crate::blob::Number;
+use super::lanes::{LANES, Lanes, Sealed};
 
 /// f32 or bf16.
-pub trait Scalar: Number + Default + Send + Sync + 'static {
+pub trait Scalar: Sealed + Copy + Default + Send + Sync + 'static {
     /// The sixteen numbers of `from` beginning at `at`; zeros beyond its end.
     fn read<L: Lanes>(from: &[Self], at: usize) -> L;
     /// Writes the sixteen numbers to `to` beginning at `at`; those beyond its end are dropped.
     fn write<L: Lanes>(to: &mut [Self], at: usize, lanes: L);
-    /// What a tensor of this dtype would hold of these numbers.
+    /// What memory of this type would hold of these numbers.
     fn round<L: Lanes>(lanes: L) -> L;
     /// To f32, exactly.
     fn to_f32(self) -> f32;
     /// From f32: to nearest, ties to even.
     fn from_f32(x: f32) -> Self;
 }
+
+impl Sealed for f32 {}
+impl Sealed for bf16 {}
 
 impl Scalar for f32 {
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! behind `Lanes` cannot be named outside, so a kernel cannot meet instructions that the machine lacks.
 //!
 //! ```
-//! use tensor_core::vector::{Kernel, Lanes, Scalar, dispatch};
+//! use gemm::vector::{Kernel, Lanes, Scalar, dispatch};
 //!
 //! struct Sum<'a>(&'a [f32]);
 //! impl Kernel for Sum<'_> {

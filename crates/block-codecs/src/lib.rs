@@ -1,4 +1,4 @@
-//! Blocks of numbers as small codes and one scale each, over plain slices: no libtorch in here.
+//! Blocks of numbers as small codes and one scale each: NF4, FP4, int4 and int8.
 //!
 //! A block of numbers x with absmax `c = max |x|` is kept as `c` and, for each number, the index of the level nearest
 //! to `x / c`: `x̂ = level[index] · c`. Two 4-bit indices share a byte, the even element in the high nibble. Blocks run
@@ -8,8 +8,10 @@
 //! Sources: Dettmers et al. 2023, arXiv:2305.14314, section 3; bitsandbytes 0.50 where the paper leaves a choice (which
 //! way ties go, the order of nibbles, the second-level code).
 //!
+//! Over slices that the caller provides:
+//!
 //! ```
-//! use quant::codec::{BlockSize, Scheme, dequantise, quantise};
+//! use block_codecs::{BlockSize, Scheme, dequantise, quantise};
 //!
 //! let values = [0.0f32, 0.5, -1.0, 0.25];
 //! let (mut codes, mut absmax) = ([0u8; 2], [0.0f32; 1]);
@@ -19,10 +21,14 @@
 //! let mut back = [0.0f32; 4];
 //! dequantise(Scheme::Nf4, BlockSize::new(64)?, &codes, &absmax, &mut back);
 //! assert_eq!(back, [0.0, 0.440_709_83, -1.0, 0.246_112_3]);
-//! # Ok::<(), quant::Error>(())
+//! # Ok::<(), block_codecs::Error>(())
 //! ```
+//!
+//! Over arrays, as one value: see [`Blocks`].
 
+mod blocks;
 mod dynamic;
+mod error;
 mod levels;
 mod nested;
 mod number;
@@ -43,12 +49,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+pub use blocks::Blocks;
 pub use dynamic::{DynamicMap, NESTED_BLOCK};
+pub use error::{Error, Result};
 pub use levels::{FP4, INT4, NF4};
 pub use nested::{DoubleQuant, Scales};
 pub use number::Number;
 pub use path::InstructionSet;
+
+// In the signatures here.
+pub use {gemm, half, ndarray};
 
 /// Which levels a block's numbers are rounded to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -286,3 +296,7 @@ fn check_lengths(scheme: Scheme, block: BlockSize, values: usize, codes: usize, 
     assert_eq!(codes, scheme.num_bytes(values), "bytes of {values} codes");
     assert_eq!(absmax, block.num_blocks(values), "blocks of {values} numbers");
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,11 +7,16 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod block;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 
 use crate::unit::Unit;
+
+#[cfg(target_arch = "x86_64")]
+pub use registers::{Sums, TileSums};
 
 thread_local! {
     /// How many [`Tiles`] this thread holds: a kernel may run another one inside.

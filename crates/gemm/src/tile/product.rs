@@ -6,7 +6,7 @@
 use super::amx::block::{Block, multiply};
 use super::{BLOCK, LANES, Number, TileLanes, Tiles};
 #[cfg(target_arch = "x86_64")]
-use {super::Unit, tch::Kind};
+use crate::unit::Unit;
 
 /// A left operand: rows of k numbers.
 #[derive(Clone, Copy)]
@@ -29,6 +29,11 @@ impl<'a, T> Left<'a, T> {
             row: BLOCK,
             step: m * BLOCK,
         }
+    }
+
+    /// All numbers, as they lie.
+    pub fn numbers(self) -> &'a [T] {
+        self.data
     }
 }
 
@@ -111,7 +116,7 @@ pub fn product<L: TileLanes, T: Number>(
                 let right = [first, first.add(panel)];
                 let out = c.as_mut_ptr().add(row * c_row + column);
                 #[cfg(target_arch = "x86_64")]
-                if T::KIND == Kind::BFloat16 && tiles.unit() == Unit::Amx {
+                if T::DEPTH == 2 && tiles.unit() == Unit::Amx {
                     multiply(Block {
                         a: left.cast(),
                         a_row: 2 * a.row,
@@ -187,7 +192,7 @@ unsafe fn block<L: TileLanes, T: Number, const M: usize, const N: usize>(
 /// # Safety
 /// The operands are as long as that takes.
 #[inline(always)]
-pub(crate) unsafe fn add_rows<L: TileLanes, T: Number, const M: usize, const N: usize>(
+pub unsafe fn add_rows<L: TileLanes, T: Number, const M: usize, const N: usize>(
     sums: &mut [[L; N]; M],
     a: *const T,
     row: usize,

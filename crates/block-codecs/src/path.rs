@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use tensor_core::Unit;
+use gemm::Unit;
 
 use super::{BlockSize, Number, Scheme, reference};
 

@@ -1,7 +1,7 @@
 //! What computes on this machine's CPU: one detection of instruction sets for every kernel of the program.
 //!
 //! ```
-//! use tensor_core::unit::{self, Unit};
+//! use gemm::unit::{self, Unit};
 //!
 //! // A test sees what every unit of the machine gives, whatever the best one is.
 //! unit::on_each(|unit| assert_eq!(Unit::best(), unit));
@@ -95,7 +95,9 @@ impl Unit {
         Ok(())
     }
 
-    /// Has the calling thread, and the loops of [`crate::parallel`] that it starts, compute on `self` while `body` runs.
+    /// Has the calling thread, and the products of [`crate`] that it starts, compute on `self` while `body` runs.
+    ///
+    /// Other threads that `body` starts must be told: with [`held`] here and `run` there.
     ///
     /// # Panics
     /// If this machine does not have it.
@@ -145,24 +147,24 @@ impl std::error::Error for NoSuchUnit {}
 
 /// Runs `body` with each unit of this machine in turn as the best one, for tests and measurements.
 ///
-/// The choice holds for the calling thread, and for the loops of [`crate::parallel`] that it starts.
+/// The choice holds as it does in [`Unit::run`].
 pub fn on_each(mut body: impl FnMut(Unit)) {
     for &unit in Unit::available() {
         unit.run(|| body(unit));
     }
 }
 
-/// The unit that the calling thread is held to.
-pub(crate) fn held() -> Option<Unit> {
+/// The unit that the calling thread is held to by [`Unit::run`] or [`on_each`].
+pub fn held() -> Option<Unit> {
     FORCED.get()
 }
 
 /// Holds the calling thread to a unit that the machine has, until the result is dropped.
-pub(crate) fn hold(unit: Option<Unit>) -> Held {
+fn hold(unit: Option<Unit>) -> Held {
     Held(FORCED.replace(unit))
 }
 
-pub(crate) struct Held(Option<Unit>);
+struct Held(Option<Unit>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -173,16 +175,6 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parallel;
-
-    #[test]
-    fn loops_keep_to_the_unit_of_the_thread_that_starts_them() {
-        on_each(|unit| {
-            parallel::for_each_range(64, 1, |_| assert_eq!(Unit::best(), unit));
-            parallel::balance(64, |_| assert_eq!(Unit::best(), unit));
-        });
-        parallel::for_each_range(64, 1, |_| assert_eq!(Unit::best(), Unit::available()[0]));
-    }
 
     #[test]
     fn a_panic_frees_the_thread_again() {
