@@ -4,6 +4,7 @@ use crate::cargo::{self, Metadata};
 use crate::libtorch;
 use crate::place::checkout;
 use anyhow::{Context, Result};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -70,7 +71,7 @@ fn follow_readmes(target: &Path) -> Result<()> {
         let program = program(&text).with_context(|| format!("no Rust program in `{}`", readme.display()))?;
         fs::write(source.join(format!("{name}.rs")), program)?;
         let folder = toml::Value::from(folder.to_string_lossy().into_owned());
-        manifest += &format!("finetune-{name} = {{ path = {folder} }}\n");
+        writeln!(manifest, "finetune-{name} = {{ path = {folder} }}")?;
     }
     fs::write(home.path().join("Cargo.toml"), manifest)?;
     // The versions that are tested here; no index is asked.
