@@ -71,6 +71,10 @@ pub enum Verb {
     Estimate(verbs::estimate::Args),
     /// Show what this machine can do
     Doctor(verbs::doctor::Args),
+    /// Print completions for a shell
+    Completions(verbs::completions::Args),
+    /// Print a manual page, or write all of them
+    Man(verbs::man::Args),
 }
 
 impl Cli {
@@ -139,6 +143,8 @@ impl Verb {
             Self::Inspect(args) => args.run(),
             Self::Estimate(args) => args.run(),
             Self::Doctor(args) => args.run(),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
         }
     }
 }

@@ -11,8 +11,24 @@ use super::command::{Home, answer, command, finetune, root, tiny};
 fn help_is_quick_and_shows_an_example() {
     let home = Home::new();
     for verb in [
-        "train", "generate", "chat", "classify", "score", "evaluate", "analyse", "merge", "combine", "forget", "reset",
-        "export", "import", "inspect", "estimate", "doctor",
+        "train",
+        "generate",
+        "chat",
+        "classify",
+        "score",
+        "evaluate",
+        "analyse",
+        "merge",
+        "combine",
+        "forget",
+        "reset",
+        "export",
+        "import",
+        "inspect",
+        "estimate",
+        "doctor",
+        "completions",
+        "man",
     ] {
         let help = finetune(&home, &[verb, "--help"]).works();
         assert!(
@@ -34,6 +50,43 @@ fn help_is_quick_and_shows_an_example() {
         help - loading < 0.1,
         "{help} s, of which loading libtorch takes {loading} s"
     );
+}
+
+#[test]
+fn a_shell_accepts_its_completions_and_offers_every_verb() {
+    let home = Home::new();
+    let script = finetune(&home, &["completions", "bash"]).works().stdout;
+    let path = home.path().join("finetune.bash");
+    std::fs::write(&path, script).unwrap();
+    // What bash offers after `finetune comp` and after `finetune train --res`.
+    for (words, wanted) in [("finetune comp", "completions"), ("finetune train --res", "--resume")] {
+        let ask = format!(
+            "source '{}'; COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); \
+             _finetune finetune \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            path.display()
+        );
+        let output = Command::new("bash").args(["-c", &ask]).output().unwrap();
+        let offered = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(offered.trim(), wanted, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    finetune(&home, &["completions", "basic"]).fails_with(2, &["basic", "bash"]);
+}
+
+#[test]
+fn manual_pages_name_flags_and_examples() {
+    let home = Home::new();
+    let page = finetune(&home, &["man", "train"]).works().stdout;
+    assert!(
+        page.contains(".TH finetune-train 1") && page.contains("resume"),
+        "{page}"
+    );
+    assert!(page.contains("finetune train "), "{page}");
+    let folder = home.path().join("man1");
+    finetune(&home, &["man", "--output", &folder.display().to_string()]).works();
+    for file in ["finetune.1", "finetune-train.1", "finetune-man.1"] {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+    finetune(&home, &["man", "trian"]).fails_with(1, &["`trian`", "finetune --help"]);
 }
 
 /// Seconds of the processor that a call takes, in all of its threads.
