@@ -284,6 +284,13 @@ fn what_is_not_supported_is_refused_by_name() {
             vec!["quantization_config", "unquantised"],
         ),
         (
+            llama(
+                "quantization_config",
+                json!({"quant_method": "fp8", "weight_block_size": [128, 128]}),
+            ),
+            vec!["quantization_config", "fp8"],
+        ),
+        (
             llama("hidden_size", json!("wide")),
             vec!["`hidden_size`", "whole number", "\"wide\""],
         ),

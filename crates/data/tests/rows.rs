@@ -137,6 +137,14 @@ fn other_shapes_keep_what_they_say() {
         row(r#"{"text": "a", "label": "spam"}"#),
         labelled(Label::Name("spam".to_owned()))
     );
+    // A name of a truth value can mean nothing else; a number could be a score.
+    for (label, wanted) in [("true", true), ("False", false)] {
+        let text = format!("{{\"prompt\": \"a\", \"completion\": \"b\", \"label\": \"{label}\"}}");
+        assert!(
+            matches!(row(&text), Row::Unpaired { desirable, .. } if desirable == wanted),
+            "{text}"
+        );
+    }
     let Row::Unpaired { desirable, .. } = row(r#"{"prompt": "a", "completion": "b", "label": false}"#) else {
         panic!()
     };

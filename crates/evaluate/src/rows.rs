@@ -454,6 +454,23 @@ mod tests {
     }
 
     #[test]
+    fn a_parquet_file_asks_questions_too() {
+        let bytes = include_bytes!("../../data/tests/vectors/rows.parquet");
+        let fields = "question_field = \"text\"\nanswer_field = \"text\"";
+        let found = asked("q.parquet", bytes, fields).expect("questions");
+        assert_eq!(turns(&found[1]), ["user: two, too"]);
+        assert_eq!(
+            (found.len(), found[1].gold.as_slice()),
+            (2, &["two, too".to_owned()][..])
+        );
+        let error = asked("q.parquet", bytes, "question_field = \"ask\"").expect_err("no such column");
+        assert!(
+            error.to_string().contains("(`question_field`), found id, text"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_system_prompt_is_the_system_turn_of_a_question() {
         let line = b"{\"system\": \"Be brief.\", \"question\": \"Which?\", \"answer\": \"this\"}";
         let found = asked("q.jsonl", line, "").expect("a question");

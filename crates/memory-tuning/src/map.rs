@@ -190,6 +190,23 @@ impl Floats {
 mod tests {
     use super::*;
 
+    /// A file with holes would end the process with a bus error where a full disk has no room for a row.
+    #[cfg(unix)]
+    #[test]
+    fn room_for_rows_is_taken_before_they_are_written() {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut rows = MappedRows::new(SEGMENT / 4 / 2);
+        for segments in 1..=2 {
+            rows.push().unwrap();
+            rows.push().unwrap();
+            let taken = rows.scratch.as_ref().unwrap().metadata().unwrap().blocks() * 512;
+            assert!(
+                taken >= (segments * SEGMENT) as u64,
+                "{taken} bytes of {segments} segments"
+            );
+        }
+    }
+
     #[test]
     fn rows_come_back_from_their_file_which_then_stays() {
         let folder = tempfile::tempdir().unwrap();

@@ -298,6 +298,42 @@ fn a_saved_memory_comes_back_bit_for_bit_and_goes_on_alike() {
     };
     assert_eq!(step(&again), step(&bank));
 
+    // States that are not those of these rows.
+    let at = "model.layers.0.mlp.down_proj";
+    for (change, wanted) in [
+        (
+            &(|moved: &mut Vec<i64>, _: &mut Vec<i64>| moved.truncate(1)) as &dyn Fn(&mut Vec<i64>, &mut Vec<i64>),
+            "a number of updates for each expert",
+        ),
+        (
+            &|moved, _| moved[0] = 4_000_000_000,
+            "states of experts that have a row",
+        ),
+        (&|moved, _| moved[1] = moved[0], "each expert once"),
+        (
+            &|moved, updates| {
+                moved.truncate(1);
+                updates.truncate(1);
+            },
+            "bytes",
+        ),
+    ] {
+        let mut tensors = bank.state_tensors();
+        let [moved, updates] = ["moved", "updates"].map(|name| format!("{at}.{name}"));
+        let read = |name: &str| Vec::<i64>::try_from(tensors[name].to_kind(Kind::Int64)).unwrap();
+        let (mut ids, mut counts) = (read(&moved), read(&updates));
+        assert!(ids.len() > 1);
+        change(&mut ids, &mut counts);
+        let kind = tensors[&moved].kind();
+        tensors.insert(moved, Tensor::from_slice(&ids).to_kind(kind));
+        tensors.insert(updates, Tensor::from_slice(&counts).to_kind(kind));
+        let error = again
+            .load_states(RowOptimizer::Adamw, folder.path(), &tensors)
+            .unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(wanted) && said.contains("hint"), "{wanted}: {said}");
+    }
+
     // A model that lacks the modules, and a folder that lacks a row.
     let mut tensors = bank.tensors();
     let lost = tensors.remove("model.layers.0.mlp.down_proj.experts").unwrap();

@@ -400,11 +400,21 @@ fn a_class_alone_and_a_teacher_that_is_the_student_are_refused() {
 fn only_the_loss_of_a_token_is_called_a_perplexity() {
     let home = Home::new();
     let pairs = home.pairs();
-    let eval = format!("data.eval=[{{ path = {pairs:?}, name = \"held\" }}]");
-    for kind in ["dpo", "orpo", "reward"] {
-        let rows: String = (0..6)
-            .map(|i| pair(&format!("q{i}?"), &format!(" {i}"), " none"))
-            .collect();
+    let labelled: String = (0..6)
+        .map(|i| judged(&format!("q{i}?"), &format!(" {i}"), i % 2 == 0))
+        .collect();
+    let held = home.file("held.jsonl", &labelled);
+    for kind in ["dpo", "orpo", "reward", "kto"] {
+        let (rows, held): (String, _) = match kind {
+            "kto" => (labelled.replace('q', "p"), &held),
+            _ => (
+                (0..6)
+                    .map(|i| pair(&format!("q{i}?"), &format!(" {i}"), " none"))
+                    .collect(),
+                &pairs,
+            ),
+        };
+        let eval = format!("data.eval=[{{ path = {held:?}, name = \"held\" }}]");
         let recipe = recipe(&home, kind, &rows, &format!("kind = \"{kind}\"\n"));
         let evaluated = ["train.eval_strategy=steps", "train.eval_steps=2", eval.as_str()];
         train(&home, &recipe, &evaluated).works();
@@ -434,13 +444,16 @@ fn only_the_loss_of_a_token_is_called_a_perplexity() {
 #[test]
 fn a_first_step_on_replies_of_a_policy_with_dropout_finds_the_policy_that_wrote_them() {
     let home = Home::new();
-    let objective = grpo("{ kind = \"length\", target = 3 }");
-    let recipe = recipe(&home, "dropout", PROMPTS, &objective);
-    // Factors that begin away from zero, so that dropout would be seen in the first step.
-    let lora = "surgery=[{kind=\"lora\",r=3,lora_alpha=48,lora_dropout=0.5,init_lora_weights=\"pissa\",target_modules=\"all-linear\"}]";
-    let said = train(&home, &recipe, &[lora]).works().stderr;
-    assert!(said.contains("dropout (0.5) stays off"), "{said}");
-    let first = &metrics(&home.path().join("dropout"))[0];
-    let drift = first["policy/approxkl_avg"].as_f64().unwrap();
-    assert!(drift < 1e-8, "{first}");
+    let rewards = "{ kind = \"length\", target = 3 }";
+    let ppo = format!("kind = \"ppo\"\nmax_completion_length = 6\nrewards = [{rewards}]\n");
+    for (name, objective) in [("grpo", grpo(rewards)), ("ppo", ppo)] {
+        let recipe = recipe(&home, name, PROMPTS, &objective);
+        // Factors that begin away from zero, so that dropout would be seen in the first step.
+        let lora = "surgery=[{kind=\"lora\",r=3,lora_alpha=48,lora_dropout=0.5,init_lora_weights=\"pissa\",target_modules=\"all-linear\"}]";
+        let said = train(&home, &recipe, &[lora]).works().stderr;
+        assert!(said.contains("dropout (0.5) stays off"), "{said}");
+        let first = &metrics(&home.path().join(name))[0];
+        let drift = first["policy/approxkl_avg"].as_f64().unwrap();
+        assert!(drift < 1e-8, "{name}: {first}");
+    }
 }

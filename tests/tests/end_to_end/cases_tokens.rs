@@ -196,6 +196,43 @@ fn what_python_writes_for_json_is_read_where_nothing_depends_on_it() {
     works("nan", &with("router_jitter_noise", "NaN")).works();
     works("large", &with("length", "1000000000000000019884624838656")).works();
     works("mark", &format!("\u{feff}{config}")).works();
+    // What Transformers writes where a tokenizer knows no end, and marks that editors leave in other files.
+    for (name, file, text) in [
+        ("endless", "tokenizer_config.json", None),
+        (
+            "marked",
+            "generation_config.json",
+            Some("\u{feff}{\"eos_token_id\": 2}"),
+        ),
+    ] {
+        let folder = home.copy(&tiny(), name);
+        let path = format!("{name}/{file}");
+        let text = text.map_or_else(
+            || {
+                let mut said = json_of(&home, &path);
+                said["model_max_length"] = json!(0);
+                said.to_string().replace(
+                    "\"model_max_length\":0",
+                    "\"model_max_length\":1000000000000000019884624838656",
+                )
+            },
+            str::to_owned,
+        );
+        home.file(&path, &text);
+        finetune(
+            &home,
+            &[
+                "generate",
+                "--model",
+                &folder,
+                "--prompt",
+                "hi",
+                "--max-new-tokens",
+                "2",
+            ],
+        )
+        .works();
+    }
     works(
         "floats",
         &config.replace("\"vocab_size\": 311", "\"vocab_size\": 311.0"),
@@ -360,6 +397,24 @@ fn a_model_is_asked_as_it_was_trained() {
     assert_eq!(tokens("raw", &[]), tokens("raw", &["--no-chat"]));
     assert_eq!(tokens("chat", &[]), tokens("raw", &["--chat"]));
     assert!(tokens("raw", &[]) < tokens("chat", &[]));
+
+    // So does a suite: an exact answer is what the model says to the prompt as it was trained.
+    let answer = home.file(
+        "answer.jsonl",
+        &format!(
+            "{}\n",
+            json!({ "prompt": "The boat is called", "completion": by_default.trim() })
+        ),
+    );
+    let suite = home.file(
+        "asked.toml",
+        &format!("[[task]]\nname = \"boat\"\nkind = \"exact_match\"\nmax_new_tokens = 8\ndata = {answer:?}\n"),
+    );
+    let right = |more: &[&str]| {
+        let report = ask("raw", &[&["evaluate", "--suite", &suite, "--json"], more].concat()).json_lines();
+        report[0]["tasks"]["boat"]["exact_match"].as_f64().unwrap()
+    };
+    assert_eq!((right(&[]), right(&["--chat"])), (1.0, 0.0));
 
     // What is made of it is asked so too.
     let merged = home.at("merged");

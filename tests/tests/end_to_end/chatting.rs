@@ -113,10 +113,13 @@ struct Terminal {
 
 impl Terminal {
     fn chat(home: &Home, more: &str) -> Self {
+        Self::chat_with(home, &tiny().display().to_string(), more)
+    }
+
+    fn chat_with(home: &Home, model: &str, more: &str) -> Self {
         let line = format!(
-            "'{}' chat --model '{}' --dtype f32 --max-new-tokens 6 --temperature 0 {more}",
+            "'{}' chat --model '{model}' --dtype f32 --max-new-tokens 6 --temperature 0 {more}",
             env!("CARGO_BIN_EXE_finetune-tested"),
-            tiny().display()
         );
         let mut child = Command::new("script")
             .args(["-qfec", &line, "/dev/null"])
@@ -253,4 +256,62 @@ fn at_a_terminal_a_paste_is_one_turn_and_arrows_bring_turns_back() {
     terminal.ready();
     terminal.press("/exit\r");
     assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn what_is_typed_during_an_answer_waits_for_the_next_line_and_ctrl_c_stops_the_answer() {
+    const TYPED: &str = "QZXJ";
+    let home = Home::new();
+    // Room for answers that take seconds.
+    let model = home.model();
+    let config = std::fs::read_to_string(format!("{model}/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = json!(100_000);
+    std::fs::write(format!("{model}/config.json"), config.to_string()).unwrap();
+    let mut terminal = Terminal::chat_with(&home, &model, "");
+    let say = |terminal: &mut Terminal, line: &str| {
+        terminal.ready();
+        terminal.press(&format!("{line}\r"));
+    };
+    // Says a line, and comes back when some of the answer stands there.
+    let ask = |terminal: &mut Terminal, line: &str| {
+        terminal.ready();
+        let asked = terminal.shown().matches("\x1b[?2004h").count();
+        say(terminal, line);
+        // Pastes are marked again while the answer comes.
+        terminal.wait("\x1b[?2004h", asked + 1);
+        let (begun, waited) = (terminal.shown().len(), Instant::now());
+        while terminal.shown().len() < begun + 20 {
+            assert!(
+                waited.elapsed() < Duration::from_mins(2),
+                "no answer in: {}",
+                terminal.shown()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    say(&mut terminal, "/max-new-tokens 2000");
+    terminal.wait("max-new-tokens 2000,", 1);
+    ask(&mut terminal, "go");
+    terminal.press(TYPED);
+    terminal.wait("(cut at 2000 tokens", 1);
+    let cut = terminal.shown().find("(cut at 2000").unwrap();
+    terminal.wait(TYPED, 1);
+    assert!(terminal.shown().find(TYPED).unwrap() > cut, "{}", terminal.shown());
+    // The line is for the next turn, which is another one here.
+    terminal.press("\x15");
+    say(&mut terminal, "/max-new-tokens 90000");
+    terminal.wait("max-new-tokens 90000,", 1);
+    ask(&mut terminal, "/retry");
+    terminal.press("\x03");
+    terminal.wait("(stopped; /retry answers anew)", 1);
+    say(&mut terminal, &format!("/save {}", home.at("saved.jsonl")));
+    terminal.wait("as line 1", 1);
+    terminal.ready();
+    terminal.press("\x04");
+    assert_eq!(terminal.end(), 0);
+    let rows = saved(&home);
+    let turns = said(&rows[0]);
+    assert_eq!((turns.len(), turns[0]), (2, ("user", "go")));
+    assert!(!turns[1].1.is_empty(), "{turns:?}");
 }

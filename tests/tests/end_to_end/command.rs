@@ -142,6 +142,21 @@ impl Home {
         folder.display().to_string()
     }
 
+    /// Has this machine's rates in the home's cache say that bf16 is so many times faster than f32.
+    pub(crate) fn rates(&self, faster: f64) {
+        // They are measured where they are first asked for.
+        let (model, texts) = (tiny().display().to_string(), self.texts());
+        finetune(self, &["score", "--model", &model, "--data", &texts]).works();
+        for entry in fs::read_dir(self.path().join("cache/rates")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut said: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            for key in ["bf16", "bf16_frozen"] {
+                said["gflops"][key] = serde_json::json!(faster * said["gflops"]["f32"].as_f64().unwrap());
+            }
+            fs::write(path, said.to_string()).unwrap();
+        }
+    }
+
     /// Rows of conversations.
     pub(crate) fn chats(&self) -> String {
         let rows = (0..24).map(|i| {

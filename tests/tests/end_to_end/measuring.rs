@@ -1,6 +1,8 @@
 //! The verbs that measure: `score`, `evaluate`, `estimate`, `doctor`.
 
-use serde_json::json;
+use std::fs;
+
+use serde_json::{Value, json};
 
 use super::command::{Home, Refusal, finetune, tiny};
 
@@ -213,4 +215,19 @@ fn the_doctor_knows_this_machine() {
     assert_eq!(found["models_in_store"], json!(["mine"]));
     let spoken = finetune(&home, &["doctor"]).works().stdout;
     assert_eq!(spoken.lines().count(), found.as_object().unwrap().len(), "{spoken}");
+}
+
+#[test]
+fn a_run_computes_in_what_this_machine_is_measured_to_multiply_faster() {
+    let home = Home::new();
+    for (faster, wanted) in [(1000.0, "bf16"), (0.001, "f32")] {
+        home.rates(faster);
+        let out = home.at(wanted);
+        let recipe = home.recipe("");
+        let set = format!("train.output_dir={out}");
+        let settings = ["--set", &set, "--set", "train.max_steps=1", "--set", "model.dtype=auto"];
+        finetune(&home, &[&["train", &recipe][..], &settings].concat()).works();
+        let run: Value = serde_json::from_slice(&fs::read(format!("{out}/run.json")).unwrap()).unwrap();
+        assert_eq!(run["machine"]["compute"], wanted, "{run}");
+    }
 }

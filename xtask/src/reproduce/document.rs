@@ -205,6 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_drawn_in_per_cent_as_the_table_says_it() {
+        let mut results = Results::default();
+        results.add("base", Measures::from([("a".to_owned(), 0.5)]));
+        results.add("other", Measures::from([("a".to_owned(), 0.9)]));
+        let svg = plot::bars(&study(), &results).unwrap();
+        let labels: Vec<&str> = svg
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with('<'))
+            .collect();
+        assert!(labels.contains(&"accuracy, %"), "{labels:?}");
+        let ticks: Vec<f64> = labels.iter().filter_map(|label| label.parse().ok()).collect();
+        assert!(ticks.iter().any(|tick| *tick >= 50.0), "{labels:?}");
+    }
+
+    #[test]
     fn nothing_holds_that_was_not_measured() {
         assert!(!(study().verdicts)(&Results::default())[0].holds);
     }

@@ -24,6 +24,8 @@ pub(crate) fn problems() -> Result<Vec<String>> {
         found.extend(sources::length(file));
         found.extend(sources::forbidden(file));
         found.extend(sources::silent_skips(file));
+        found.extend(sources::early_returns(file));
+        found.extend(sources::detections(file));
     }
     for file in &files {
         found.extend(sources::home_paths(file));

@@ -82,6 +82,55 @@ pub(super) fn silent_skips(file: &Source) -> Vec<String> {
     found
 }
 
+/// Instruction sets are detected in one place, where tests and users choose among them.
+pub(super) fn detections(file: &Source) -> Vec<String> {
+    let own = ["crates/gemm/src/unit.rs"]
+        .iter()
+        .any(|own| file.path == Path::new(own));
+    let word = concat!("is_x86_feature_", "detected!");
+    let lines = file
+        .text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !own && line.contains(word));
+    lines
+        .map(|(index, _)| {
+            format!(
+                "{}:{}: `{word}`: ask `gemm::Unit`, which a test can hold to another set",
+                file.path.display(),
+                index + 1
+            )
+        })
+        .collect()
+}
+
+/// A test that returns early counts as passed, unless its file skips where what it needs is missing.
+pub(super) fn early_returns(file: &Source) -> Vec<String> {
+    if file.text.contains("golden::skip!(") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut in_test = false;
+    for (index, line) in file.text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        match line.trim() {
+            "#[test]" => in_test = true,
+            "}" if indent <= 4 => in_test = false,
+            _ => {}
+        }
+        // Deeper ones leave a closure.
+        let leaves = line.contains("else { return }") || (line.trim() == "return;" && indent <= 12);
+        if in_test && leaves {
+            found.push(format!(
+                "{}:{}: a test that returns counts as passed: `return golden::skip!(\"needs …\")`",
+                file.path.display(),
+                index + 1
+            ));
+        }
+    }
+    found
+}
+
 /// Whether `word` stands in the line and is not the end of a longer name (`eprintln!` is not `println!`).
 fn begins(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
@@ -176,6 +225,34 @@ mod tests {
         for (text, wanted) in rows {
             assert_eq!(silent_skips(&file("crates/a/tests/a.rs", text)).len(), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn a_test_that_returns_early_is_found_unless_it_skips() {
+        let early = "#[test]\nfn a() {\n    let Some(x) = y() else { return };\n}\n";
+        let inner = "#[test]\nfn a() {\n    if x {\n        return;\n    }\n}\n";
+        let closure = "#[test]\nfn a() {\n    f(|| {\n        if x {\n            if y {\n                return;\n";
+        let rows = [
+            (early.to_owned(), 1),
+            (inner.to_owned(), 1),
+            (closure.to_owned(), 0),
+            (early.replace("#[test]", "/// No test."), 0),
+            (format!("{early}fn y() {{ golden::skip!(\"needs a GPU\") }}"), 0),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(
+                early_returns(&file("crates/a/tests/a.rs", &text)).len(),
+                wanted,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn instruction_sets_are_detected_in_one_place() {
+        let text = concat!("if is_x86_feature_", "detected!(\"avx2\") {}");
+        assert_eq!(detections(&file("crates/a/src/a.rs", text)).len(), 1);
+        assert_eq!(detections(&file("crates/gemm/src/unit.rs", text)), Vec::<String>::new());
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod block;
+#[cfg(test)]
+mod clobbers;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
