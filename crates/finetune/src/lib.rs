@@ -1,6 +1,7 @@
 //! The fine-tuning command: verbs, recipes, and the glue between the crates.
 //!
-//! This is the only place that knows every method. A verb is a file of [`verbs`]; a recipe is read by [`recipe`].
+//! This is the only place that knows every method: [`methods`] lists them. A verb is a file of [`verbs`]; a recipe is read by
+//! [`recipe`].
 
 pub mod adapters;
 pub mod agents;
@@ -13,6 +14,7 @@ pub mod experts;
 pub mod failure;
 pub mod machine;
 pub mod memories;
+pub mod methods;
 pub mod model;
 pub mod output;
 pub mod prompts;

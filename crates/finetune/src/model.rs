@@ -28,7 +28,8 @@ use crate::quantised::{Against, Quantisation};
 use crate::recipe::ModelConfig;
 
 pub(crate) use adapter::labels_of;
-pub use adapter::{Adapter, Attached, LABELS, save_adapter};
+pub use adapter::{Adapter, LABELS, save_adapter};
+pub(crate) use missing::refuse_missing;
 pub use prompt_format::PromptFormat;
 pub(crate) use tokens::templates_in;
 

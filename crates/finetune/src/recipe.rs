@@ -6,12 +6,10 @@
 pub mod combinations;
 mod data;
 mod document;
-mod low_rank;
 mod memory;
 mod objective;
 mod overrides;
 mod places;
-mod prune;
 mod rewards;
 mod surgery;
 
@@ -25,9 +23,9 @@ pub use data::{DataConfig, Source};
 pub use document::{Document, listing, nearest};
 pub use memory::MemoryObjective;
 pub use objective::{ClassifyConfig, DistillConfig, ObjectiveConfig, SftConfig};
-pub use prune::PruneSurgery;
+pub(crate) use places::Places;
 pub use rewards::find_beside;
-pub use surgery::{FullConfig, KeepZerosConfig, Surgery};
+pub use surgery::Surgery;
 
 use crate::experts::RouterOptions;
 use crate::machine::Dtype;
@@ -390,9 +388,7 @@ output_dir = "out"
         std::fs::write(&path, TEXT).unwrap();
         let recipe = Recipe::read(&path, &[]).unwrap();
         assert!(Path::new(&recipe.data.train[0].path).is_absolute());
-        let Surgery::Lora(lora) = &recipe.surgery[0] else {
-            panic!("{:?}", recipe.surgery)
-        };
+        let lora = recipe.surgery[0].low_rank().unwrap();
         assert_eq!((lora.r, lora.seed), (4, 7));
         let again = folder.path().join("again.toml");
         std::fs::write(&again, recipe.to_toml().unwrap()).unwrap();

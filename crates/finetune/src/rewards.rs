@@ -10,7 +10,8 @@ use decoder::Decoder;
 use tensor_core::{Dense, ModulePath, Param, Role, named_params};
 
 use crate::machine::Machine;
-use crate::model::{Attached, Source};
+use crate::methods;
+use crate::model::Source;
 use crate::quantised::Quantisation;
 
 /// The model whose replies are scored.
@@ -57,7 +58,7 @@ impl Speaker<'_> {
             })?
         };
         let model = match adapter {
-            Some(folder) => Attached::open(folder)?.place(model)?,
+            Some(folder) => methods::open(folder)?.place(model)?,
             None => model,
         };
         Ok(ModelReward::new(model)?)

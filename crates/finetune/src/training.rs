@@ -3,7 +3,6 @@
 pub mod evaluation;
 pub mod forgetting;
 pub mod memory;
-pub mod operate;
 pub mod record;
 pub mod reference;
 pub mod rollouts;
@@ -24,8 +23,6 @@ use tensor_core::Objective;
 use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
-use self::operate::hft::Half;
-use self::operate::{Kept, Operated};
 use self::record::{Open, Record};
 use self::reference::Known;
 use self::rows::ToRow;
@@ -34,6 +31,8 @@ use self::steps::Steps;
 use self::telling::Telling;
 use crate::experts::Balancing;
 use crate::machine::{Dtype, Machine};
+use crate::methods::hft::Half;
+use crate::methods::{self, Adapted};
 use crate::model::Source;
 use crate::output;
 use crate::quantised::num_params;
@@ -88,16 +87,16 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     };
     source.describe(record.provenance());
     let dir = dir.with_record(record.text()?);
-    let model = operate::load(&source, machine, &recipe)?;
+    let model = methods::load(&source, machine, &recipe)?;
     let model = with_head(model, &sets, &recipe)?;
-    let operated = operate::operate(model, &recipe, &source)?;
-    let (all, trainable) = num_params(&operated.model);
+    let adapted = methods::apply(model, &recipe, &source)?;
+    let (all, trainable) = num_params(&adapted.model);
     output::note(format!(
         "{}: {} parameters, {} of them train; {}, {} on {}",
         recipe.model.name_or_path,
         output::count(all as f64),
         output::count(trainable as f64),
-        operated.what,
+        adapted.what,
         if machine.kind == tch::Kind::BFloat16 {
             "bf16"
         } else {
@@ -110,12 +109,12 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
         source: &source,
         tokenizer: &tokenizer,
         sets: &sets,
-        operated: &operated,
+        adapted: &adapted,
         dir: &dir,
         known: None,
         watch,
     };
-    let reference = || reference::choose(&recipe, &source, machine, &operated);
+    let reference = || reference::choose(&recipe, &source, machine, &adapted);
     let report = match &recipe.objective {
         ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
         ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
@@ -127,7 +126,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
             let mut reference = config.needs_reference().then(&reference).transpose()?;
             let mut known = None;
             if let Some(computing) = reference.take_if(|_| config.precompute_ref_log_probs) {
-                known = Some(reference::known(&recipe, &sets, &operated.model, &computing, machine)?);
+                known = Some(reference::known(&recipe, &sets, &adapted.model, &computing, machine)?);
                 reference = Some(Reference::of_rows());
             }
             let objective = Preference::new(config, Likelihood::Reply, reference)?;
@@ -140,12 +139,12 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
         ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
         ObjectiveConfig::Ppo(_) | ObjectiveConfig::Grpo(_) => rollouts::fit(&run, &reference),
         ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
-        ObjectiveConfig::Memory(options) => match &operated.kept {
-            Kept::Memory(bank) => memory::fit(&run, bank, options),
-            _ => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
+        ObjectiveConfig::Memory(options) => match adapted.memory() {
+            Some(bank) => memory::fit(&run, bank, options),
+            None => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
         },
     }?;
-    watch.ended(&operated.model);
+    watch.ended(&adapted.model);
     Ok(report)
 }
 
@@ -165,7 +164,7 @@ struct Run<'a> {
     source: &'a Source,
     tokenizer: &'a data::Tokenizer,
     sets: &'a Sets,
-    operated: &'a Operated,
+    adapted: &'a Adapted,
     dir: &'a RunDir,
     known: Option<Known>,
     watch: &'a Watch<'a>,
@@ -175,9 +174,12 @@ impl Run<'_> {
     /// The model that is learnt from; its tokens must mean what the student's mean.
     fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
         let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
-        let still = |surgery: &Surgery| !surgery.changes_the_model() && surgery.dropout() == 0.0;
+        let starts_as_base = |surgery: &Surgery| !surgery.changes_the_model() && surgery.dropout() == 0.0;
         let place = |source: &Source| source.dir().path().canonicalize().ok();
-        if place(&source) == place(self.source) && distill.alpha == 0.0 && self.recipe.surgery.iter().all(still) {
+        if place(&source) == place(self.source)
+            && distill.alpha == 0.0
+            && self.recipe.surgery.iter().all(starts_as_base)
+        {
             bail!(
                 "`objective.teacher`: wanted another model than the student, found `{}` for both: they agree from the first step on, and nothing is learnt\n\
                  hint: name a larger model of the same family; or change the student first with `kind = \"prune\"` or \"quantize\"; `objective.alpha` learns from the text too",
@@ -186,7 +188,7 @@ impl Run<'_> {
         }
         self.speaker().same_tokens(&source).context("`objective.teacher`")?;
         let teacher = source.decoder(machine)?;
-        let (wanted, found) = (self.operated.model.vocab_size(), teacher.vocab_size());
+        let (wanted, found) = (self.adapted.model.vocab_size(), teacher.vocab_size());
         if wanted != found || *teacher.head_kind() != HeadKind::LanguageModel {
             bail!(
                 "`objective.teacher`: wanted a language model of {wanted} tokens, found one of {found} for {}",
@@ -199,14 +201,14 @@ impl Run<'_> {
     /// The model as rewards and teachers see it.
     fn speaker(&self) -> Speaker<'_> {
         Speaker {
-            model: &self.operated.model,
+            model: &self.adapted.model,
             source: self.source,
             tokenizer: self.tokenizer,
         }
     }
 
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {
-        let (recipe, model) = (self.recipe, &self.operated.model);
+        let (recipe, model) = (self.recipe, &self.adapted.model);
         let batches = Steps::training(self.sets, recipe, model.device())?;
         let batches = match &self.known {
             Some(known) => batches.with_known(known.train.clone()),
@@ -222,7 +224,7 @@ impl Run<'_> {
         )?;
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
         let save =
-            |folder: &std::path::Path| saving::save(folder, self.operated, self.source, self.sets).map_err(Into::into);
+            |folder: &std::path::Path| saving::save(folder, self.adapted, self.source, self.sets).map_err(Into::into);
         let mut listen = |entry: &Entry| self.watch.heard(entry);
         let mut hooks = Hooks::new(self.dir, &save)
             .with_listener(&mut listen)

@@ -7,10 +7,10 @@ use clap::Parser as _;
 use decoder::{Decoder, projection_paths};
 use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine};
+use finetune::methods::{apply, load as load_recipe};
 use finetune::model::{Adapter, Source};
 use finetune::quantised::Quantisation;
 use finetune::recipe::Recipe;
-use finetune::training::operate::{load as load_recipe, operate};
 use golden::{Vectors, assert_close};
 use lora::{LoraConfig, Wrapping};
 use quant::codec::Scheme;
@@ -280,7 +280,7 @@ fn a_quantised_adapter_is_nearly_the_same_and_opens_as_any_other() {
 }
 
 /// The model that this recipe's surgeries make, before the first step.
-fn operated(surgeries: &str) -> Decoder {
+fn adapted(surgeries: &str) -> Decoder {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("recipe.toml");
     let base = vectors("quant/llama-dense");
@@ -293,7 +293,7 @@ fn operated(surgeries: &str) -> Decoder {
     let recipe = Recipe::read(&path, &[]).unwrap();
     let source = Source::of(&recipe.model).unwrap();
     let model = load_recipe(&source, F32, &recipe).unwrap();
-    operate(model, &recipe, &source).unwrap().model
+    apply(model, &recipe, &source).unwrap().model
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn loftq_begins_nearer_to_the_dense_model_than_the_quantised_one() {
             .sqrt()
             .double_value(&[])
     };
-    let (plain, loftq) = (off(&operated(&lora("true"))), off(&operated(&lora("\"loftq\""))));
+    let (plain, loftq) = (off(&adapted(&lora("true"))), off(&adapted(&lora("\"loftq\""))));
     // Twelve of the sixteen or more directions of each matrix are mended.
     assert!(loftq < 0.7 * plain, "off by {loftq}, and by {plain} without");
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use finetune::machine::Machine;
+use finetune::methods::apply;
 use finetune::model::Source;
 use finetune::recipe::Recipe;
-use finetune::training::operate::operate;
 use finetune::training::saving;
 use finetune::training::sets::Sets;
 use serde_json::{Value, json};
@@ -33,14 +33,14 @@ fn adapter(folder: &Path, seed: u64) -> String {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let operated = operate(source.decoder(machine).unwrap(), &recipe, &source).unwrap();
+    let adapted = apply(source.decoder(machine).unwrap(), &recipe, &source).unwrap();
     let sets = Sets {
         train: Vec::new(),
         eval: Vec::new(),
         labels: None,
         margins: Vec::new(),
     };
-    saving::save(folder, &operated, &source, &sets).unwrap();
+    saving::save(folder, &adapted, &source, &sets).unwrap();
     folder.display().to_string()
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Gguf, ModelDir, PeftAdapter, Safetensors};
-use finetune::model::Attached;
+use finetune::methods;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use train::{RunDir, Start};
@@ -107,7 +107,7 @@ pub fn adapter(bytes: &[u8]) {
                 }
             }
         }
-        let _ = Attached::open(folder);
+        let _ = methods::open(folder);
     });
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use finetune::methods::METHODS;
 use finetune::recipe::combinations::RULES;
 
 use super::bases::{Base, Precision, Stock};
@@ -22,6 +23,10 @@ What cannot work is refused by name, with its place in the recipe, before anythi
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
+    page += "\n## Methods\n\n| `kind` of a `[[surgery]]` | what it does |\n|---|---|\n";
+    for method in METHODS {
+        let _ = writeln!(page, "| `{}` | {} |", method.kind, method.summary);
+    }
     page += "\n## Methods over bases\n\nA name in a cell is the rule below that refuses the combination.\n\n| method |";
     for precision in Precision::ALL {
         let _ = write!(page, " {} |", precision.name());
@@ -45,7 +50,10 @@ fn page() -> String {
         let _ = writeln!(
             page,
             "| {} | {} | {} | {} |",
-            rule.name, rule.combination, rule.why, rule.hint
+            rule.name,
+            rule.combination(),
+            rule.why,
+            rule.hint
         );
     }
     page

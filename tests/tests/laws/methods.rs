@@ -3,6 +3,7 @@
 mod low_rank;
 mod others;
 
+use super::bases::Precision;
 use super::bases::Stock::{self, Dense};
 
 /// What a run leaves, which says what can be done with it.
@@ -58,7 +59,26 @@ const fn over(stock: Stock, method: Method) -> Method {
     Method { stock, ..method }
 }
 
-/// Every method.
+/// Every method in every variant.
 pub(crate) fn methods() -> impl Iterator<Item = &'static Method> {
     low_rank::METHODS.iter().chain(others::METHODS)
+}
+
+#[test]
+fn every_method_of_the_registry_is_held_to_the_laws() {
+    let is_listed = |kind: &str| {
+        let header = format!("kind = '{kind}'");
+        let mut surgery = methods().flat_map(|method| method.surgery);
+        surgery.any(|table| table.lines().next() == Some(header.as_str()))
+    };
+    let packs = |kind: &str| {
+        let header = format!("kind = \"{kind}\"");
+        let mut surgery = Precision::ALL.into_iter().filter_map(Precision::surgery);
+        surgery.any(|table| table.lines().next() == Some(header.as_str()))
+    };
+    let missing: Vec<&str> = finetune::methods::kinds()
+        .into_iter()
+        .filter(|kind| !is_listed(kind) && !packs(kind))
+        .collect();
+    assert!(missing.is_empty(), "no entry in the law matrix: {missing:?}");
 }

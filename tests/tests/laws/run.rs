@@ -11,9 +11,10 @@ use clap::Parser as _;
 use decoder::{Decoder, HeadKind};
 use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine, MachineArgs};
+use finetune::methods;
 use finetune::model::{ModelArgs, Source};
 use finetune::recipe::Recipe;
-use finetune::training::{self, Begin, Watch, operate};
+use finetune::training::{self, Begin, Watch};
 use tch::{Device, Kind, Tensor};
 use tensor_core::Documents;
 
@@ -157,7 +158,7 @@ pub(crate) fn train(path: &Path, machine: Machine, begin: Begin, one_step: bool)
 /// What the base of a case says before anything is put into it but what its recipe packs.
 pub(crate) fn base(case: &Case, recipe: &Path) -> Result<Decoder> {
     let recipe = Recipe::read(recipe, &[])?;
-    operate::load(&Source::of(&recipe.model)?, case.machine(), &recipe)
+    methods::load(&Source::of(&recipe.model)?, case.machine(), &recipe)
 }
 
 /// The model of a finished run, as every verb would read it.

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tensor_core::{Mix, ModulePath};
 
 use super::{AdapterArg, Templates};
-use crate::model::{Adapter, Attached, PromptFormat};
+use crate::methods::{self, Attached};
+use crate::model::{Adapter, PromptFormat};
 use crate::output;
 
 /// The column of a data file whose value chooses a row's adapters.
@@ -23,7 +24,7 @@ pub enum Adapters {
     /// None.
     None,
     /// One as it is.
-    Alone(Box<Attached>),
+    Alone(Box<dyn Attached>),
     /// Several, each with its name and its weight in the default mix.
     Set(Vec<(String, f64, Adapter)>),
 }
@@ -36,7 +37,7 @@ impl Adapters {
         let weighted = args.iter().filter(|arg| arg.weight.is_some()).count();
         match args {
             [] => return Ok(Self::None),
-            [arg] if named + weighted == 0 => return Ok(Self::Alone(Box::new(Attached::open(&arg.path)?))),
+            [arg] if named + weighted == 0 => return Ok(Self::Alone(methods::open(&arg.path)?)),
             _ => {}
         }
         let each = || args.iter().map(ToString::to_string).collect::<Vec<_>>().join("`, `");

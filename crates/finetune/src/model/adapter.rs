@@ -1,4 +1,4 @@
-//! Adapters on disk by the folders that hold them: PEFT's LoRA and DoRA, and bottleneck adapters.
+//! PEFT's LoRA and DoRA adapters on disk.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,54 +13,9 @@ use tch::Tensor;
 use tensor_core::ModulePath;
 
 use super::missing::refuse_missing;
-use crate::bottleneck::{self, Bottlenecks};
-use crate::memories::{self, Memories};
+use crate::methods;
 use crate::output;
 use crate::zeros::{self, Zeros};
-
-/// What one `--adapter` means.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a command")]
-pub enum Attached {
-    /// PEFT's LoRA or DoRA.
-    Peft(Adapter),
-    /// Bottleneck adapters.
-    Bottlenecks(Bottlenecks),
-    /// Memories of facts.
-    Memories(Memories),
-}
-
-impl Attached {
-    /// Opens what lies in the folder `path`.
-    pub fn open(path: &Path) -> Result<Self> {
-        refuse_missing(path)?;
-        Ok(if memories::is_in(path) {
-            Self::Memories(Memories::open(path)?)
-        } else if bottleneck::is_in(path) {
-            Self::Bottlenecks(Bottlenecks::open(path)?)
-        } else {
-            Self::Peft(Adapter::open(path)?)
-        })
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Peft(adapter) => adapter.path(),
-            Self::Bottlenecks(adapters) => adapters.path(),
-            Self::Memories(memories) => memories.path(),
-        }
-    }
-
-    /// Puts it into a model.
-    pub fn place(&self, model: Decoder) -> Result<Decoder> {
-        match self {
-            Self::Peft(adapter) => adapter.place(model),
-            Self::Bottlenecks(adapters) => adapters.place(model),
-            Self::Memories(memories) => memories.place(model).map(|(model, _)| model),
-        }
-    }
-}
 
 /// Beside an adapter of a classifier: the names of its classes, which PEFT's files do not hold.
 pub const LABELS: &str = "labels.json";
@@ -86,11 +41,8 @@ impl Adapter {
     /// Opens the adapter in the folder `path`, whose weights can be merged.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_missing(path)?;
-        if memories::is_in(path) {
-            return Err(memory_tuning::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
-        }
-        if bottleneck::is_in(path) {
-            return Err(adapters::Error::NotLinear).with_context(|| format!("`{}`", path.display()));
+        if let Some(not_linear) = methods::format_of(path).and_then(|format| format.not_linear) {
+            return Err(not_linear()).with_context(|| format!("`{}`", path.display()));
         }
         let file = PeftAdapter::open(path)?;
         let place = || format!("adapter `{}`", path.display());

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::{bottleneck, memories};
+use crate::methods::holds_adapter;
 
 /// Adapters that a hint names at most.
 const SHOWN: usize = 3;
 
 /// An error unless the folder `path` holds an adapter.
-pub(super) fn refuse_missing(path: &Path) -> Result<()> {
+pub(crate) fn refuse_missing(path: &Path) -> Result<()> {
     if holds_adapter(path) {
         return Ok(());
     }
@@ -30,10 +30,6 @@ pub(super) fn refuse_missing(path: &Path) -> Result<()> {
          hint: an adapter is a folder with `adapter_config.json`, as `finetune train` or PEFT writes it",
         path.display()
     )
-}
-
-fn holds_adapter(folder: &Path) -> bool {
-    folder.join("adapter_config.json").is_file() || memories::is_in(folder) || bottleneck::is_in(folder)
 }
 
 /// What a folder without an adapter holds instead.

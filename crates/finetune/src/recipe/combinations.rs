@@ -8,9 +8,11 @@ mod rules;
 
 use anyhow::{Result, anyhow};
 use checkpoint::ModelDir;
+use quant::QuantizeConfig;
 
 use super::{Document, ObjectiveConfig, Recipe, Surgery};
 use crate::experts::RouterOptions;
+use crate::methods::{self, Trains};
 
 pub use rules::RULES;
 
@@ -32,14 +34,25 @@ pub struct Combination<'a> {
 pub struct Rule {
     /// What it is called in tests and documents.
     pub name: &'static str,
-    /// The combination, for the documents.
-    pub combination: &'static str,
+    /// The combination, for the documents; `{adapters}` and `{beside}` stand for the methods that are so.
+    combination: &'static str,
     /// Why it cannot work, as the error says it.
     pub why: &'static str,
     /// What to do instead.
     pub hint: &'static str,
     /// The key at which a recipe meets it; none if it does not.
     meets: fn(&Combination) -> Option<String>,
+}
+
+impl Rule {
+    /// The combination in words, with the names of the methods.
+    pub fn combination(&self) -> String {
+        let adapters = methods::names(|method| method.trains.is_adapter());
+        let beside = methods::names(|method| method.trains == Trains::Beside);
+        self.combination
+            .replace("{adapters}", &adapters)
+            .replace("{beside}", &beside)
+    }
 }
 
 /// A rule that a recipe meets.
@@ -108,13 +121,18 @@ impl Combination<'_> {
         Some(format!("surgery.{idx}.kind"))
     }
 
-    fn has(&self, is_meant: fn(&Surgery) -> bool) -> bool {
+    fn has(&self, is_meant: impl Fn(&Surgery) -> bool) -> bool {
         self.surgery.iter().any(is_meant)
     }
 
     /// Whether the recipe packs the weights.
     fn quantizes(&self) -> bool {
-        matches!(self.surgery.first(), Some(Surgery::Quantize(_)))
+        self.packing().is_some()
+    }
+
+    /// How the recipe packs the weights.
+    fn packing(&self) -> Option<&QuantizeConfig> {
+        self.surgery.first()?.packs()
     }
 
     /// Whether the model's weights are packed in its files.

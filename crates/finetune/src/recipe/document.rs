@@ -75,7 +75,7 @@ impl Document {
     }
 
     /// The `kind` of the table at `at` (`objective`, `surgery.0`), one of `known`.
-    pub fn kind(&self, at: &str, known: &'static [&'static str]) -> Result<&'static str> {
+    pub fn kind(&self, at: &str, known: &[&'static str]) -> Result<&'static str> {
         let listed = listing(known.iter().copied());
         let place = format!("{at}.kind");
         match lookup(&self.table, &place) {

@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Where to look.
-pub(super) struct Places {
+pub(crate) struct Places {
     recipe: PathBuf,
 }
 
 impl Places {
     /// For the recipe at `path`.
-    pub(super) fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         Self::beside(path.parent().unwrap_or(Path::new("")))
     }
 
     /// For what lies in `folder`.
-    pub(super) fn beside(folder: &Path) -> Self {
+    pub(crate) fn beside(folder: &Path) -> Self {
         Self {
             recipe: folder.to_owned(),
         }
@@ -30,7 +30,7 @@ impl Places {
     }
 
     /// A data file: as [`Self::find`], then in the local store.
-    pub(super) fn data(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn data(&self, name: &str) -> Option<PathBuf> {
         let stored = || {
             checkpoint::cache_dir()
                 .map(|cache| cache.join("data").join(name))
@@ -40,7 +40,7 @@ impl Places {
     }
 
     /// A model: a path that is there becomes absolute; anything else is a name that is resolved later.
-    pub(super) fn model(&self, name: &str) -> String {
+    pub(crate) fn model(&self, name: &str) -> String {
         // A bare name is the store's unless a folder or file of that name is here.
         match self.find(name) {
             Some(path) if path.is_file() || path.join("config.json").is_file() => path.display().to_string(),
@@ -49,12 +49,12 @@ impl Places {
     }
 
     /// A folder, such as an adapter's: beside the recipe, then in the working directory.
-    pub(super) fn folder(&self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn folder(&self, path: &Path) -> Option<PathBuf> {
         self.find(&path.display().to_string()).filter(|path| path.is_dir())
     }
 
     /// A chat template: `chatml`, or a file.
-    pub(super) fn template(&self, name: String) -> String {
+    pub(crate) fn template(&self, name: String) -> String {
         if name == "chatml" {
             return name;
         }

@@ -1,108 +1,86 @@
 //! `[[surgery]]`: what is put into the model before training, in order.
 
-use adapters::AdapterConfig;
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
-use dora::DoraConfig;
-use hft::HftConfig;
-use lora::LoraConfig;
-use memory_tuning::MemoryConfig;
-use moe::UpcycleConfig;
-use quant::QuantizeConfig;
-use serde::{Deserialize, Serialize};
+use serde::ser::{Error as _, SerializeMap as _};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
+use super::Document;
 use super::places::Places;
-use super::prune::PruneSurgery;
-use super::{Document, low_rank, prune};
+use crate::methods::{self, Adaptation, Options, Trains};
 
-/// One change to the model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Surgery {
-    /// Frozen weights in 4 or 8 bits.
-    Quantize(QuantizeConfig),
-    /// Low-rank updates beside frozen weights.
-    Lora(LoraConfig),
-    /// Low-rank updates of directions, and magnitudes.
-    Dora(DoraConfig),
-    /// Bottleneck adapters behind or beside frozen sublayers.
-    Adapter(AdapterConfig),
-    /// The model's own parameters train.
-    Full(FullConfig),
-    /// A random half of the model's own parameters trains.
-    Hft(HftConfig),
-    /// Each dense feed-forward becomes a mixture of experts.
-    Upcycle(UpcycleConfig),
-    /// Weights of the model become zero.
-    Prune(PruneSurgery),
-    /// What was pruned from the model stays zero under what trains.
-    KeepZeros(KeepZerosConfig),
-    /// A mixture of memory experts beside frozen weights.
-    Memory(MemoryConfig),
-}
+/// One configured method of [`methods::METHODS`].
+///
+/// It is written as a table of `kind` and the resolved options, and two are equal if they are written alike.
+#[derive(Clone, Debug)]
+pub struct Surgery(Arc<dyn Adaptation>);
 
 impl Surgery {
-    /// Whether it comes before what the model's zeros are.
-    pub fn makes_zeros(&self) -> bool {
-        matches!(self, Self::Prune(_) | Self::Quantize(_))
+    /// Of a method's options.
+    pub fn new(adaptation: impl Adaptation) -> Self {
+        Self(Arc::new(adaptation))
     }
 
-    /// The probability with which what it makes drops out of training.
-    pub fn dropout(&self) -> f64 {
-        match self {
-            Self::Lora(config) => config.lora_dropout,
-            Self::Dora(config) => config.lora.lora_dropout,
-            Self::Adapter(config) => config.dropout,
-            _ => 0.0,
-        }
+    /// Its name in a recipe.
+    pub fn kind(&self) -> &'static str {
+        self.method().kind
     }
 
-    /// Whether the model says something else once it is made, before any step.
-    pub fn changes_the_model(&self) -> bool {
-        matches!(self, Self::Quantize(_) | Self::Prune(_) | Self::Upcycle(_))
+    /// The options, if they are a `T`.
+    pub fn configured<T: Adaptation>(&self) -> Option<&T> {
+        let options: &dyn Any = &*self.0;
+        options.downcast_ref()
+    }
+
+    /// What it makes train.
+    pub fn trains(&self) -> Trains {
+        self.method().trains
     }
 
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
-        matches!(self, Self::Lora(_) | Self::Dora(_) | Self::Adapter(_) | Self::Memory(_))
+        self.trains().is_adapter()
+    }
+
+    /// Whether the model says something else once it is made, before any step.
+    pub fn changes_the_model(&self) -> bool {
+        self.reshapes() || self.packs().is_some()
     }
 }
 
-/// Options of `keep_zeros`: none yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct KeepZerosConfig {}
+impl Deref for Surgery {
+    type Target = dyn Adaptation;
 
-/// Options of `full`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FullConfig {
-    /// Regular expressions; a parameter trains if one of them is found in its path. Everything trains by default.
-    pub unfrozen_parameters: Vec<String>,
-    /// Whether the token embedding (and a head tied to it) stays as it is.
-    pub freeze_embeddings: bool,
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
 }
 
-impl Default for FullConfig {
-    fn default() -> Self {
-        Self {
-            unfrozen_parameters: vec![".*".to_owned()],
-            freeze_embeddings: false,
+impl PartialEq for Surgery {
+    fn eq(&self, other: &Self) -> bool {
+        let resolved = |surgery: &Self| surgery.resolved().ok();
+        self.kind() == other.kind() && resolved(self) == resolved(other)
+    }
+}
+
+impl Serialize for Surgery {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Value::Object(options) = self.resolved().map_err(S::Error::custom)? else {
+            return Err(S::Error::custom(format!("`{}`: options are no table", self.kind())));
+        };
+        let mut table = serializer.serialize_map(Some(1 + options.len()))?;
+        table.serialize_entry("kind", self.kind())?;
+        for (name, value) in &options {
+            // TOML leaves out what is none, and knows no null.
+            table.serialize_entry(name, &Some(value).filter(|value| !value.is_null()))?;
         }
+        table.end()
     }
 }
-
-const KINDS: &[&str] = &[
-    "quantize",
-    "lora",
-    "dora",
-    "adapter",
-    "full",
-    "hft",
-    "upcycle",
-    "prune",
-    "keep_zeros",
-    "memory",
-];
 
 /// All surgeries of a recipe; one without a seed of its own takes the run's.
 pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Vec<Surgery>> {
@@ -113,61 +91,113 @@ pub(super) fn read(document: &Document, seed: u64, places: &Places) -> Result<Ve
             document.path().display()
         );
     }
-    (0..count)
-        .map(|idx| {
-            let at = format!("surgery.{idx}");
-            Ok(match document.kind(&at, KINDS)? {
-                "quantize" => Surgery::Quantize(document.section(&at, Some("kind"))?.unwrap_or_default()),
-                kind @ ("lora" | "dora") => low_rank::read(document, &at, kind, seed)?,
-                "adapter" => {
-                    let mut config: AdapterConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    if !has_seed(document, &at)? {
-                        config.seed = seed;
-                    }
-                    Surgery::Adapter(config)
-                }
-                "upcycle" => {
-                    let mut config: UpcycleConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    if !has_seed(document, &at)? {
-                        config.seed = seed;
-                    }
-                    config
-                        .check()
-                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
-                    Surgery::Upcycle(config)
-                }
-                "hft" => {
-                    let mut config: HftConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    if !has_seed(document, &at)? {
-                        config.seed = seed;
-                    }
-                    config
-                        .check()
-                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
-                    Surgery::Hft(config)
-                }
-                "prune" => Surgery::Prune(prune::read(document, &at, seed, places)?),
-                "keep_zeros" => Surgery::KeepZeros(document.section(&at, Some("kind"))?.unwrap_or_default()),
-                "memory" => {
-                    let mut config: MemoryConfig = document.section(&at, Some("kind"))?.unwrap_or_default();
-                    if !has_seed(document, &at)? {
-                        config.seed = seed;
-                    }
-                    config
-                        .check()
-                        .map_err(|error| document.error(&at, &error.to_string(), None))?;
-                    config.continue_from = config
-                        .continue_from
-                        .map(|path| std::path::absolute(&path).unwrap_or(path));
-                    Surgery::Memory(config)
-                }
-                _ => Surgery::Full(document.section(&at, Some("kind"))?.unwrap_or_default()),
-            })
-        })
-        .collect()
+    let kinds = methods::kinds();
+    let surgery = |idx| {
+        let at = &format!("surgery.{idx}");
+        let kind = document.kind(at, &kinds)?;
+        let options = Options {
+            document,
+            at,
+            seed,
+            places,
+        };
+        let Some(method) = methods::find(kind) else {
+            bail!("`{kind}` is no method")
+        };
+        (method.parse)(&options)
+    };
+    (0..count).map(surgery).collect()
 }
 
-fn has_seed(document: &Document, at: &str) -> Result<bool> {
-    let table = document.section::<toml::Table>(at, None)?;
-    Ok(table.is_some_and(|table| table.contains_key("seed") || table.contains_key("hft_seed")))
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ::lora::LoraConfig;
+    use memory_tuning::MemoryConfig;
+    use moe::UpcycleConfig;
+    use quant::QuantizeConfig;
+
+    use super::*;
+    use crate::methods::{FullConfig, KeepZerosConfig, PruneOptions};
+
+    /// The table that serde makes of an enum of the options, tagged by `kind`.
+    #[derive(Serialize)]
+    #[serde(tag = "kind", rename_all = "snake_case")]
+    enum Tagged {
+        Quantize(QuantizeConfig),
+        Lora(LoraConfig),
+        Full(FullConfig),
+        Upcycle(UpcycleConfig),
+        Prune(PruneOptions),
+        KeepZeros(KeepZerosConfig),
+        Memory(MemoryConfig),
+    }
+
+    fn document(table: &str) -> Document {
+        Document::parse(Path::new("r.toml"), format!("[[surgery]]\n{table}\n"), &[]).unwrap()
+    }
+
+    fn surgery(table: &str) -> Surgery {
+        read(&document(table), 1 << 62, &Places::of(Path::new("r.toml")))
+            .unwrap()
+            .remove(0)
+    }
+
+    #[test]
+    fn a_surgery_is_written_as_a_table_that_is_tagged_by_its_kind() {
+        #[derive(Serialize)]
+        struct Recipe<T> {
+            surgery: [T; 1],
+            seed: u64,
+        }
+
+        fn configured<T: Adaptation + Clone>(table: &str) -> T {
+            surgery(table).configured::<T>().unwrap().clone()
+        }
+
+        let lora =
+            "kind = 'lora'\nr = 3\nlora_alpha = 1e-7\nrank_pattern = { q_proj = 2 }\nmodules_to_save = ['lm_head']";
+        let prune = "kind = 'prune'\nmethod = 'magnitude'\nsparsity = 0.1";
+        let cases = [
+            ("kind = 'quantize'", Tagged::Quantize(configured("kind = 'quantize'"))),
+            (lora, Tagged::Lora(configured(lora))),
+            ("kind = 'full'", Tagged::Full(configured("kind = 'full'"))),
+            ("kind = 'upcycle'", Tagged::Upcycle(configured("kind = 'upcycle'"))),
+            (prune, Tagged::Prune(configured(prune))),
+            (
+                "kind = 'keep_zeros'",
+                Tagged::KeepZeros(configured("kind = 'keep_zeros'")),
+            ),
+            ("kind = 'memory'", Tagged::Memory(configured("kind = 'memory'"))),
+        ];
+        for (table, tagged) in cases {
+            let (wanted, found) = (
+                Recipe {
+                    surgery: [tagged],
+                    seed: 1,
+                },
+                Recipe {
+                    surgery: [surgery(table)],
+                    seed: 1,
+                },
+            );
+            assert_eq!(
+                toml::to_string_pretty(&found).unwrap(),
+                toml::to_string_pretty(&wanted).unwrap()
+            );
+            assert_eq!(
+                serde_json::to_string(&found).unwrap(),
+                serde_json::to_string(&wanted).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn surgeries_are_equal_if_kind_and_options_are() {
+        let lora = || surgery("kind = 'lora'\nr = 4");
+        assert_eq!(lora(), lora());
+        assert_ne!(lora(), surgery("kind = 'lora'\nr = 5"));
+        assert_ne!(surgery("kind = 'full'"), surgery("kind = 'keep_zeros'"));
+    }
 }

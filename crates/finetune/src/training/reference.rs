@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use data::TokenSet;
 use tensor_core::{LanguageModel, Plan, Policy, Treatment};
 
-use super::operate::Operated;
 use super::rows::ToRow as _;
 use super::sets::Sets;
 use super::steps::Steps;
 use crate::machine::Machine;
+use crate::methods::Adapted;
 use crate::model::Source;
 use crate::output;
 use crate::recipe::{Recipe, Surgery};
@@ -26,9 +26,9 @@ pub struct Known {
 }
 
 /// The reference of what `recipe` trains: its own base where only adapters train, else the model as it was.
-pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, operated: &Operated) -> Result<Reference> {
+pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, adapted: &Adapted) -> Result<Reference> {
     if !is_copy(recipe) {
-        return Ok(Reference::adapters_off(&operated.model)?);
+        return Ok(Reference::adapters_off(&adapted.model)?);
     }
     output::note(
         "the base itself trains, so a copy of it is kept as the reference; with `precompute_ref_log_probs = true` it is let go before the first step",
@@ -38,7 +38,7 @@ pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, operated: &Ope
 
 /// Whether the reference is a second model in memory, because the base itself trains.
 pub fn is_copy(recipe: &Recipe) -> bool {
-    let keeps_base = |surgery: &Surgery| surgery.is_adapter() || matches!(surgery, Surgery::Quantize(_));
+    let keeps_base = |surgery: &Surgery| surgery.is_adapter() || surgery.packs().is_some();
     !recipe.surgery.iter().all(keeps_base)
 }
 

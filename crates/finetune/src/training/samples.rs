@@ -5,8 +5,8 @@ use data::{Dataset, Tokenizer};
 use decoder::{Decoder, GenerateOptions, HeadKind};
 use train::{Entry, Report, ReportTo, Sample, Story};
 
-use super::operate::Operated;
 use super::sets::Sets;
+use crate::methods::Adapted;
 use crate::output;
 use crate::prompts::{self, Asked, Form};
 use crate::recipe::Recipe;
@@ -114,19 +114,19 @@ fn measured(history: &[Entry]) -> Vec<(String, String, String)> {
 }
 
 /// What `report.md` tells.
-pub fn story(recipe: &Recipe, operated: &Operated, report: &Report, samples: Vec<Sample>) -> Story {
+pub fn story(recipe: &Recipe, adapted: &Adapted, report: &Report, samples: Vec<Sample>) -> Story {
     let results = measured(&report.history);
     let data: Vec<String> = recipe.data.train.iter().map(|source| source.name.clone()).collect();
     let setting = |name: &str, value: String| (name.to_owned(), value);
     Story {
         title: format!("{} on {}", recipe.model.name_or_path, data.join(", ")),
         settings: vec![
-            setting("method", operated.what.clone()),
+            setting("method", adapted.what.clone()),
             setting("learning rate", recipe.train.learning_rate.to_string()),
             setting("documents a step", recipe.train.documents_per_step().to_string()),
             setting(
                 "dtype",
-                if operated.model.kind() == tch::Kind::BFloat16 {
+                if adapted.model.kind() == tch::Kind::BFloat16 {
                     "bf16"
                 } else {
                     "f32"

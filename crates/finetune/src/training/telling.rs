@@ -21,7 +21,7 @@ pub(super) struct Telling<'r, 'a> {
 impl<'r, 'a> Telling<'r, 'a> {
     /// Asks the model as it is now.
     pub(super) fn begin(run: &'r Run<'a>) -> Result<Self> {
-        let model = &run.operated.model;
+        let model = &run.adapted.model;
         let form = Form::of_training(run.source.prompt_format());
         let asked = samples::asked(run.sets, run.recipe, (run.tokenizer, form), model)?;
         let said = samples::answers(model, run.tokenizer, &asked, run.recipe.report.max_new_tokens)?;
@@ -44,17 +44,17 @@ impl<'r, 'a> Telling<'r, 'a> {
     pub(super) fn end(self, report: &Report, results: Results, settings: Vec<(String, String)>) -> Result<()> {
         let Run {
             recipe,
-            operated,
+            adapted,
             tokenizer,
             ..
         } = self.run;
-        let said = samples::answers(&operated.model, tokenizer, &self.asked, recipe.report.max_new_tokens)?;
-        let mut story = samples::story(recipe, operated, report, samples::pair(self.asked, self.said, said));
+        let said = samples::answers(&adapted.model, tokenizer, &self.asked, recipe.report.max_new_tokens)?;
+        let mut story = samples::story(recipe, adapted, report, samples::pair(self.asked, self.said, said));
         story.results.extend(results);
         if let Some((text, before)) = self.forgetting {
             story
                 .results
-                .extend(Forgetting::results(before, text.measure(&operated.model, tokenizer)?));
+                .extend(Forgetting::results(before, text.measure(&adapted.model, tokenizer)?));
         }
         story.settings.extend(settings);
         report.write(self.run.dir, &story)?;

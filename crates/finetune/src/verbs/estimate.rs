@@ -68,9 +68,8 @@ impl Args {
             (None, Some(steps)) => time::Work::of(&sets, steps, &recipe),
             (None, None) => anyhow::bail!("there is nothing to learn from"),
         };
-        let mut model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref())?;
-        let learnt = sets.train.iter().map(|set| set.report().trained_tokens).sum();
-        model.added += memory::rows_of_memories(&recipe, source.dir().config(), learnt)?;
+        let learnt_tokens = sets.train.iter().map(|set| set.report().trained_tokens).sum();
+        let model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref(), learnt_tokens)?;
         let memory = memory::estimate(&model, &recipe, machine, work.longest);
         let rates = self.rates(
             &recipe,

@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::datafile::ReadArgs;
+use crate::methods;
 use crate::output;
 use crate::ranges;
 
@@ -57,7 +58,7 @@ impl Args {
             .extension()
             .map(|ending| ending.to_string_lossy().to_lowercase())
             .unwrap_or_default();
-        let facts = if path.join("adapter_config.json").is_file() || crate::memories::is_in(path) {
+        let facts = if methods::holds_adapter(path) {
             adapter::facts(path)?
         } else if !path.is_dir() && DATA.contains(&ending.as_str()) {
             rows::facts(

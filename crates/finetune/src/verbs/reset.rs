@@ -10,10 +10,10 @@ use serde_json::json;
 use tch::Tensor;
 
 use crate::machine::MachineArgs;
+use crate::methods::hft::pieces_of_config;
 use crate::model::Source;
 use crate::output;
 use crate::ranges;
-use crate::training::operate::hft::pieces_of_config;
 
 /// Arguments of `reset`.
 #[derive(clap::Args, Debug)]

@@ -10,6 +10,7 @@ use checkpoint::TokenizerFiles;
 use train::{Outcome, Report};
 
 use crate::machine::{Dtype, MachineArgs};
+use crate::methods;
 use crate::model::PromptFormat;
 use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
@@ -17,13 +18,7 @@ use crate::training::{self, Begin, Watch, record};
 
 /// Arguments of `train`.
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Keys of `--set` are the recipe's, with dots between; lists are counted from 0 (surgery.0.r=4).\n\
-                  A reward of kind = \"command\" (ppo, grpo) is a program: for each reply it reads a line of JSON from stdin,\n\
-                  {\"id\": 0, \"prompt\": \"…\", \"reply\": \"…\"} with the row's other columns, and answers each by one line on stdout,\n\
-                  {\"id\": 0, \"score\": 0.5}; messages belong on stderr. docs/rewards.md has the whole contract and an example.\n\n\
-                  Example:\n  finetune train recipes/sft-lora.toml --set train.learning_rate=1e-4 --set train.output_dir=runs/mine"
-)]
+#[command(after_help = after_help())]
 pub struct Args {
     /// The recipe, a TOML file
     recipe: PathBuf,
@@ -100,6 +95,19 @@ impl Args {
         });
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What follows the flags in the help: keys, methods, rewards.
+fn after_help() -> String {
+    format!(
+        "Keys of `--set` are the recipe's, with dots between; lists are counted from 0 (surgery.0.r=4).\n\n\
+         Kinds of `[[surgery]]`:\n{}\n\n\
+         A reward of kind = \"command\" (ppo, grpo) is a program: for each reply it reads a line of JSON from stdin,\n\
+         {{\"id\": 0, \"prompt\": \"…\", \"reply\": \"…\"}} with the row's other columns, and answers each by one line on stdout,\n\
+         {{\"id\": 0, \"score\": 0.5}}; messages belong on stderr. docs/rewards.md has the whole contract and an example.\n\n\
+         Example:\n  finetune train recipes/sft-lora.toml --set train.learning_rate=1e-4 --set train.output_dir=runs/mine",
+        methods::summaries()
+    )
 }
 
 /// The command that asks a model as it was trained.

@@ -7,9 +7,9 @@ use data::{Chat, Ending, Message, Tokenizer};
 use finetune::adapters::AdapterArg;
 use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine, MachineArgs};
+use finetune::methods::apply;
 use finetune::model::{Adapter, ModelArgs, Source};
 use finetune::recipe::Recipe;
-use finetune::training::operate::operate;
 use finetune::training::saving;
 use finetune::training::sets::Sets;
 use serde_json::Value;
@@ -38,14 +38,14 @@ fn save(folder: &Path, base: &str, surgery: &str, template: Option<&str>) {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let operated = operate(source.decoder(machine).expect("weights"), &recipe, &source).expect("surgery");
+    let adapted = apply(source.decoder(machine).expect("weights"), &recipe, &source).expect("surgery");
     let sets = Sets {
         train: Vec::new(),
         eval: Vec::new(),
         labels: None,
         margins: Vec::new(),
     };
-    saving::save(folder, &operated, &source, &sets).expect("saved");
+    saving::save(folder, &adapted, &source, &sets).expect("saved");
 }
 
 fn rendered(tokenizer: &Tokenizer) -> String {

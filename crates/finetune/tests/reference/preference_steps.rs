@@ -9,9 +9,9 @@ use align_dpo_ppo::preference::PreferenceConfig;
 use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, SingleReplies, SingleRow};
 use data::{Arrange, Mixture, Part, Sample, TokenSet, Tokenized};
 use finetune::machine::Machine;
+use finetune::methods::{Adapted, apply};
 use finetune::model::Source;
 use finetune::recipe::{ObjectiveConfig, Recipe};
-use finetune::training::operate::{Operated, operate};
 use finetune::training::rows::ToRow;
 use finetune::training::sets::Sets;
 use finetune::training::steps::Steps;
@@ -115,9 +115,9 @@ impl Recorded {
         }
     }
 
-    fn begin(&self, operated: &Operated) {
+    fn begin(&self, adapted: &Adapted) {
         let mut initial = self.golden.under("initial.");
-        for (at, param) in named_params(&operated.model) {
+        for (at, param) in named_params(&adapted.model) {
             if param.is_trainable() {
                 let value = initial.remove(&format!("base_model.model.{at}")).expect("it trained");
                 tch::no_grad(|| param.value().shallow_clone().copy_(&value));
@@ -131,14 +131,14 @@ impl Recorded {
         let folder = tempfile::tempdir().expect("a folder");
         let recipe = self.recipe(folder.path(), settings);
         let source = Source::of(&recipe.model).expect("the recorded base");
-        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
-        self.begin(&operated);
-        let reference = reference::choose(&recipe, &source, MACHINE, &operated).expect("a reference");
+        let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
+        self.begin(&adapted);
+        let reference = reference::choose(&recipe, &source, MACHINE, &adapted).expect("a reference");
         let run = Run {
             recorded: self,
             recipe: &recipe,
             source: &source,
-            operated: &operated,
+            adapted: &adapted,
         };
         match &recipe.objective {
             ObjectiveConfig::Dpo(config) => run.check::<ReplyRow>(&pairs(config, reference)),
@@ -158,7 +158,7 @@ struct Run<'a> {
     recorded: &'a Recorded,
     recipe: &'a Recipe,
     source: &'a Source,
-    operated: &'a Operated,
+    adapted: &'a Adapted,
 }
 
 impl Run<'_> {
@@ -173,9 +173,9 @@ impl Run<'_> {
         let steps = Steps::training(&sets, self.recipe, MACHINE.device).expect("steps");
         let toml = self.recipe.to_toml().expect("a recipe");
         let dir = RunDir::open(self.recipe.output_dir(), &toml, Start::New).expect("a folder");
-        let save = |folder: &Path| saving::save(folder, self.operated, self.source, &sets).map_err(Into::into);
+        let save = |folder: &Path| saving::save(folder, self.adapted, self.source, &sets).map_err(Into::into);
         let hooks = Hooks::new(&dir, &save);
-        let report = train::fit(&self.operated.model, objective, &steps, &self.recipe.train, hooks).expect("a run");
+        let report = train::fit(&self.adapted.model, objective, &steps, &self.recipe.train, hooks).expect("a run");
         for (key, theirs) in recorded.steps.as_object().expect("metrics") {
             let name = match key.as_str() {
                 "losses" => "loss",

@@ -10,9 +10,9 @@ use data::{Arrange, Mixture, Part, Sample, TokenSet, Tokenized};
 use decoder::Decoder;
 use decoder::loss::SupervisedLoss;
 use finetune::machine::Machine;
+use finetune::methods::apply;
 use finetune::model::{Adapter, Source};
 use finetune::recipe::Recipe;
-use finetune::training::operate::operate;
 use finetune::training::saving;
 use finetune::training::sets::Sets;
 use finetune::training::steps::Steps;
@@ -190,8 +190,8 @@ impl Recorded {
     fn run_in(&self, folder: &Path, settings: &[&str]) -> (Decoder, Ours) {
         let recipe = self.recipe(folder, settings);
         let source = Source::of(&recipe.model).expect("the recorded base");
-        let operated = operate(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
-        self.begin(&operated.model);
+        let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
+        self.begin(&adapted.model);
         let sets = Sets {
             train: vec![self.documents(&recipe)],
             eval: Vec::new(),
@@ -201,9 +201,9 @@ impl Recorded {
         let steps = Steps::training(&sets, &recipe, MACHINE.device).expect("steps");
         let toml = recipe.to_toml().expect("a recipe");
         let dir = RunDir::open(recipe.output_dir(), &toml, Start::New).expect("a folder");
-        let save = |folder: &Path| saving::save(folder, &operated, &source, &sets).map_err(Into::into);
+        let save = |folder: &Path| saving::save(folder, &adapted, &source, &sets).map_err(Into::into);
         let hooks = Hooks::new(&dir, &save);
-        let report = train::fit(&operated.model, &SupervisedLoss, &steps, &recipe.train, hooks).expect("a run");
+        let report = train::fit(&adapted.model, &SupervisedLoss, &steps, &recipe.train, hooks).expect("a run");
         let logged = |name: &str| report.history.iter().filter_map(|entry| entry.number(name)).collect();
         let file = if self.is_adapter() {
             "adapter_model.safetensors"
@@ -216,7 +216,7 @@ impl Recorded {
             learning_rates: logged("learning_rate"),
             saved: Vectors::open_file(&dir.path().join(file)).under(""),
         };
-        (operated.model, ours)
+        (adapted.model, ours)
     }
 
     /// What of `ours` lies too far from the recorded run, in words.

@@ -7,20 +7,11 @@ use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
 use super::Combination;
-use crate::recipe::{ObjectiveConfig, Surgery};
+use crate::recipe::ObjectiveConfig;
 use crate::zeros;
 
 /// The token table.
 const TABLE: &str = "model.embed_tokens";
-
-/// The options of a surgery that puts low-rank updates beside weights.
-pub(super) fn low_rank(surgery: &Surgery) -> Option<&LoraConfig> {
-    match surgery {
-        Surgery::Lora(config) => Some(config),
-        Surgery::Dora(config) => Some(&config.lora),
-        _ => None,
-    }
-}
 
 /// Whether the token table is among the modules that `config` updates.
 pub(super) fn updates_table(config: &LoraConfig) -> bool {
@@ -39,7 +30,7 @@ pub(super) fn updated(
 ) -> Option<String> {
     let base = combination.base?;
     combination.surgery.iter().enumerate().find_map(|(idx, surgery)| {
-        let config = low_rank(surgery).filter(|config| is_meant(config))?;
+        let config = surgery.low_rank().filter(|config| is_meant(config))?;
         let updated = projections(combination, base, config);
         let meets = updated.iter().any(|path| is_packed(combination, base, path) == packed);
         meets.then(|| format!("surgery.{idx}.{option}"))
@@ -67,7 +58,7 @@ fn projections(combination: &Combination, base: &ModelDir, config: &LoraConfig) 
 pub(super) fn pruned_whole(combination: &Combination) -> Option<String> {
     let base = combination.base?;
     combination.surgery.iter().enumerate().find_map(|(idx, surgery)| {
-        let config = low_rank(surgery)?;
+        let config = surgery.low_rank()?;
         let mut paths = decoder::projection_paths(base.config()).into_iter();
         let meets = paths.any(|(path, _)| {
             let is_whole = path.layer_idx().is_some() && config.is_saved_whole(&path);
@@ -81,8 +72,8 @@ pub(super) fn pruned_whole(combination: &Combination) -> Option<String> {
 /// The weight of the module at `path` as the surgery meets it.
 fn weight(combination: &Combination, base: &ModelDir, path: &ModulePath) -> Option<Tensor> {
     let weight = base.tensor_as(path.join("weight").as_str(), Kind::Float).ok()?;
-    match combination.surgery.first() {
-        Some(Surgery::Quantize(config)) if is_packed(combination, base, path) => {
+    match combination.packing() {
+        Some(config) if is_packed(combination, base, path) => {
             let packed = QuantizedWeight::of(&weight, config.scheme, config.block_size, config.double_quant);
             Some(packed.ok()?.dequantise(Kind::Float))
         }
@@ -92,7 +83,7 @@ fn weight(combination: &Combination, base: &ModelDir, path: &ModulePath) -> Opti
 
 /// Whether the weight of the module at `path` is packed when the surgery meets it.
 fn is_packed(combination: &Combination, base: &ModelDir, path: &ModulePath) -> bool {
-    if let Some(Surgery::Quantize(config)) = combination.surgery.first() {
+    if let Some(config) = combination.packing() {
         let paths = decoder::projection_paths(base.config());
         return Quantizing::choose(config.clone(), &paths).is_ok_and(|quantizing| quantizing.contains(path));
     }

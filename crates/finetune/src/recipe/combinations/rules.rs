@@ -3,9 +3,10 @@
 use checkpoint::Family;
 use lora::Init;
 
-use super::modules::{low_rank, pruned_whole, updated, updates_table};
+use super::modules::{pruned_whole, updated, updates_table};
 use super::{Combination, Rule};
 use crate::experts::RouterOptions;
+use crate::methods::Trains;
 use crate::recipe::{ObjectiveConfig, Surgery};
 
 /// Everything that cannot work, and why.
@@ -15,14 +16,14 @@ pub static RULES: &[Rule] = &[
         combination: "`quantize` behind another surgery",
         why: "`quantize` is done while the model is read, and once",
         hint: "make it the first `[[surgery]]`",
-        meets: |c| c.surgery_where(|surgery, before| is_quantize(surgery) && !before.is_empty()),
+        meets: |c| c.surgery_where(|surgery, before| packs(surgery) && !before.is_empty()),
     },
     Rule {
         name: "quantize-packed",
         combination: "`quantize` over a model that is in 4 bits already",
         why: "the model is in 4 bits already",
         hint: "remove `kind = \"quantize\"`, or take the dense model",
-        meets: |c| c.surgery_where(|surgery, _| is_quantize(surgery) && c.is_packed()),
+        meets: |c| c.surgery_where(|surgery, _| packs(surgery) && c.is_packed()),
     },
     Rule {
         name: "keep-zeros-not-last",
@@ -31,19 +32,19 @@ pub static RULES: &[Rule] = &[
         hint: "make `keep_zeros` the last `[[surgery]]`",
         meets: |c| {
             let last = c.surgery.len().saturating_sub(1);
-            c.surgery_where(|surgery, before| is_keep_zeros(surgery) && (before.is_empty() || before.len() != last))
+            c.surgery_where(|surgery, before| surgery.keeps_zeros() && (before.is_empty() || before.len() != last))
         },
     },
     Rule {
         name: "prune-under-adapter",
-        combination: "`prune` in a recipe with `lora`, `dora`, `adapter` or `memory`",
+        combination: "`prune` in a recipe with {adapters}",
         why: "an adapter's file does not hold its base, so a base that is pruned here would be lost",
         hint: "prune it first, by `finetune prune`, and train the adapter over what that writes",
         meets: |c| c.surgery_where(|surgery, _| is_prune(surgery) && c.has(Surgery::is_adapter)),
     },
     Rule {
         name: "upcycle-under-adapter",
-        combination: "`upcycle` in a recipe with `lora`, `dora`, `adapter` or `memory`",
+        combination: "`upcycle` in a recipe with {adapters}",
         why: "an adapter is kept beside its base, and a model upcycled in the run is no file",
         hint: "write it with `finetune upcycle` first, and train the adapter over that",
         meets: |c| c.surgery_where(|surgery, _| is_upcycle(surgery) && c.has(Surgery::is_adapter)),
@@ -54,8 +55,7 @@ pub static RULES: &[Rule] = &[
         why: "packed weights do not train",
         hint: "train an adapter over them: `kind = \"lora\"`",
         meets: |c| {
-            let changes_weights =
-                |surgery: &Surgery| !surgery.is_adapter() && !is_quantize(surgery) && !is_keep_zeros(surgery);
+            let changes_weights = |surgery: &Surgery| surgery.trains() == Trains::Weights || surgery.reshapes();
             c.surgery_where(|surgery, _| changes_weights(surgery) && (c.quantizes() || c.is_packed()))
         },
     },
@@ -64,9 +64,7 @@ pub static RULES: &[Rule] = &[
         combination: "`prune` or `upcycle` behind a surgery that trains",
         why: "it changes what the model is, found a surgery before it that trains",
         hint: "put it first",
-        meets: |c| {
-            c.surgery_where(|surgery, before| (is_prune(surgery) || is_upcycle(surgery)) && before.iter().any(trains))
-        },
+        meets: |c| c.surgery_where(|surgery, before| surgery.reshapes() && before.iter().any(trains)),
     },
     Rule {
         name: "hft-with-full",
@@ -74,13 +72,13 @@ pub static RULES: &[Rule] = &[
         why: "`kind = \"hft\"` and `kind = \"full\"` each decide what trains",
         hint: "leave one of the two out; `freeze_embeddings` and `freeze_head` of `hft` decide about both ends",
         meets: |c| {
-            let has_full = c.has(|surgery| matches!(surgery, Surgery::Full(_)));
-            c.surgery_where(|surgery, _| matches!(surgery, Surgery::Hft(_)) && has_full)
+            let has_full = c.has(|surgery| surgery.kind() == "full");
+            c.surgery_where(|surgery, _| surgery.kind() == "hft" && has_full)
         },
     },
     Rule {
         name: "adapter-after-training",
-        combination: "`lora`, `dora`, `adapter` or `memory` behind a surgery that trains",
+        combination: "{adapters} behind a surgery that trains",
         why: "an adapter's file holds one adapter over a frozen base, found a surgery before it that trains",
         hint: "keep one of the two; other ranks go into `rank_pattern`, other widths into `reduction_factor`, modules that train whole into `modules_to_save`",
         meets: |c| c.surgery_where(|surgery, before| surgery.is_adapter() && before.iter().any(trains)),
@@ -91,9 +89,9 @@ pub static RULES: &[Rule] = &[
         why: "an adapter's file does not hold the base, and `hft` decides alone what trains: found a surgery before it that trains",
         hint: "modules that train whole beside an adapter go into `modules_to_save`",
         meets: |c| {
-            c.surgery_where(|surgery, before| match surgery {
-                Surgery::Full(_) => before.iter().any(Surgery::is_adapter),
-                Surgery::Hft(_) => before.iter().any(trains),
+            c.surgery_where(|surgery, before| match surgery.kind() {
+                "full" => before.iter().any(Surgery::is_adapter),
+                "hft" => before.iter().any(trains),
                 _ => false,
             })
         },
@@ -103,7 +101,7 @@ pub static RULES: &[Rule] = &[
         combination: "`keep_zeros` where nothing trains before it",
         why: "nothing trains before it",
         hint: "put `kind = \"keep_zeros\"` behind the surgery that trains",
-        meets: |c| c.surgery_where(|surgery, before| is_keep_zeros(surgery) && !before.iter().any(trains)),
+        meets: |c| c.surgery_where(|surgery, before| surgery.keeps_zeros() && !before.iter().any(trains)),
     },
     Rule {
         name: "nothing-trains",
@@ -117,19 +115,16 @@ pub static RULES: &[Rule] = &[
         combination: "`keep_zeros` over `dora`",
         why: "DoRA's magnitudes scale whole directions, which a mask would change",
         hint: "use `kind = \"lora\"`",
-        meets: |c| {
-            let is_dora = |surgery: &Surgery| matches!(surgery, Surgery::Dora(_));
-            c.surgery_where(|surgery, before| is_keep_zeros(surgery) && before.iter().any(is_dora))
-        },
+        meets: |c| c.surgery_where(|surgery, before| surgery.keeps_zeros() && before.iter().any(is_dora)),
     },
     Rule {
         name: "keep-zeros-over-frozen-base",
-        combination: "`keep_zeros` over `adapter` or `memory`",
-        why: "bottleneck adapters and memories leave the base as it is, so its zeros stay without it",
+        combination: "`keep_zeros` over {beside}",
+        why: "what trains stands beside the base and leaves it as it is, so its zeros stay without it",
         hint: "remove `kind = \"keep_zeros\"`",
         meets: |c| {
-            let leaves_base = |surgery: &Surgery| matches!(surgery, Surgery::Adapter(_) | Surgery::Memory(_));
-            c.surgery_where(|surgery, before| is_keep_zeros(surgery) && before.iter().any(leaves_base))
+            let leaves_base = |surgery: &Surgery| surgery.trains() == Trains::Beside;
+            c.surgery_where(|surgery, before| surgery.keeps_zeros() && before.iter().any(leaves_base))
         },
     },
     Rule {
@@ -138,8 +133,8 @@ pub static RULES: &[Rule] = &[
         why: "an update with dropout cannot be masked: each token would meet another matrix",
         hint: "set `lora_dropout = 0`",
         meets: |c| {
-            let drops = |surgery: &Surgery| matches!(surgery, Surgery::Lora(config) if config.lora_dropout > 0.0);
-            c.surgery_where(|surgery, before| is_keep_zeros(surgery) && before.iter().any(drops))
+            let drops = |surgery: &Surgery| surgery.trains() == Trains::Update && surgery.dropout() > 0.0;
+            c.surgery_where(|surgery, before| surgery.keeps_zeros() && before.iter().any(drops))
         },
     },
     Rule {
@@ -147,7 +142,11 @@ pub static RULES: &[Rule] = &[
         combination: "`keep_zeros` over `lora` with a pruned matrix in `modules_to_save`",
         why: "a matrix that `modules_to_save` trains whole has no mask, so its zeros would not stay",
         hint: "leave it out of `modules_to_save`: an update of low rank stays under the mask",
-        meets: |c| c.has(is_keep_zeros).then(|| pruned_whole(c)).flatten(),
+        meets: |c| {
+            c.has(|surgery| surgery.keeps_zeros())
+                .then(|| pruned_whole(c))
+                .flatten()
+        },
     },
     Rule {
         name: "loftq-without-quantize",
@@ -188,8 +187,7 @@ pub static RULES: &[Rule] = &[
         why: "DoRA does not decompose the token table `model.embed_tokens`",
         hint: "use `kind = \"lora\"` for tables, or train it whole: `modules_to_save = [\"embed_tokens\"]`",
         meets: |c| {
-            let over_table =
-                |surgery: &Surgery| matches!(surgery, Surgery::Dora(config) if updates_table(&config.lora));
+            let over_table = |surgery: &Surgery| is_dora(surgery) && surgery.low_rank().is_some_and(updates_table);
             let idx = c.surgery.iter().position(over_table)?;
             Some(format!("surgery.{idx}.target_modules"))
         },
@@ -239,39 +237,41 @@ pub static RULES: &[Rule] = &[
         why: "`objective.kind = \"memory\"` wants one `[[surgery]]` that trains, of `kind = \"memory\"`: everything else stays as it is",
         hint: "make `kind = \"memory\"` the only surgery besides `quantize`",
         meets: |c| {
-            let others = c.has(|surgery| !is_memory(surgery) && !is_quantize(surgery));
+            let others = c.has(|surgery| !is_memory(surgery) && !packs(surgery));
             (learns_facts(c) && (others || !c.has(is_memory))).then(|| "surgery".to_owned())
         },
     },
 ];
 
-fn is_quantize(surgery: &Surgery) -> bool {
-    matches!(surgery, Surgery::Quantize(_))
+fn packs(surgery: &Surgery) -> bool {
+    surgery.packs().is_some()
 }
 
 fn is_prune(surgery: &Surgery) -> bool {
-    matches!(surgery, Surgery::Prune(_))
+    surgery.kind() == "prune"
 }
 
 fn is_upcycle(surgery: &Surgery) -> bool {
-    matches!(surgery, Surgery::Upcycle(_))
+    surgery.kind() == "upcycle"
 }
 
-fn is_keep_zeros(surgery: &Surgery) -> bool {
-    matches!(surgery, Surgery::KeepZeros(_))
+fn is_dora(surgery: &Surgery) -> bool {
+    surgery.kind() == "dora"
 }
 
 fn is_memory(surgery: &Surgery) -> bool {
-    matches!(surgery, Surgery::Memory(_))
+    surgery.kind() == "memory"
 }
 
 /// Whether it makes something train.
 fn trains(surgery: &Surgery) -> bool {
-    surgery.is_adapter() || matches!(surgery, Surgery::Full(_) | Surgery::Hft(_))
+    surgery.trains() != Trains::Nothing
 }
 
 fn begins_as(surgery: &Surgery, is_meant: impl Fn(Init) -> bool) -> bool {
-    low_rank(surgery).is_some_and(|config| is_meant(config.init_lora_weights))
+    surgery
+        .low_rank()
+        .is_some_and(|config| is_meant(config.init_lora_weights))
 }
 
 fn learns_facts(c: &Combination) -> bool {

@@ -25,11 +25,11 @@ use super::telling::{Results, Telling};
 use super::{Run, saving};
 use crate::output;
 use crate::prompts::{self, Form};
-use crate::recipe::{MemoryObjective, Surgery};
+use crate::recipe::MemoryObjective;
 
 /// Trains the facts of `run` into `bank`, the memory of its model.
 pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Result<Report> {
-    let (recipe, model, train) = (run.recipe, &run.operated.model, &run.recipe.train);
+    let (recipe, model, train) = (run.recipe, &run.adapted.model, &run.recipe.train);
     let facts = facts::of_recipe(&run.sets.train, recipe)?;
     let others = facts::of_sets(run.sets.eval.iter().map(|(_, set)| (set, None)))?;
     let telling = Telling::begin(run)?;
@@ -66,7 +66,7 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     };
     let kept = earlier(run, &facts)?;
     let write = |folder: &Path| -> Result<()> {
-        saving::save(folder, run.operated, run.source, run.sets)?;
+        saving::save(folder, run.adapted, run.source, run.sets)?;
         let mut all = kept.clone();
         all.extend(facts::written(
             &facts,
@@ -129,10 +129,7 @@ impl Measured {
 
 /// The facts that the memory held before, which this run does not train again.
 fn earlier(run: &Run, facts: &[Fact]) -> Result<Vec<facts::Written>> {
-    let from = run.recipe.surgery.iter().find_map(|surgery| match surgery {
-        Surgery::Memory(config) => config.continue_from.as_deref(),
-        _ => None,
-    });
+    let from = run.recipe.surgery.iter().find_map(|surgery| surgery.continues_from());
     let Some(folder) = from else { return Ok(Vec::new()) };
     let mut kept = facts::read(folder)?;
     kept.retain(|written| !facts.iter().any(|fact| fact.prompt() == written.fact.prompt()));

@@ -31,7 +31,7 @@ use super::telling::Telling;
 use super::{Run, saving, states};
 use crate::experts::Balancing;
 use crate::output;
-use crate::recipe::{Recipe, Surgery};
+use crate::recipe::Recipe;
 
 pub use self::extent::{Extent, extent};
 pub use self::prompts::prompt_format;
@@ -41,7 +41,7 @@ const VALUE_HEAD: &str = "value_head.safetensors";
 
 /// Trains the model of `run`; `reference` is asked for where its objective compares.
 pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Result<Report> {
-    let (recipe, model) = (run.recipe, &run.operated.model);
+    let (recipe, model) = (run.recipe, &run.adapted.model);
     let Some(mut method) = Method::of(&recipe.objective) else {
         bail!("`objective.kind = \"{}\"` writes no rollouts", recipe.objective.kind());
     };
@@ -75,7 +75,7 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     let steps = Steps::new(&train, recipe, &writer, &records)?;
     let telling = Telling::begin(run)?;
     let save = |folder: &Path| -> Result<()> {
-        saving::save(folder, run.operated, run.source, run.sets)?;
+        saving::save(folder, run.adapted, run.source, run.sets)?;
         if let Some(head) = method.critic() {
             let tensors = head.tensors();
             write_tensors(
@@ -166,7 +166,11 @@ fn tell_overlap(train: &[PromptSet], eval: &[PromptSet]) {
 
 /// Says that dropout is off, where the recipe asks for some.
 fn tell_dropout(recipe: &Recipe) {
-    let dropout = recipe.surgery.iter().map(Surgery::dropout).fold(0.0, f64::max);
+    let dropout = recipe
+        .surgery
+        .iter()
+        .map(|surgery| surgery.dropout())
+        .fold(0.0, f64::max);
     if dropout > 0.0 {
         output::note(format!(
             "dropout ({dropout}) stays off: replies are written without it, and a step compares with what the policy said then"

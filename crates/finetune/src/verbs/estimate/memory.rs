@@ -4,18 +4,15 @@
 
 use anyhow::Result;
 use checkpoint::{ModelConfig, Output};
-use memory_tuning::ExpertShape;
-use quant::{QuantizeConfig, Quantizing};
-use regex::RegexSet;
+use quant::QuantizeConfig;
 use serde_json::Value;
-use tensor_core::ModulePath;
 use train::GradientCheckpointing;
 
 use super::object;
 use crate::machine::Machine;
+use crate::methods::{Adaptation as _, Cost, ModelShape, Packed};
 use crate::model::Source;
-use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
-use crate::training::operate::hft::pieces_of_config;
+use crate::recipe::{ObjectiveConfig, Recipe};
 use crate::training::reference;
 
 /// What the estimates need of a model.
@@ -33,26 +30,26 @@ pub(super) struct Model {
     pub(super) added: f64,
     /// Numbers of the base that train.
     pub(super) unfrozen: f64,
-    /// Numbers of the base that are packed, and the bytes that they take.
-    packed: (f64, f64),
+    /// What is packed of the base.
+    packed: Packed,
     /// Numbers of the model that is learnt from or compared with, where it is a second one.
     beside: f64,
-    /// Numbers of the largest packed matrix, which is dense for the length of a product.
-    largest_packed: f64,
 }
 
 impl Model {
-    /// Counts from shapes and the recipe's surgeries.
-    pub(super) fn of(config: &ModelConfig, recipe: &Recipe, labels: Option<&[String]>) -> Result<Self> {
+    /// Counts from shapes, by what each of the recipe's methods says that it costs.
+    pub(super) fn of(
+        config: &ModelConfig,
+        recipe: &Recipe,
+        labels: Option<&[String]>,
+        learnt_tokens: usize,
+    ) -> Result<Self> {
         let mut config = config.clone();
         if let Some(labels) = labels {
             config = config.with_labels(labels.to_vec());
         }
         for surgery in &recipe.surgery {
-            if let Surgery::Upcycle(upcycle) = surgery {
-                let (e, k) = (upcycle.num_local_experts as i64, upcycle.num_experts_per_tok as i64);
-                config = config.with_experts(e, k)?;
-            }
+            config = surgery.configuration(config)?;
         }
         let size = |shape: &[i64]| shape.iter().product::<i64>() as f64;
         let tensors = config.tensors();
@@ -83,68 +80,29 @@ impl Model {
             },
             added: 0.0,
             unfrozen: 0.0,
-            packed: (0.0, 0.0),
+            packed: Packed::default(),
             beside: 0.0,
-            largest_packed: 0.0,
         };
         model.beside = second_model(recipe, model.base)?;
+        let shape = ModelShape {
+            config: &config,
+            tensors: &tensors,
+            learnt_tokens,
+        };
+        let mut cost = Cost::default();
         if config.is_quantised() {
             // The files say more exactly how; in the usual form this is what they take.
-            model.pack(&QuantizeConfig::default(), &config, &tensors)?;
+            cost += QuantizeConfig::default().cost(&shape)?;
         }
         if labels.is_some() {
-            model.unfrozen += model.head;
+            cost.unfrozen += model.head;
         }
         for surgery in &recipe.surgery {
-            match surgery {
-                Surgery::Quantize(quantize) => model.pack(quantize, &config, &tensors)?,
-                Surgery::Hft(half) => {
-                    let halves = hft::Halves::new(half, &pieces_of_config(&config))?;
-                    model.unfrozen += halves.draw(0).trained_numbers() as f64;
-                }
-                Surgery::Lora(lora) => model.added += updates(lora, None, &config, &tensors)?,
-                Surgery::Dora(dora) => model.added += updates(&dora.lora, Some(dora), &config, &tensors)?,
-                Surgery::Adapter(adapter) => {
-                    model.added += adapter.num_parameters(config.hidden_size, model.layers) as f64;
-                    let norms = tensors.iter().filter(|(name, _)| name.ends_with("norm.weight"));
-                    if adapter.train_norms {
-                        model.unfrozen += norms.map(|(_, shape)| size(shape)).sum::<f64>();
-                    }
-                }
-                // A memory's rows depend on the facts, and are added where these are counted; experts are those of the model
-                // that upcycling writes; a matrix at a time is masked, and nothing of it stays.
-                Surgery::Memory(_) | Surgery::Upcycle(_) | Surgery::KeepZeros(_) | Surgery::Prune(_) => {}
-                Surgery::Full(full) => {
-                    let chosen = RegexSet::new(&full.unfrozen_parameters)?;
-                    let trains = |name: &str| {
-                        chosen.is_match(name) && !(full.freeze_embeddings && name.starts_with("model.embed_tokens"))
-                    };
-                    let sizes = tensors
-                        .iter()
-                        .filter(|(name, _)| trains(name))
-                        .map(|(_, shape)| size(shape));
-                    model.unfrozen += sizes.sum::<f64>();
-                }
-            }
+            cost += surgery.cost(&shape)?;
         }
+        (model.added, model.unfrozen, model.packed) = (cost.added, cost.unfrozen, cost.packed);
         model.unfrozen = model.unfrozen.min(model.base);
         Ok(model)
-    }
-
-    fn pack(&mut self, quantize: &QuantizeConfig, config: &ModelConfig, tensors: &[(String, Vec<i64>)]) -> Result<()> {
-        let quantizing = Quantizing::choose(quantize.clone(), &decoder::projection_paths(config))?;
-        let bits = quantize
-            .scheme
-            .bits_per_parameter(quantize.block_size, quantize.double_quant);
-        for (name, shape) in tensors {
-            let module = name.strip_suffix(".weight").map(ModulePath::from);
-            if module.is_some_and(|module| quantizing.contains(&module)) {
-                let numbers = shape.iter().product::<i64>() as f64;
-                self.packed = (self.packed.0 + numbers, self.packed.1 + numbers * bits / 8.0);
-                self.largest_packed = self.largest_packed.max(numbers);
-            }
-        }
-        Ok(())
     }
 
     /// Numbers that train.
@@ -170,76 +128,6 @@ fn second_model(recipe: &Recipe, base: f64) -> Result<f64> {
     } else {
         0.0
     })
-}
-
-/// Numbers of LoRA's factors and whole modules, and, with `dora`, of magnitudes.
-fn updates(
-    lora: &lora::LoraConfig,
-    dora: Option<&dora::DoraConfig>,
-    config: &ModelConfig,
-    tensors: &[(String, Vec<i64>)],
-) -> Result<f64> {
-    let mut paths = decoder::projection_paths(config);
-    let magnitude_only: Vec<ModulePath> = match dora.map(dora::DoraConfig::magnitude_only).transpose()?.flatten() {
-        Some(modules) => modules.choose(paths.iter().map(|(path, output)| (path, *output)))?,
-        None => Vec::new(),
-    };
-    paths.push((ModulePath::from("model.embed_tokens"), true));
-    let whole: Vec<ModulePath> = paths
-        .iter()
-        .map(|(path, _)| path.clone())
-        .filter(|path| lora.is_saved_whole(path))
-        .collect();
-    let chosen = lora
-        .modules()?
-        .choose(paths.iter().map(|(path, output)| (path, *output)))?;
-    let shape = |path: &ModulePath| {
-        let name = format!("{path}.weight");
-        // A tied head has the embedding's shape.
-        tensors
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map_or([config.vocab_size, config.hidden_size], |(_, shape)| {
-                [shape[0], shape[1]]
-            })
-    };
-    let mut numbers = 0.0;
-    for path in chosen
-        .iter()
-        .filter(|path| !whole.contains(path) && !magnitude_only.contains(path))
-    {
-        let (rank, _) = lora.rank_and_scale(path)?;
-        let magnitudes = if dora.is_some() { shape(path)[0] } else { 0 };
-        numbers += (rank * shape(path).iter().sum::<i64>() + magnitudes) as f64;
-    }
-    numbers += magnitude_only.iter().map(|path| shape(path)[0] as f64).sum::<f64>();
-    Ok(numbers
-        + whole
-            .iter()
-            .map(|path| shape(path).iter().product::<i64>() as f64)
-            .sum::<f64>())
-}
-
-/// Numbers of the rows of memories, if no two of `learnt` tokens share an expert.
-pub(super) fn rows_of_memories(recipe: &Recipe, config: &ModelConfig, learnt: usize) -> Result<f64> {
-    let mut numbers = 0.0;
-    for surgery in &recipe.surgery {
-        let Surgery::Memory(memory) = surgery else { continue };
-        let paths = decoder::projection_paths(config);
-        let chosen = memory
-            .modules()?
-            .choose(paths.iter().map(|(path, output)| (path, *output)))?;
-        let rows = memory.num_experts.min(learnt * memory.top_k) as f64;
-        for (_, shape) in config
-            .tensors()
-            .iter()
-            .filter(|(name, _)| chosen.iter().any(|path| *name == format!("{path}.weight")))
-        {
-            let shape = ExpertShape::new(memory, shape[1] as usize, shape[0] as usize);
-            numbers += rows * shape.width() as f64;
-        }
-    }
-    Ok(numbers)
 }
 
 /// Bytes by part.
@@ -268,7 +156,7 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
         }
     };
     let recomputed = model.layers - kept;
-    let frozen = model.base - model.unfrozen - model.packed.0;
+    let frozen = model.base - model.unfrozen - model.packed.numbers;
     let trainable = model.trainable();
     let activations = kept as f64 * block
         + recomputed as f64 * tokens * model.hidden * bytes
@@ -277,8 +165,8 @@ pub(super) fn estimate(model: &Model, recipe: &Recipe, machine: Machine, t: usiz
     let parts = vec![
         ("frozen weights", frozen * bytes),
         ("weights of the teacher or reference", model.beside * bytes),
-        ("packed weights", model.packed.1),
-        ("one packed weight, dense", model.largest_packed * bytes),
+        ("packed weights", model.packed.bytes),
+        ("one packed weight, dense", model.packed.largest * bytes),
         ("trained weights (f32)", trainable * 4.0),
         ("gradients (f32)", trainable * 4.0),
         (

@@ -17,9 +17,9 @@ use tensor_core::{Documents, DropoutKey, LanguageModel as _, Objective, Plan, Po
 use train::{Optimizer, Row};
 
 use crate::machine::Machine;
+use crate::methods::{self, Adapted};
 use crate::model::Source;
-use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
-use crate::training::operate::{self, Operated};
+use crate::recipe::{ObjectiveConfig, Recipe};
 use crate::training::rows::ToRow;
 use crate::training::states;
 use crate::training::steps::Steps;
@@ -108,14 +108,14 @@ pub(super) fn measure(
     depths.dedup();
     let mut found = Vec::new();
     for depth in depths {
-        let operated = shallow(recipe, source, machine, labels, depth)?;
+        let adapted = shallow(recipe, source, machine, labels, depth)?;
         let treatment = if recomputed > 0.5 {
             Treatment::Recompute
         } else {
             Treatment::Keep
         };
-        let plan = Plan::uniform(treatment, operated.model.num_blocks());
-        found.push((depth, one(recipe, &operated, steps, replies, &plan)?));
+        let plan = Plan::uniform(treatment, adapted.model.num_blocks());
+        found.push((depth, one(recipe, &adapted, steps, replies, &plan)?));
     }
     let cost = |part: fn(&Found) -> f64| {
         let each: Vec<(usize, f64)> = found.iter().map(|(depth, found)| (*depth, part(found))).collect();
@@ -135,7 +135,7 @@ fn shallow(
     machine: Machine,
     labels: Option<&[String]>,
     depth: usize,
-) -> Result<Operated> {
+) -> Result<Adapted> {
     let home = tempfile::tempdir().context("no room for a model to measure")?;
     let folder = home.path().join("model");
     let kept: Vec<usize> = (0..depth).collect();
@@ -159,7 +159,7 @@ fn shallow(
     )?;
     let small = Source::open(&folder.display().to_string())?;
     let recipe = without_costly_beginnings(recipe, &folder);
-    let model = operate::load(&small, machine, &recipe)?;
+    let model = methods::load(&small, machine, &recipe)?;
     let model = match (labels, &recipe.objective) {
         (Some(labels), _) => model.replace_head(
             HeadKind::Classification {
@@ -170,7 +170,7 @@ fn shallow(
         (None, ObjectiveConfig::Reward(_)) => model.replace_head(HeadKind::Scalar, 0)?,
         _ => model,
     };
-    operate::operate(model, &recipe, &small)
+    methods::apply(model, &recipe, &small)
 }
 
 /// The recipe for the model in `folder`, without what is done once and changes no step's time.
@@ -178,20 +178,18 @@ fn without_costly_beginnings(recipe: &Recipe, folder: &Path) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.name_or_path = folder.display().to_string();
     recipe.model.revision = None;
-    recipe
-        .surgery
-        .retain(|surgery| !matches!(surgery, Surgery::Prune(_) | Surgery::KeepZeros(_)));
+    recipe.surgery.retain(|surgery| surgery.costs_time_in_each_step());
     recipe
 }
 
 fn one(
     recipe: &Recipe,
-    operated: &Operated,
+    adapted: &Adapted,
     steps: Option<&Steps>,
     replies: Option<Replies>,
     plan: &Plan,
 ) -> Result<Found> {
-    let model = &operated.model;
+    let model = &adapted.model;
     let (learn, update) = match &recipe.objective {
         ObjectiveConfig::Classify(_) => learn::<LabelledRow>(recipe, model, &rows(steps)?, &ClassificationLoss, plan)?,
         ObjectiveConfig::Reward(config) => {

@@ -7,11 +7,9 @@ use anyhow::Result;
 use checkpoint::TokenizerFiles;
 use serde_json::{Map, Value, json};
 
-use crate::bottleneck::{self, Bottlenecks};
-use crate::memories::{self, Memories};
+use crate::methods;
 use crate::model::{Adapter, PromptFormat};
 use crate::quantised::Quantisation;
-use crate::training::memory::facts as memorised;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
@@ -23,11 +21,8 @@ pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn of_kind(path: &Path) -> Result<Map<String, Value>> {
-    if memories::is_in(path) {
-        return facts_of_memories(path);
-    }
-    if bottleneck::is_in(path) {
-        return facts_of_bottlenecks(path);
+    if let Some(format) = methods::format_of(path) {
+        return (format.facts)(path);
     }
     let adapter = Adapter::open(path)?;
     let (file, config) = (adapter.file().config(), adapter.config());
@@ -79,63 +74,5 @@ fn of_kind(path: &Path) -> Result<Map<String, Value>> {
     if !adapter.remarks().is_empty() {
         put("remarks", json!(adapter.remarks()));
     }
-    Ok(facts)
-}
-
-fn facts_of_bottlenecks(path: &Path) -> Result<Map<String, Value>> {
-    let adapters = Bottlenecks::open(path)?;
-    let (file, config) = (adapters.file(), adapters.config());
-    let parameters: usize = adapters.tensors().iter().map(|(_, tensor)| tensor.numel()).sum();
-    let mut facts = Map::new();
-    let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
-    put("kind", json!("adapter"));
-    put("path", json!(path.display().to_string()));
-    put("method", json!("bottleneck adapters"));
-    put("base", file.get("model_name").cloned().unwrap_or_default());
-    let options = serde_json::to_value(config)?;
-    for (name, value) in options
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| *name != "seed")
-    {
-        put(name, value.clone());
-    }
-    put("parameters", json!(parameters));
-    put("labels", json!(adapters.labels()?));
-    Ok(facts)
-}
-
-fn facts_of_memories(path: &Path) -> Result<Map<String, Value>> {
-    let memories = Memories::open(path)?;
-    let known = memorised::read(path)?;
-    let mut facts = Map::new();
-    let mut put = |name: &str, value: Value| drop(facts.insert(name.to_owned(), value));
-    put("kind", json!("adapter"));
-    put("path", json!(path.display().to_string()));
-    put("method", json!("memory of facts"));
-    put(
-        "base",
-        memories
-            .file()
-            .get("base_model_name_or_path")
-            .cloned()
-            .unwrap_or_default(),
-    );
-    let options = serde_json::to_value(memories.config())?;
-    for (name, value) in options
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| *name != "seed")
-    {
-        put(name, value.clone());
-    }
-    put("modules", memories.file().get("modules").cloned().unwrap_or_default());
-    put("facts", json!(known.len()));
-    put(
-        "known",
-        json!(known.iter().filter(|written| written.state.is_known).count()),
-    );
     Ok(facts)
 }

@@ -11,24 +11,63 @@ use tch::Kind;
 use tensor_core::{ModulePath, Role};
 use train::Rounds;
 
-use super::{Kept, Patient};
+use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Saved, Trains};
 use crate::recipe::{Recipe, Surgery};
 
-pub(super) fn operate(patient: Patient, config: &HftConfig) -> Result<Patient> {
-    let Patient { model, mut what, .. } = patient;
-    let selection = Halves::new(config, &pieces_of(&model))?.draw(0);
-    let model = model.train_where(|at, _| selection.trains(at))?;
-    what.push(format!(
-        "half fine-tuning by {}, {} of the numbers train, {}",
-        config.granularity.name(),
-        percent(selection.trained_share()),
-        drawn(config.rounds())
-    ));
-    Ok(Patient {
-        model,
-        kept: Some(Kept::Whole),
-        what,
-    })
+pub(super) static METHOD: Method = Method {
+    kind: "hft",
+    summary: "Trains a random half of the model's own parameters, drawn anew each round",
+    trains: Trains::Weights,
+    parse,
+    format: None,
+};
+
+fn parse(options: &Options) -> Result<Surgery> {
+    let mut config: HftConfig = options.read()?;
+    if !options.gives(&["seed", "hft_seed"])? {
+        config.seed = options.seed;
+    }
+    config.check().map_err(|error| options.error(&error.to_string()))?;
+    Ok(Surgery::new(config))
+}
+
+impl Adaptation for HftConfig {
+    fn method(&self) -> &'static Method {
+        &METHOD
+    }
+
+    fn apply(&self, adapting: Adapting, _: &mut Context) -> Result<Adapting> {
+        let Adapting { model, mut what, .. } = adapting;
+        let selection = Halves::new(self, &pieces_of(&model))?.draw(0);
+        let model = model.train_where(|at, _| selection.trains(at))?;
+        what.push(format!(
+            "half fine-tuning by {}, {} of the numbers train, {}",
+            self.granularity.name(),
+            percent(selection.trained_share()),
+            drawn(self.rounds())
+        ));
+        Ok(Adapting {
+            model,
+            saved: Some(Saved::Whole),
+            what,
+        })
+    }
+
+    fn cost(&self, shape: &ModelShape) -> Result<Cost> {
+        let halves = Halves::new(self, &pieces_of_config(shape.config))?;
+        Ok(Cost {
+            unfrozen: halves.draw(0).trained_numbers() as f64,
+            ..Cost::default()
+        })
+    }
+
+    fn halves(&self, model: &Decoder) -> Result<Option<Half>> {
+        Ok(Some(Half {
+            halves: Halves::new(self, &pieces_of(model))?,
+            config: self.clone(),
+            kind: model.kind(),
+        }))
+    }
 }
 
 /// The halves of a model that trains by them, round by round.
@@ -40,20 +79,10 @@ pub struct Half {
 }
 
 impl Half {
-    /// Those of `recipe`, if it trains halves of `model`.
+    /// That of `recipe`, if it trains halves of `model`.
     pub fn of(model: &Decoder, recipe: &Recipe) -> Result<Option<Self>> {
-        let config = recipe.surgery.iter().find_map(|surgery| match surgery {
-            Surgery::Hft(config) => Some(config),
-            _ => None,
-        });
-        let half = config.map(|config| -> Result<Self> {
-            Ok(Self {
-                halves: Halves::new(config, &pieces_of(model))?,
-                config: config.clone(),
-                kind: model.kind(),
-            })
-        });
-        half.transpose()
+        let rounds = recipe.surgery.iter().map(|surgery| surgery.halves(model).transpose());
+        rounds.flatten().next().transpose()
     }
 
     /// What `report.md` says of a run of `num_steps`: how often it drew, and how much of each category trained.

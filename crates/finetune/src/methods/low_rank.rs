@@ -1,14 +1,19 @@
-//! `kind = "lora"` and `kind = "dora"`: the same keys, `exact_norm` and `magnitude_only_modules` for DoRA alone.
+//! What `lora` and `dora` share: the keys of a recipe, the count of their numbers, and what is written.
 //!
-//! `use_dora = true` makes the one the other, as PEFT's users know it.
+//! The keys are the same, `exact_norm` and `magnitude_only_modules` for DoRA alone; `use_dora = true` makes the one the
+//! other, as PEFT's users know it.
 
+use ::dora::DoraConfig;
+use ::lora::{LoraConfig, TargetModules};
 use anyhow::Result;
-use dora::DoraConfig;
-use lora::{LoraConfig, TargetModules};
+use decoder::{Decoder, HeadKind};
 use serde::Deserialize;
+use tensor_core::ModulePath;
 use toml::Table;
 
-use super::{Document, Surgery, listing, nearest};
+use super::{ModelShape, Options};
+use crate::model::Source;
+use crate::recipe::{Surgery, listing, nearest};
 
 /// What DoRA has besides LoRA's keys, and the switch between the two.
 #[derive(Debug, Default, Deserialize)]
@@ -21,8 +26,9 @@ struct Own {
 
 const OWN: [&str; 3] = ["use_dora", "exact_norm", "magnitude_only_modules"];
 
-/// The surgery at `at`; one without a seed of its own takes the run's.
-pub(super) fn read(document: &Document, at: &str, kind: &str, seed: u64) -> Result<Surgery> {
+/// The surgery of this kind; one without a seed of its own takes the run's.
+pub(super) fn parse(options: &Options, kind: &str) -> Result<Surgery> {
+    let Options { document, at, seed, .. } = *options;
     let table: Table = document.section(at, Some("kind"))?.unwrap_or_default();
     let known = keys_of_lora();
     let known = || known.iter().map(String::as_str).chain(OWN);
@@ -58,9 +64,9 @@ pub(super) fn read(document: &Document, at: &str, kind: &str, seed: u64) -> Resu
         .magnitude_only()
         .map_err(|error| document.error(at, &error.to_string(), None))?;
     Ok(if decomposes {
-        Surgery::Dora(config)
+        Surgery::new(config)
     } else {
-        Surgery::Lora(config.lora)
+        Surgery::new(config.lora)
     })
 }
 
@@ -70,17 +76,94 @@ fn keys_of_lora() -> Vec<String> {
     keys.cloned().collect()
 }
 
+/// Numbers of LoRA's factors and whole modules, and, with `dora`, of magnitudes.
+pub(super) fn numbers(lora: &LoraConfig, dora: Option<&DoraConfig>, shape: &ModelShape) -> Result<f64> {
+    let ModelShape { config, tensors, .. } = *shape;
+    let mut paths = decoder::projection_paths(config);
+    let magnitude_only: Vec<ModulePath> = match dora.map(DoraConfig::magnitude_only).transpose()?.flatten() {
+        Some(modules) => modules.choose(paths.iter().map(|(path, output)| (path, *output)))?,
+        None => Vec::new(),
+    };
+    paths.push((ModulePath::from("model.embed_tokens"), true));
+    let whole: Vec<ModulePath> = paths
+        .iter()
+        .map(|(path, _)| path.clone())
+        .filter(|path| lora.is_saved_whole(path))
+        .collect();
+    let chosen = lora
+        .modules()?
+        .choose(paths.iter().map(|(path, output)| (path, *output)))?;
+    let shape = |path: &ModulePath| {
+        let name = format!("{path}.weight");
+        // A tied head has the embedding's shape.
+        tensors
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or([config.vocab_size, config.hidden_size], |(_, shape)| {
+                [shape[0], shape[1]]
+            })
+    };
+    let mut numbers = 0.0;
+    for path in chosen
+        .iter()
+        .filter(|path| !whole.contains(path) && !magnitude_only.contains(path))
+    {
+        let (rank, _) = lora.rank_and_scale(path)?;
+        let magnitudes = if dora.is_some() { shape(path)[0] } else { 0 };
+        numbers += (rank * shape(path).iter().sum::<i64>() + magnitudes) as f64;
+    }
+    numbers += magnitude_only.iter().map(|path| shape(path)[0] as f64).sum::<f64>();
+    Ok(numbers
+        + whole
+            .iter()
+            .map(|path| shape(path).iter().product::<i64>() as f64)
+            .sum::<f64>())
+}
+
+/// What is written of an adapter: options that agree with the tensors, under the names that the base's modules have.
+pub(super) fn as_saved(
+    config: &LoraConfig,
+    tensors: ::lora::Tensors,
+    source: &Source,
+) -> Result<(LoraConfig, ::lora::Tensors)> {
+    let config = ::lora::as_written(config, &tensors)?;
+    if source.dir().config().is_of_multimodal {
+        Ok(::lora::in_multimodal(config, tensors)?)
+    } else {
+        Ok((config, tensors))
+    }
+}
+
+/// PEFT's name of what the model does.
+pub(super) fn task(model: &Decoder) -> &'static str {
+    match model.head_kind() {
+        HeadKind::LanguageModel => "CAUSAL_LM",
+        _ => "SEQ_CLS",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::recipe::{Document, Places};
+
+    fn read(document: &Document, kind: &str, seed: u64) -> Result<Surgery> {
+        let options = Options {
+            document,
+            at: "surgery.0",
+            seed,
+            places: &Places::of(Path::new("r.toml")),
+        };
+        parse(&options, kind)
+    }
 
     fn surgery(text: &str) -> Result<Surgery> {
         let text = format!("[[surgery]]\n{text}\n");
         let document = Document::parse(Path::new("r.toml"), text, &[])?;
         let kind = document.kind("surgery.0", &["lora", "dora"])?;
-        read(&document, "surgery.0", kind, 7)
+        read(&document, kind, 7)
     }
 
     #[test]
@@ -91,14 +174,10 @@ mod tests {
             surgery(&format!("kind = \"lora\"\nuse_dora = true\n{options}")).unwrap(),
             named
         );
-        let Surgery::Dora(config) = named else {
-            panic!("{named:?}")
-        };
+        let config = named.configured::<DoraConfig>().expect("DoRA");
         assert_eq!((config.lora.r, config.lora.seed, config.exact_norm), (4, 7, true));
-        assert!(matches!(
-            surgery("kind = \"lora\"\nuse_dora = false").unwrap(),
-            Surgery::Lora(_)
-        ));
+        let plain = surgery("kind = \"lora\"\nuse_dora = false").unwrap();
+        assert!(plain.configured::<LoraConfig>().is_some());
     }
 
     #[test]
@@ -112,7 +191,7 @@ mod tests {
             surgery("kind = \"dora\"\nmagnitude_only_modules = \"all-linear\"\nrank_pattern = { q_proj = 2 }").unwrap();
         let text = toml::to_string_pretty(&Recipe { surgery: [&read] }).unwrap();
         let document = Document::parse(Path::new("again.toml"), text, &[]).unwrap();
-        assert_eq!(super::read(&document, "surgery.0", "dora", 0).unwrap(), read);
+        assert_eq!(super::tests::read(&document, "dora", 0).unwrap(), read);
     }
 
     #[test]

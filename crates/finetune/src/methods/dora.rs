@@ -1,0 +1,124 @@
+//! `kind = "dora"`: low-rank updates of directions, and magnitudes, over frozen weights.
+
+use std::path::Path;
+
+use ::dora::{DoraConfig, Wrapping};
+use ::lora::LoraConfig;
+use anyhow::Result;
+use decoder::{Decoder, HeadKind};
+use tensor_core::ModulePath;
+
+use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Saved, SavedForm, Trains, low_rank};
+use crate::model::Source;
+
+pub(super) static METHOD: Method = Method {
+    kind: "dora",
+    summary: "Updates the direction of frozen weights by low rank, and trains their magnitudes",
+    trains: Trains::Update,
+    parse: |options| low_rank::parse(options, "dora"),
+    format: None,
+};
+
+impl Adaptation for DoraConfig {
+    fn method(&self) -> &'static Method {
+        &METHOD
+    }
+
+    fn apply(&self, adapting: Adapting, context: &mut Context) -> Result<Adapting> {
+        let Adapting { model, mut what, .. } = adapting;
+        let tables = [ModulePath::from("model.embed_tokens")];
+        // A new head trains whole and is saved with the adapter.
+        let has_new_head = *model.head_kind() != HeadKind::LanguageModel;
+        let mut paths = model.projection_paths();
+        if has_new_head {
+            paths.retain(|(_, is_output)| !is_output);
+        }
+        let mut wrapping = Wrapping::choose(self, &paths, &tables)?;
+        if let Some(originals) = context.originals {
+            wrapping = wrapping.with_originals(Box::new(originals));
+        }
+        let decomposed: Vec<ModulePath> = wrapping.decomposed().cloned().collect();
+        let magnitude_only: Vec<ModulePath> = wrapping.magnitude_only().cloned().collect();
+        let whole = wrapping.whole().count();
+        let mut frozen_directions = Vec::new();
+        let model = model
+            .map_projections(&mut |at, base| {
+                if magnitude_only.contains(at) {
+                    let shape = base.weight().size();
+                    frozen_directions.push((at.clone(), [shape[0], shape[1]]));
+                }
+                wrapping.projection(at, base)
+            })?
+            .map_embedding(&mut |at, base| wrapping.table(at, base))?;
+        let mut config = self.clone();
+        if has_new_head {
+            // The names that PEFT adds for sequence classification.
+            let names = ["classifier".to_owned(), "score".to_owned()];
+            config.lora.modules_to_save.extend(names);
+        }
+        let (r, of) = (config.lora.r, paths.len());
+        what.push(format!("DoRA of rank {r} on {} of {of} projections", decomposed.len()));
+        if !magnitude_only.is_empty() {
+            what.push(format!("magnitudes alone on {}", magnitude_only.len()));
+        }
+        if whole > 0 {
+            what.push(format!("{whole} modules whole"));
+        }
+        let form = PeftDora {
+            config,
+            targets: decomposed.into_iter().chain(magnitude_only).collect(),
+            frozen_directions,
+        };
+        Ok(Adapting {
+            model,
+            saved: Some(Saved::Beside(Box::new(form))),
+            what,
+        })
+    }
+
+    fn cost(&self, shape: &ModelShape) -> Result<Cost> {
+        Ok(Cost {
+            added: low_rank::numbers(&self.lora, Some(self), shape)?,
+            ..Cost::default()
+        })
+    }
+
+    fn dropout(&self) -> f64 {
+        self.lora.lora_dropout
+    }
+
+    fn low_rank(&self) -> Option<&LoraConfig> {
+        Some(&self.lora)
+    }
+}
+
+/// PEFT's adapter with magnitudes.
+#[derive(Debug)]
+struct PeftDora {
+    /// As `adapter_config.json` shall say it.
+    config: DoraConfig,
+    /// The modules with magnitudes.
+    targets: Vec<ModulePath>,
+    /// Those of them whose direction stays, with the shapes of their weights.
+    frozen_directions: Vec<(ModulePath, [i64; 2])>,
+}
+
+impl SavedForm for PeftDora {
+    fn save(&self, folder: &Path, model: &Decoder, source: &Source) -> Result<()> {
+        let mut tensors = ::lora::adapter_tensors(model);
+        for (at, shape) in &self.frozen_directions {
+            let (rank, _) = self.config.lora.rank_and_scale(at)?;
+            tensors.extend(::dora::still_factors(at, rank, *shape));
+        }
+        // Magnitudes alone are among the targets whatever options chose them.
+        let named = DoraConfig {
+            lora: ::dora::targeted(&self.config, &self.targets),
+            ..self.config.clone()
+        };
+        let (lora, tensors) = low_rank::as_saved(&named.lora, tensors, source)?;
+        let config = DoraConfig { lora, ..named };
+        let task = low_rank::task(model);
+        let config = ::dora::to_peft_config(&config, Some(source.name()), task, &self.targets);
+        crate::model::save_adapter(folder, config, &tensors)
+    }
+}

@@ -1,0 +1,67 @@
+//! `kind = "quantize"`: frozen weights in 4 or 8 bits, packed one by one as the model is read.
+
+use anyhow::Result;
+use quant::{QuantizeConfig, Quantizing};
+use tensor_core::ModulePath;
+
+use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Packed, Trains};
+use crate::recipe::Surgery;
+
+pub(super) static METHOD: Method = Method {
+    kind: "quantize",
+    summary: "Packs the frozen weights in 4 or 8 bits while the model is read, under an adapter (QLoRA)",
+    trains: Trains::Nothing,
+    parse,
+    format: None,
+};
+
+fn parse(options: &Options) -> Result<Surgery> {
+    Ok(Surgery::new(options.read::<QuantizeConfig>()?))
+}
+
+impl Adaptation for QuantizeConfig {
+    fn method(&self) -> &'static Method {
+        &METHOD
+    }
+
+    /// What [`super::load`] has done, in words.
+    fn apply(&self, mut adapting: Adapting, _: &mut Context) -> Result<Adapting> {
+        let paths = adapting.model.projection_paths();
+        let (scheme, block) = (self.scheme, self.block_size);
+        adapting.what.push(format!(
+            "{scheme} in blocks of {} ({:.2} bits a weight) under {} of {} projections",
+            block.get(),
+            scheme.bits_per_parameter(block, self.double_quant),
+            paths.iter().filter(|(path, _)| !self.skips(path)).count(),
+            paths.len(),
+        ));
+        Ok(adapting)
+    }
+
+    fn cost(&self, shape: &ModelShape) -> Result<Cost> {
+        let quantizing = Quantizing::choose(self.clone(), &decoder::projection_paths(shape.config))?;
+        let bits = self.scheme.bits_per_parameter(self.block_size, self.double_quant);
+        let mut packed = Packed::default();
+        for (name, shape) in shape.tensors {
+            let module = name.strip_suffix(".weight").map(ModulePath::from);
+            if module.is_some_and(|module| quantizing.contains(&module)) {
+                let numbers = shape.iter().product::<i64>() as f64;
+                packed.numbers += numbers;
+                packed.bytes += numbers * bits / 8.0;
+                packed.largest = packed.largest.max(numbers);
+            }
+        }
+        Ok(Cost {
+            packed,
+            ..Cost::default()
+        })
+    }
+
+    fn packs(&self) -> Option<&QuantizeConfig> {
+        Some(self)
+    }
+
+    fn makes_zeros(&self) -> bool {
+        true
+    }
+}
