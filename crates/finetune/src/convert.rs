@@ -10,7 +10,8 @@ use quant::Quantizing;
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
-use crate::model::{Adapter, LABELS, Source};
+use crate::methods::{Attached, Merging};
+use crate::model::{LABELS, Source};
 use crate::output;
 use crate::provenance;
 use crate::quantised::{Against, Lost, Quantisation};
@@ -21,7 +22,7 @@ pub struct Conversion<'a> {
     /// The model.
     pub source: &'a Source,
     /// What is put into its weights.
-    pub adapter: Option<&'a Adapter>,
+    pub adapter: Option<&'a dyn Attached>,
     /// The dtype of what is written; each tensor's own (f32 for quantised ones) if none.
     pub dtype: Option<Kind>,
     /// Where products are computed.
@@ -64,7 +65,8 @@ impl Conversion<'_> {
     /// Writes it into `folder`.
     pub fn write(&self, folder: &Path) -> Result<Written> {
         let dir = self.source.dir();
-        let mut config = self.config()?;
+        let merging = self.adapter.map(Attached::merging).transpose()?;
+        let mut config = self.config(merging.as_deref())?;
         let folders: Vec<&Path> = self.adapter.iter().map(|adapter| adapter.path()).collect();
         let through = Quantisation::under(&folders, self.source, self.against)?;
         let quantizing = match &through {
@@ -100,7 +102,6 @@ impl Conversion<'_> {
                 kind: dtype.unwrap_or(kind),
             });
         }
-        let placement = self.adapter.map(Adapter::placement).transpose()?;
         let bar = output::bar(infos.len(), "tensors");
         let make = |info: &TensorInfo| -> Result<Tensor> {
             bar.inc(1);
@@ -120,16 +121,16 @@ impl Conversion<'_> {
                 }
                 _ => base,
             };
-            let made = match &placement {
+            let made = match &merging {
                 None => base,
-                Some(placement) => {
+                Some(merging) => {
                     // In f32 until the end, so that the sum is rounded once, to the dtype that is written.
                     let wide = match base.kind() {
                         Kind::Half | Kind::BFloat16 => base.to_kind(Kind::Float),
                         _ => base.shallow_clone(),
                     };
-                    let made = merged(placement, &info.name, &wide.to_device(self.device))?;
-                    let keeps_zeros = self.keep_zeros || self.adapter.is_some_and(Adapter::keeps_zeros);
+                    let made = merged(&**merging, &info.name, &wide.to_device(self.device))?;
+                    let keeps_zeros = self.keep_zeros || merging.keeps_zeros();
                     match keeps_zeros.then(|| pruned(&info.name, &base)).flatten() {
                         Some(mask) => mask.apply(&made),
                         None => made,
@@ -148,8 +149,9 @@ impl Conversion<'_> {
         let tensor = |info: &TensorInfo| make(info).map_err(|error| format!("{error:#}").into());
         // What finds no place is refused before anything is written.
         if let Some(adapter) = self.adapter {
-            adapter.tell();
-            check(adapter, &infos).with_context(|| format!("adapter `{}`", adapter.path().display()))?;
+            let merging = adapter.merging()?;
+            merging.tell();
+            check(&*merging, &infos).with_context(|| format!("adapter `{}`", adapter.path().display()))?;
         }
         checkpoint::save_model(folder, &config, &infos, tensor, &options)?;
         bar.finish_and_clear();
@@ -157,17 +159,19 @@ impl Conversion<'_> {
     }
 
     /// The configuration of what is written: a head that the adapter brings, and tying that it undoes.
-    fn config(&self) -> Result<ModelConfig> {
+    fn config(&self, merging: Option<&dyn Merging>) -> Result<ModelConfig> {
         // What is written is dense, however it was read.
         let mut config = self.source.dir().config().clone().without_quantisation();
-        let Some(adapter) = self.adapter else { return Ok(config) };
-        if let Some(labels) = adapter.labels()? {
+        let (Some(adapter), Some(merging)) = (self.adapter, merging) else {
+            return Ok(config);
+        };
+        if let Some(labels) = merging.labels()? {
             // A classifier's own names stay where the adapter brings none.
             let is_named = config.output == Output::SequenceClassifier && config.labels.len() == labels.len();
             let keeps = is_named && !adapter.path().join(LABELS).is_file();
             return Ok(if keeps { config } else { config.with_labels(labels) });
         }
-        if config.tie_word_embeddings && (adapter.touches("lm_head") || adapter.touches("model.embed_tokens")) {
+        if config.tie_word_embeddings && (merging.touches("lm_head") || merging.touches("model.embed_tokens")) {
             config = config.with_tied_embeddings(false);
         }
         Ok(config)
@@ -175,18 +179,17 @@ impl Conversion<'_> {
 }
 
 /// An adapter's modules are all among those written, in their shapes.
-fn check(adapter: &Adapter, infos: &[TensorInfo]) -> Result<()> {
-    let placement = adapter.placement()?;
-    for info in infos.iter().filter(|info| adapter.touches(module(&info.name))) {
+fn check(merging: &dyn Merging, infos: &[TensorInfo]) -> Result<()> {
+    for info in infos.iter().filter(|info| merging.touches(module(&info.name))) {
         // A tensor of that shape that takes no memory.
         let base = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(&info.shape, false);
-        wrapped(&placement, &info.name, &base)?;
+        wrapped(merging, &info.name, &base)?;
     }
-    Ok(placement.finish()?)
+    merging.finish()
 }
 
 /// The tensor `name` with the adapter's update in it, summed in f32.
-fn merged(placement: &dora::Placement, name: &str, base: &Tensor) -> Result<Tensor> {
+fn merged(placement: &dyn Merging, name: &str, base: &Tensor) -> Result<Tensor> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
         let table = placement.table(
@@ -215,7 +218,7 @@ fn pruned(name: &str, base: &Tensor) -> Option<Mask> {
 }
 
 /// Puts the adapter's part over `base` and drops the result.
-fn wrapped(placement: &dora::Placement, name: &str, base: &Tensor) -> Result<()> {
+fn wrapped(placement: &dyn Merging, name: &str, base: &Tensor) -> Result<()> {
     let at = ModulePath::from(module(name));
     if name == "model.embed_tokens.weight" {
         placement.table(

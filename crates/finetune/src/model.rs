@@ -213,11 +213,10 @@ impl Source {
         self.with_templates(template, &BTreeMap::from([("default".to_owned(), text)]))
     }
 
-    /// With what `adapter` was trained with, where its folder says: the chat templates, and how prompts were given.
-    pub fn with_templates_of(self, adapter: &Adapter) -> Result<Self> {
-        provenance::tell_other_base(adapter.path(), &self)?;
-        self.with_templates_in(adapter.path())?
-            .with_prompt_format_in(adapter.path())
+    /// With what the adapter in this folder was trained with, where the folder says: the chat templates, and how prompts were given.
+    pub fn with_templates_of(self, adapter: &Path) -> Result<Self> {
+        provenance::tell_other_base(adapter, &self)?;
+        self.with_templates_in(adapter)?.with_prompt_format_in(adapter)
     }
 
     pub(crate) fn with_templates_in(self, adapter: &Path) -> Result<Self> {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use finetune::methods::METHODS;
-use finetune::recipe::combinations::RULES;
+use finetune::methods::{METHODS, Trains};
+use finetune::recipe::combinations::rules;
 
 use super::bases::{Base, Precision, Stock};
 use super::matrix::declared;
@@ -14,7 +14,7 @@ use super::run::{self, Case};
 
 const HEAD: &str = "# What goes together
 
-This page is written by a test, from the list of methods that the law matrix walks (`tests/tests/laws/methods.rs`) and from the rules that training itself asks (`crates/finetune/src/recipe/combinations/rules.rs`).
+This page is written by a test, from the registry of methods (`crates/finetune/src/methods`), whose rules training itself asks, and from the variants that the law matrix walks (`tests/tests/laws/methods.rs`).
 `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it anew.
 
 Every method is trained over every base below, stopped and resumed, saved and loaded, merged and exported, and must say the same each time; `docs/reliability.md` says how.
@@ -23,9 +23,15 @@ What cannot work is refused by name, with its place in the recipe, before anythi
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
-    page += "\n## Methods\n\n| `kind` of a `[[surgery]]` | what it does |\n|---|---|\n";
+    page += "\n## Methods\n\n| `kind` of a `[[surgery]]` | what it does | what is saved |\n|---|---|---|\n";
     for method in METHODS {
-        let _ = writeln!(page, "| `{}` | {} |", method.kind, method.summary);
+        let saved = match method.trains {
+            Trains::Nothing => "as the method beside it",
+            Trains::Weights => "the whole model",
+            _ if method.merges() => "an adapter, which `merge` puts into the weights",
+            _ => "an adapter, which no weights can hold",
+        };
+        let _ = writeln!(page, "| `{}` | {} | {saved} |", method.kind, method.summary);
     }
     page += "\n## Methods over bases\n\nA name in a cell is the rule below that refuses the combination.\n\n| method |";
     for precision in Precision::ALL {
@@ -46,7 +52,7 @@ fn page() -> String {
         page += "\n";
     }
     page += "\n## Rules\n\n| rule | refused | why | instead |\n|---|---|---|---|\n";
-    for rule in RULES {
+    for rule in rules() {
         let _ = writeln!(
             page,
             "| {} | {} | {} | {} |",

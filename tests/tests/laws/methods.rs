@@ -1,7 +1,13 @@
 //! The list of methods with their initialisations and variants, as data. What enters here is held to every law.
+//!
+//! A method of the registry without a variant here is held to them with its options of a small run.
 
 mod low_rank;
 mod others;
+
+use std::sync::OnceLock;
+
+use finetune::methods::{METHODS, Trains};
 
 use super::bases::Precision;
 use super::bases::Stock::{self, Dense};
@@ -59,9 +65,44 @@ const fn over(stock: Stock, method: Method) -> Method {
     Method { stock, ..method }
 }
 
+/// A surgery of the registry's method, with its options of a small run.
+pub(crate) fn example(method: &finetune::methods::Method) -> String {
+    format!("kind = '{}'\n{}", method.kind, method.example)
+}
+
+/// The methods of the registry that have no variant below: each with its options of a small run.
+fn others_of_registry() -> &'static [Method] {
+    static OTHERS: OnceLock<Vec<Method>> = OnceLock::new();
+    OTHERS.get_or_init(|| {
+        let listed: Vec<&Method> = low_rank::METHODS.iter().chain(others::METHODS).collect();
+        let is_listed = |kind: &str| {
+            let header = format!("kind = '{kind}'");
+            let mut surgery = listed.iter().flat_map(|method| method.surgery);
+            surgery.any(|table| table.lines().next() == Some(header.as_str()))
+        };
+        let missing = METHODS
+            .iter()
+            .filter(|one| one.trains != Trains::Nothing && !is_listed(one.kind));
+        missing
+            .map(|one| {
+                let form = match one.trains {
+                    Trains::Weights => Form::Whole,
+                    _ if one.merges() => Form::Peft,
+                    _ => Form::Beside,
+                };
+                let table: &'static str = example(one).leak();
+                method(one.kind, form, Dense, vec![table].leak())
+            })
+            .collect()
+    })
+}
+
 /// Every method in every variant.
 pub(crate) fn methods() -> impl Iterator<Item = &'static Method> {
-    low_rank::METHODS.iter().chain(others::METHODS)
+    low_rank::METHODS
+        .iter()
+        .chain(others::METHODS)
+        .chain(others_of_registry())
 }
 
 #[test]

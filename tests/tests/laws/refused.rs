@@ -6,27 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::ModelDir;
-use finetune::recipe::combinations::RULES;
+use finetune::methods::METHODS;
+use finetune::recipe::combinations::rules;
 use finetune::training::Begin;
 use tch::Kind;
 
 use super::bases::{Base, Precision, Stock};
 use super::matrix::{cases, declared, declared_of};
+use super::methods::example;
 use super::run;
-
-/// One surgery of each kind.
-const KINDS: [&str; 10] = [
-    "kind = 'quantize'",
-    "kind = 'lora'\nr = 4",
-    "kind = 'dora'\nr = 4",
-    "kind = 'adapter'\nreduction_factor = 4",
-    "kind = 'full'",
-    "kind = 'hft'",
-    "kind = 'upcycle'\nnum_local_experts = 3\nnum_experts_per_tok = 2",
-    "kind = 'prune'\nmethod = 'magnitude'\nsparsity = 0.5",
-    "kind = 'keep_zeros'",
-    "kind = 'memory'\nnum_experts = 64\ntop_k = 4\nquery_dim = 8",
-];
 
 /// What no method and no two surgeries meet: surgeries, the objective, and further sections.
 const OTHERS: &[(&[&str], &str, &str)] = &[
@@ -76,10 +64,12 @@ fn combinations() -> Vec<(String, String)> {
         .iter()
         .map(|(surgery, objective, more)| (text(surgery) + more, (*objective).to_owned()))
         .collect();
-    for first in KINDS {
+    // One surgery of each method.
+    let kinds: Vec<String> = METHODS.iter().map(|method| example(method)).collect();
+    for first in &kinds {
         let alone = text(&[first]);
         all.push((alone.clone(), objective(&alone).to_owned()));
-        for second in KINDS {
+        for second in &kinds {
             let both = text(&[first, second]);
             all.push((both.clone(), objective(&both).to_owned()));
         }
@@ -189,8 +179,7 @@ fn two_surgeries_train_or_are_refused_by_a_rule_and_every_rule_refuses_something
         let refusal = declared(&case, room.path()).unwrap_or_else(|error| panic!("{}: {error:#}", case.name()));
         met.extend(refusal.map(|refusal| refusal.rule.name));
     }
-    let idle: Vec<&str> = RULES
-        .iter()
+    let idle: Vec<&str> = rules()
         .map(|rule| rule.name)
         .filter(|name| !met.contains(name))
         .collect();

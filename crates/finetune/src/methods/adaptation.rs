@@ -55,11 +55,6 @@ pub trait Adaptation: Any + Debug + Resolved + Send + Sync {
         None
     }
 
-    /// Whether it rewrites the model's weights before the first step, so that no saved adapter can stand over them.
-    fn reshapes(&self) -> bool {
-        false
-    }
-
     /// Whether it comes before what the model's zeros are.
     fn makes_zeros(&self) -> bool {
         false

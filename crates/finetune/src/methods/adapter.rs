@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use tensor_core::{LanguageModel as _, Role};
 
 use super::{
-    Adaptation, Adapting, Attached, Context, Cost, Method, ModelShape, Options, Saved, SavedForm, SavedFormat, Trains,
+    Adaptation, Adapting, Attached, Context, Cost, Merging, Method, ModelShape, Options, Saved, SavedForm, SavedFormat,
+    Trains,
 };
 use crate::bottleneck::{self, Bottlenecks};
 use crate::model::Source;
@@ -18,13 +19,17 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "adapter",
     summary: "Puts small bottleneck networks behind or beside frozen sublayers",
+    example: "reduction_factor = 4",
     trains: Trains::Beside,
+    reshapes: false,
     parse,
+    rules: &[],
     format: Some(&SavedFormat {
+        name: "bottleneck adapters",
         is_in: bottleneck::is_in,
         open: |folder| Ok(Box::new(Bottlenecks::open(folder)?)),
         facts,
-        not_linear: Some(|| adapters::Error::NotLinear.into()),
+        merges: false,
     }),
 };
 
@@ -89,6 +94,10 @@ impl Attached for Bottlenecks {
 
     fn place(&self, model: Decoder) -> Result<Decoder> {
         self.place(model)
+    }
+
+    fn merging(&self) -> Result<Box<dyn Merging + '_>> {
+        Err(adapters::Error::NotLinear.into())
     }
 }
 

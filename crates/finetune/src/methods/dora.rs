@@ -10,14 +10,45 @@ use tensor_core::ModulePath;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Saved, SavedForm, Trains, low_rank};
 use crate::model::Source;
+use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
+use crate::recipe::combinations::modules::updates_table;
 
 pub(super) static METHOD: Method = Method {
     kind: "dora",
     summary: "Updates the direction of frozen weights by low rank, and trains their magnitudes",
+    example: "r = 4",
     trains: Trains::Update,
+    reshapes: false,
     parse: |options| low_rank::parse(options, "dora"),
+    rules: RULES,
     format: None,
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "keep-zeros-over-dora",
+        combination: "`keep_zeros` over `dora`",
+        why: "DoRA's magnitudes scale whole directions, which a mask would change",
+        hint: "use `kind = \"lora\"`",
+        meets: |c| {
+            c.surgery_where(|surgery, before| surgery.keeps_zeros() && before.iter().any(|one| one.kind() == "dora"))
+        },
+    },
+    Rule {
+        name: "dora-over-table",
+        combination: "`dora` on `embed_tokens`",
+        why: "DoRA does not decompose the token table `model.embed_tokens`",
+        hint: "use `kind = \"lora\"` for tables, or train it whole: `modules_to_save = [\"embed_tokens\"]`",
+        meets: |c| {
+            let over_table =
+                |surgery: &Surgery| surgery.kind() == "dora" && surgery.low_rank().is_some_and(updates_table);
+            let idx = c.surgery.iter().position(over_table)?;
+            Some(format!("surgery.{idx}.target_modules"))
+        },
+    },
+];
 
 impl Adaptation for DoraConfig {
     fn method(&self) -> &'static Method {

@@ -11,8 +11,11 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "full",
     summary: "Trains the model's own parameters, all or those that regular expressions choose",
+    example: "",
     trains: Trains::Weights,
+    reshapes: false,
     parse,
+    rules: &[],
     format: None,
 };
 

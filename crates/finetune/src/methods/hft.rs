@@ -12,15 +12,37 @@ use tensor_core::{ModulePath, Role};
 use train::Rounds;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Saved, Trains};
+use crate::recipe::combinations::Rule;
 use crate::recipe::{Recipe, Surgery};
 
 pub(super) static METHOD: Method = Method {
     kind: "hft",
     summary: "Trains a random half of the model's own parameters, drawn anew each round",
+    example: "",
     trains: Trains::Weights,
+    reshapes: false,
     parse,
+    rules: RULES,
     format: None,
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "hft-with-full",
+        combination: "`hft` with `full`",
+        why: "`kind = \"hft\"` and `kind = \"full\"` each decide what trains",
+        hint: "leave one of the two out; `freeze_embeddings` and `freeze_head` of `hft` decide about both ends",
+        meets: |c| c.kind_where("hft", |_| c.has_kind("full")),
+    },
+    Rule {
+        name: "hft-twice",
+        combination: "`hft` twice",
+        why: "`hft` decides alone what trains, found it before",
+        hint: "keep one of the two",
+        meets: |c| c.kind_where("hft", |before| before.iter().any(|one| one.kind() == "hft")),
+    },
+];
 
 fn parse(options: &Options) -> Result<Surgery> {
     let mut config: HftConfig = options.read()?;

@@ -8,25 +8,52 @@ use memory_tuning::{ExpertShape, MemoryBank, MemoryConfig, Wrapping};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Adaptation, Adapting, Attached, Context, Cost, Method, ModelShape, Options, Saved, SavedForm, SavedFormat, Trains,
+    Adaptation, Adapting, Attached, Context, Cost, Merging, Method, ModelShape, Options, Saved, SavedForm, SavedFormat,
+    Trains,
 };
 use crate::memories::{self, Memories};
 use crate::model::Source;
 use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
 use crate::training::memory::facts as memorised;
 
 pub(super) static METHOD: Method = Method {
     kind: "memory",
     summary: "Puts a mixture of memory experts beside frozen projections, for facts (`objective.kind = \"memory\"`)",
+    example: "num_experts = 64\ntop_k = 4\nquery_dim = 8",
     trains: Trains::Beside,
+    reshapes: false,
     parse,
+    rules: RULES,
     format: Some(&SavedFormat {
+        name: "a memory of facts",
         is_in: memories::is_in,
         open: |folder| Ok(Box::new(Memories::open(folder)?)),
         facts,
-        not_linear: Some(|| memory_tuning::Error::NotLinear.into()),
+        merges: false,
     }),
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "memory-objective",
+        combination: "`memory` with another objective than `memory`",
+        why: "`kind = \"memory\"` among the surgeries is trained by `objective.kind = \"memory\"` alone",
+        hint: "set `objective.kind = \"memory\"`",
+        meets: |c| (c.has_kind("memory") && !c.learns_facts()).then(|| "objective.kind".to_owned()),
+    },
+    Rule {
+        name: "objective-memory",
+        combination: "`objective.kind = \"memory\"` without `memory`, or with another method beside it",
+        why: "`objective.kind = \"memory\"` wants one `[[surgery]]` that trains, of `kind = \"memory\"`: everything else stays as it is",
+        hint: "make `kind = \"memory\"` the only surgery besides `quantize`",
+        meets: |c| {
+            let others = c.has(|surgery| surgery.kind() != "memory" && surgery.packs().is_none());
+            (c.learns_facts() && (others || !c.has_kind("memory"))).then(|| "surgery".to_owned())
+        },
+    },
+];
 
 fn parse(options: &Options) -> Result<Surgery> {
     let mut config: MemoryConfig = options.read()?;
@@ -115,6 +142,10 @@ impl Attached for Memories {
 
     fn place(&self, model: Decoder) -> Result<Decoder> {
         self.place(model).map(|(model, _)| model)
+    }
+
+    fn merging(&self) -> Result<Box<dyn Merging + '_>> {
+        Err(memory_tuning::Error::NotLinear.into())
     }
 }
 

@@ -32,8 +32,11 @@ pub use self::keep_zeros::KeepZerosConfig;
 
 pub use self::options::Options;
 pub use self::prune::PruneOptions;
-pub use self::saved::{Attached, Saved, SavedForm, SavedFormat, format_of, holds_adapter, open};
+pub use self::saved::{
+    Attached, Merging, Saved, SavedForm, SavedFormat, facts, format_of, holds_adapter, open, open_to_merge, peft_type,
+};
 use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
 
 /// A method, as the recipe's reader, the help, the documents and the tests know it.
 #[derive(Debug)]
@@ -42,12 +45,25 @@ pub struct Method {
     pub kind: &'static str,
     /// What it does, in one sentence without a final period.
     pub summary: &'static str,
+    /// Options of a small run, as lines of a recipe: what the law matrix trains.
+    pub example: &'static str,
     /// What it makes train.
     pub trains: Trains,
+    /// Whether it rewrites the model's weights before the first step, so that no saved adapter can stand over them.
+    pub reshapes: bool,
     /// Reads its options; the errors name the place in the recipe.
     pub parse: fn(&Options) -> Result<Surgery>,
+    /// What it cannot go together with.
+    pub rules: &'static [Rule],
     /// How its saved form is recognised and opened, where that is not a whole model.
     pub format: Option<&'static SavedFormat>,
+}
+
+impl Method {
+    /// Whether what it makes is saved without the base and can be merged into it.
+    pub fn merges(&self) -> bool {
+        self.trains.is_adapter() && self.format.is_none_or(|format| format.merges)
+    }
 }
 
 /// Every method, in the order in which messages list them.

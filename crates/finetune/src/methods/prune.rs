@@ -8,14 +8,27 @@ use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Tr
 use crate::model::Source;
 use crate::pruning::{self, CalibrationConfig, Samples};
 use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
 
 pub(super) static METHOD: Method = Method {
     kind: "prune",
     summary: "Makes weights zero before the model trains: by magnitude, Wanda or SparseGPT",
+    example: "method = 'magnitude'\nsparsity = 0.5",
     trains: Trains::Nothing,
+    reshapes: true,
     parse,
+    rules: RULES,
     format: None,
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[Rule {
+    name: "prune-under-adapter",
+    combination: "`prune` in a recipe with {adapters}",
+    why: "an adapter's file does not hold its base, so a base that is pruned here would be lost",
+    hint: "prune it first, by `finetune prune`, and train the adapter over what that writes",
+    meets: |c| c.kind_where("prune", |_| c.has(Surgery::is_adapter)),
+}];
 
 /// Options of `prune`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -91,10 +104,6 @@ impl Adaptation for PruneOptions {
     /// A matrix at a time is pruned, and nothing of it stays.
     fn cost(&self, _: &ModelShape) -> Result<Cost> {
         Ok(Cost::default())
-    }
-
-    fn reshapes(&self) -> bool {
-        true
     }
 
     fn makes_zeros(&self) -> bool {

@@ -6,14 +6,36 @@ use tensor_core::ModulePath;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Packed, Trains};
 use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
 
 pub(super) static METHOD: Method = Method {
     kind: "quantize",
     summary: "Packs the frozen weights in 4 or 8 bits while the model is read, under an adapter (QLoRA)",
+    example: "",
     trains: Trains::Nothing,
+    reshapes: false,
     parse,
+    rules: RULES,
     format: None,
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "quantize-later",
+        combination: "`quantize` behind another surgery",
+        why: "`quantize` is done while the model is read, and once",
+        hint: "make it the first `[[surgery]]`",
+        meets: |c| c.kind_where("quantize", |before| !before.is_empty()),
+    },
+    Rule {
+        name: "quantize-packed",
+        combination: "`quantize` over a model that is in 4 bits already",
+        why: "the model is in 4 bits already",
+        hint: "remove `kind = \"quantize\"`, or take the dense model",
+        meets: |c| c.kind_where("quantize", |_| c.is_packed()),
+    },
+];
 
 fn parse(options: &Options) -> Result<Surgery> {
     Ok(Surgery::new(options.read::<QuantizeConfig>()?))

@@ -1,21 +1,69 @@
 //! `kind = "upcycle"`: each dense feed-forward becomes a mixture of experts.
 
 use anyhow::{Result, bail};
-use checkpoint::ModelConfig;
+use checkpoint::{Family, ModelConfig};
 use kernels::Activation;
 use moe::UpcycleConfig;
 use tensor_core::ModulePath;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Trains};
+use crate::experts::RouterOptions;
 use crate::recipe::Surgery;
+use crate::recipe::combinations::Rule;
 
 pub(super) static METHOD: Method = Method {
     kind: "upcycle",
     summary: "Turns each dense feed-forward into a mixture of experts that begin as copies of it",
+    example: "num_local_experts = 3\nnum_experts_per_tok = 2",
     trains: Trains::Nothing,
+    reshapes: true,
     parse,
+    rules: RULES,
     format: None,
 };
+
+/// What it cannot go together with.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "upcycle-under-adapter",
+        combination: "`upcycle` in a recipe with {adapters}",
+        why: "an adapter is kept beside its base, and a model upcycled in the run is no file",
+        hint: "write it with `finetune upcycle` first, and train the adapter over that",
+        meets: |c| c.kind_where("upcycle", |_| c.has(Surgery::is_adapter)),
+    },
+    Rule {
+        name: "upcycle-family",
+        combination: "`upcycle` over a model with biases or experts, or of another family than Llama or Mistral",
+        why: "a Llama or Mistral without biases can be given experts, as a Mixtral; this model cannot",
+        hint: "take such a model",
+        meets: |c| {
+            let config = c.base?.config();
+            let has_biases = config.qkv_bias || config.o_bias || config.mlp_bias;
+            let can = matches!(config.family, Family::Llama | Family::Mistral) && !has_biases;
+            c.kind_where("upcycle", |_| !can)
+        },
+    },
+    Rule {
+        name: "router-without-experts",
+        combination: "`[router]` for a model without experts",
+        why: "this model has no experts",
+        hint: "remove the section, or add `kind = \"upcycle\"`",
+        meets: |c| {
+            let has_experts = c.base?.config().experts.is_some() || c.has_kind("upcycle");
+            (c.router.is_some() && !has_experts).then(|| "router".to_owned())
+        },
+    },
+    Rule {
+        name: "router-chooses-upcycled",
+        combination: "`[router]` with `gating` or `skip_below`, and `upcycle`",
+        why: "`gating` and `skip_below` wanted a model with experts, found one that `kind = \"upcycle\"` gives them",
+        hint: "write the mixture with `finetune upcycle`, and train that",
+        meets: |c| {
+            let chooses = c.router.is_some_and(RouterOptions::chooses);
+            (chooses && c.has_kind("upcycle")).then(|| "router".to_owned())
+        },
+    },
+];
 
 fn parse(options: &Options) -> Result<Surgery> {
     let mut config: UpcycleConfig = options.read()?;
@@ -67,10 +115,6 @@ impl Adaptation for UpcycleConfig {
     /// Nothing of its own: the experts are those of the model's configuration.
     fn cost(&self, _: &ModelShape) -> Result<Cost> {
         Ok(Cost::default())
-    }
-
-    fn reshapes(&self) -> bool {
-        true
     }
 
     fn configuration(&self, config: ModelConfig) -> Result<ModelConfig> {

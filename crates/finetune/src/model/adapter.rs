@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{InitLoraWeights, PeftAdapter, PeftConfig, PeftPart, Safetensors, finite, write_file, write_tensors};
 use decoder::{Decoder, HeadKind};
 use dora::Placement;
@@ -38,11 +38,17 @@ pub struct Adapter {
 const VISION: [&str; 2] = [".vision_tower.", ".multi_modal_projector."];
 
 impl Adapter {
-    /// Opens the adapter in the folder `path`, whose weights can be merged.
+    /// Opens the adapter in the folder `path`.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_missing(path)?;
-        if let Some(not_linear) = methods::format_of(path).and_then(|format| format.not_linear) {
-            return Err(not_linear()).with_context(|| format!("`{}`", path.display()));
+        if let Some(other) = methods::format_of(path).filter(|_| methods::peft_type(path).as_deref() != Some("LORA")) {
+            let place = || format!("`{}`", path.display());
+            (other.open)(path)?.merging().with_context(place)?;
+            bail!(
+                "{}: wanted LoRA or DoRA in PEFT's files, found {}\nhint: `finetune merge` writes it into a model",
+                place(),
+                other.name
+            );
         }
         let file = PeftAdapter::open(path)?;
         let place = || format!("adapter `{}`", path.display());

@@ -41,6 +41,11 @@ impl Surgery {
         self.method().trains
     }
 
+    /// Whether it makes anything train.
+    pub fn makes_something_train(&self) -> bool {
+        self.trains() != Trains::Nothing
+    }
+
     /// Whether what it makes is kept beside its base.
     pub fn is_adapter(&self) -> bool {
         self.trains().is_adapter()
@@ -48,7 +53,7 @@ impl Surgery {
 
     /// Whether the model says something else once it is made, before any step.
     pub fn changes_the_model(&self) -> bool {
-        self.reshapes() || self.packs().is_some()
+        self.method().reshapes || self.packs().is_some()
     }
 }
 

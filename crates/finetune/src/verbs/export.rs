@@ -9,7 +9,8 @@ use clap::ValueEnum;
 
 use crate::convert::Conversion;
 use crate::machine::MachineArgs;
-use crate::model::{Adapter, Source};
+use crate::methods;
+use crate::model::Source;
 use crate::output;
 use crate::quantised::Against;
 
@@ -49,10 +50,10 @@ pub enum Format {
 impl Args {
     /// Writes it.
     pub fn run(self) -> Result<ExitCode> {
-        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        let adapter = self.adapter.as_deref().map(methods::open_to_merge).transpose()?;
         let source = Source::open(&self.model)?;
         let source = match &adapter {
-            Some(adapter) => source.with_templates_of(adapter)?,
+            Some(adapter) => source.with_templates_of(adapter.path())?,
             None => source,
         };
         let device = self.machine.start()?.device;
@@ -61,7 +62,7 @@ impl Args {
                 let (dtype, existing) = (self.machine.written(device), Existing::Refuse);
                 Conversion {
                     source: &source,
-                    adapter: adapter.as_ref(),
+                    adapter: adapter.as_deref(),
                     dtype,
                     device,
                     existing,

@@ -8,7 +8,8 @@ use checkpoint::Existing;
 
 use crate::convert::Conversion;
 use crate::machine::MachineArgs;
-use crate::model::{Adapter, Source};
+use crate::methods;
+use crate::model::Source;
 use crate::output;
 use crate::quantised::Against;
 
@@ -43,12 +44,12 @@ pub struct Args {
 impl Args {
     /// Merges tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
-        let adapter = Adapter::open(&self.adapter)?;
-        let source = Source::open(&self.model)?.with_templates_of(&adapter)?;
+        let adapter = methods::open_to_merge(&self.adapter)?;
+        let source = Source::open(&self.model)?.with_templates_of(adapter.path())?;
         let device = self.machine.start()?.device;
         let conversion = Conversion {
             source: &source,
-            adapter: Some(&adapter),
+            adapter: Some(&*adapter),
             dtype: self.machine.written(device),
             device,
             existing: Existing::Refuse,

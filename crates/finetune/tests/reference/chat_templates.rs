@@ -115,7 +115,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
     let adapter = Adapter::open(home.path()).expect("an adapter");
     let source = Source::open(&tiny())
         .expect("a model")
-        .with_templates_of(&adapter)
+        .with_templates_of(adapter.path())
         .expect("a template");
     let to = home.path().join("merged");
     finetune::convert::Conversion {

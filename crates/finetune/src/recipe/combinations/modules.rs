@@ -14,7 +14,7 @@ use crate::zeros;
 const TABLE: &str = "model.embed_tokens";
 
 /// Whether the token table is among the modules that `config` updates.
-pub(super) fn updates_table(config: &LoraConfig) -> bool {
+pub(crate) fn updates_table(config: &LoraConfig) -> bool {
     let table = ModulePath::from(TABLE);
     let is_chosen = config.modules().is_ok_and(|modules| modules.contains(&table, true));
     is_chosen && !config.is_saved_whole(&table)
@@ -22,7 +22,7 @@ pub(super) fn updates_table(config: &LoraConfig) -> bool {
 
 /// The key `option` of the first low-rank surgery that `is_meant` and updates a projection whose weight is packed, or is
 /// not, as `packed` says.
-pub(super) fn updated(
+pub(crate) fn updated(
     combination: &Combination,
     packed: bool,
     option: &str,
@@ -55,7 +55,7 @@ fn projections(combination: &Combination, base: &ModelDir, config: &LoraConfig) 
 }
 
 /// The key of the first low-rank surgery that trains a pruned matrix whole.
-pub(super) fn pruned_whole(combination: &Combination) -> Option<String> {
+pub(crate) fn pruned_whole(combination: &Combination) -> Option<String> {
     let base = combination.base?;
     combination.surgery.iter().enumerate().find_map(|(idx, surgery)| {
         let config = surgery.low_rank()?;
