@@ -42,6 +42,10 @@ impl Projection for Observed {
     fn into_dense(self: Box<Self>) -> Result<Dense, Found> {
         self.inner.into_dense()
     }
+
+    fn bias_scale(&self, pass: &Pass) -> Option<Tensor> {
+        self.inner.bias_scale(pass)
+    }
 }
 
 impl Parameters for Observed {

@@ -71,8 +71,8 @@ pub fn project<const N: usize>(x: &Tensor, slots: [&Linear; N], pass: &Pass) -> 
     }
     let ys: [Tensor; N] = over_frozen(x, &parts).try_into().expect("one output a slot");
     let mut slots = slots.iter();
-    ys.map(|y| match slots.next().and_then(|slot| slot.bias()) {
-        Some(bias) => y + bias.cast(x.kind()),
+    ys.map(|y| match slots.next() {
+        Some(slot) => slot.with_bias(y, pass),
         None => y,
     })
 }

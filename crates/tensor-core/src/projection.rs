@@ -1,15 +1,15 @@
 //! The seam through which methods enter: a matrix, however it is held.
 //!
 //! Why this form: a slot is owned, so surgery consumes (no half-changed model, a dense weight is freed the moment it is
-//! packed); forward takes the pass, so no layer holds a mode; the bias stays with the slot, so no method can get it
-//! wrong. QLoRA is two surgeries in order; nothing here knows of it.
+//! packed); forward takes the pass, so no layer holds a mode; the bias stays with the slot, so no method can lose it, and
+//! a method that scales a layer's whole output says so. QLoRA is two surgeries in order; nothing here knows of it.
 
 use std::fmt::Debug;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::packed::PackedMatrix;
-use crate::{Dense, Error, Found, ModulePath, Param, Parameters, Parts, Pass, Result, Way};
+use crate::{Dense, Documents, Error, Found, ModulePath, Param, Parameters, Parts, Pass, Result, Way};
 
 /// A linear map `y = x Wᵀ`, however `W` is held. Shapes: t tokens, in and out widths.
 pub trait Projection: Parameters + Debug + Send {
@@ -28,6 +28,14 @@ pub trait Projection: Parameters + Debug + Send {
     /// This map in this pass as a frozen map with at most one low-rank update, if it is that: several projections of
     /// one input are then one function ([`crate::project`]), which never saves a frozen weight.
     fn parts(&self, pass: &Pass) -> Option<Parts<'_>> {
+        let _ = pass;
+        None
+    }
+
+    /// The factors, `[out]` f32, by which the bias of the slot is multiplied in this pass; none if it stays as it is.
+    ///
+    /// For a method that scales what the whole layer gives out.
+    fn bias_scale(&self, pass: &Pass) -> Option<Tensor> {
         let _ = pass;
         None
     }
@@ -76,10 +84,16 @@ impl Linear {
 
     /// `[t, in]` to `[t, out]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let y = self.projection.forward(x, pass);
-        match &self.bias {
-            Some(bias) => y + bias.cast(x.kind()),
-            None => y,
+        self.with_bias(self.projection.forward(x, pass), pass)
+    }
+
+    /// `y`, `[t, out]`, and the bias of this pass.
+    pub(crate) fn with_bias(&self, y: Tensor, pass: &Pass) -> Tensor {
+        let Some(bias) = &self.bias else { return y };
+        let bias = bias.cast(y.kind());
+        match self.projection.bias_scale(pass) {
+            Some(scale) => (bias * scale).to_kind(y.kind()) + y,
+            None => y + bias,
         }
     }
 
@@ -93,21 +107,27 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// Replaces the projection by what the surgeon makes of it.
+    /// Replaces the projection by what the surgeon makes of it. If that scales the bias no longer, because it is merged, the
+    /// bias keeps the scale.
     pub fn map(self, at: &ModulePath, surgeon: &mut ProjectionSurgeon) -> Result<Self> {
-        Ok(Self {
-            projection: surgeon(at, self.projection)?,
-            bias: self.bias,
-        })
+        let documents = Documents::new(&[]);
+        let pass = Pass::evaluate(&documents);
+        let scale = self.projection.bias_scale(&pass);
+        let projection = surgeon(at, self.projection)?;
+        let bias = match (self.bias, scale) {
+            (Some(bias), Some(scale)) if projection.bias_scale(&pass).is_none() => Some(scaled(&bias, &scale)),
+            (bias, _) => bias,
+        };
+        Ok(Self { projection, bias })
     }
 
     /// The same slot as one plain matrix with its bias.
     #[must_use]
     pub fn merge(self) -> Self {
-        Self {
-            projection: Box::new(self.projection.merge()),
-            bias: self.bias,
-        }
+        let merged = self.map(&ModulePath::root(), &mut |_, projection| {
+            Ok(Box::new(projection.merge()))
+        });
+        merged.expect("merging has no errors")
     }
 
     /// The plain matrix of a slot that nothing has touched, and its bias.
@@ -130,6 +150,13 @@ impl Linear {
             ..self
         }
     }
+}
+
+/// The bias times `scale`, in f32 and rounded once.
+fn scaled(bias: &Param, scale: &Tensor) -> Param {
+    let (value, kind) = (bias.value(), bias.value().kind());
+    let scaled = tch::no_grad(|| value.to_kind(Kind::Float) * scale.detach());
+    Param::frozen(scaled.to_kind(kind), bias.role())
 }
 
 impl Parameters for Linear {
