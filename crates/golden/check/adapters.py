@@ -58,6 +58,12 @@ METHODS = {
     "dora-olora": "r = 4\nlora_alpha = 10\nuse_dora = true\ninit_lora_weights = 'olora'",
     "dora-pissa": "r = 4\nlora_alpha = 10\nuse_dora = true\ninit_lora_weights = 'pissa'",
     "olora-rslora": "r = 4\nlora_alpha = 10\nuse_rslora = true\ninit_lora_weights = 'olora'",
+    "ia3": "kind = 'ia3'",
+    "ia3-outputs": "kind = 'ia3'\ntarget_modules = ['q_proj', 'gate_proj']",
+    "ia3-everything": (
+        "kind = 'ia3'\ntarget_modules = 'all-linear'\nfeedforward_modules = '.*\\.(o_proj|down_proj)'\n"
+        "init_ia3_weights = false"
+    ),
 }
 
 
@@ -93,7 +99,8 @@ def adapters(report, finetune, base, chats):
     tokenizer = AutoTokenizer.from_pretrained(base)
     report.close("base: our logits are those of Transformers", before, reference_logits(base_model(base), tokenizer, finetune.texts))
     for name, surgery in METHODS.items():
-        adapter = finetune.train(name, base, f"kind = 'lora'\n{surgery}", chats)
+        surgery = surgery if surgery.startswith("kind") else f"kind = 'lora'\n{surgery}"
+        adapter = finetune.train(name, base, surgery, chats)
         ours = finetune.logits(base, adapter)
         report.moved(f"{name}: training moved it", ours, before)
         tokenizer = AutoTokenizer.from_pretrained(adapter)

@@ -286,8 +286,8 @@ fn an_adapter_of_another_tool_version_or_file_is_called_what_it_is() {
             &["`future_scale` = 2.0"],
         ),
         (
-            adapter(&home, "ia3", &json!({"peft_type": "IA3"})),
-            &["`peft_type` = \"IA3\""],
+            adapter(&home, "vera", &json!({"peft_type": "VERA"})),
+            &["`peft_type` = \"VERA\""],
         ),
         (
             adapter(&home, "text", &json!({"r": "4"})),

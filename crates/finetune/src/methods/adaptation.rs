@@ -24,7 +24,7 @@ pub enum Trains {
     Weights,
     /// An update that is added to frozen weights and saved without them.
     Update,
-    /// Something else beside frozen weights, saved without them: the weights stay as they are, zeros too.
+    /// Something else beside or around frozen weights, saved without them: what is zero in them stays zero.
     Beside,
 }
 

@@ -45,7 +45,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "keep-zeros-over-frozen-base",
         combination: "`keep_zeros` over {beside}",
-        why: "what trains stands beside the base and leaves it as it is, so its zeros stay without it",
+        why: "what trains leaves the zeros of the base as they are, so they stay without it",
         hint: "remove `kind = \"keep_zeros\"`",
         meets: |c| {
             let leaves_base = |surgery: &Surgery| surgery.trains() == Trains::Beside;

@@ -12,6 +12,7 @@ mod cost;
 mod dora;
 mod full;
 pub mod hft;
+mod ia3;
 mod keep_zeros;
 mod lora;
 mod low_rank;
@@ -71,6 +72,7 @@ pub static METHODS: &[&Method] = &[
     &quantize::METHOD,
     &lora::METHOD,
     &dora::METHOD,
+    &ia3::METHOD,
     &adapter::METHOD,
     &full::METHOD,
     &hft::METHOD,

@@ -1,4 +1,4 @@
-//! Bottleneck adapters, training of the weights themselves, zeros that stay, experts and memories.
+//! Bottleneck adapters, training of the weights themselves, zeros that stay, experts, memories and IA3.
 
 use super::super::bases::Stock::{Experts, Pruned};
 use super::{Method, beside, learning, lora, over, whole};
@@ -287,5 +287,18 @@ pub(super) const METHODS: &[Method] = &[
             ),
             "memory",
         ),
+    ),
+    lora("ia3", &["kind = 'ia3'"]),
+    lora(
+        "ia3, everything",
+        &[
+            "kind = 'ia3'\ntarget_modules = 'all-linear'\nfeedforward_modules = '.*\\.(o_proj|up_proj|down_proj)'\ninit_ia3_weights = false",
+        ],
+    ),
+    lora("ia3, head", &["kind = 'ia3'\ntarget_modules = ['k_proj', 'lm_head']"]),
+    learning(lora("ia3, classifier", &["kind = 'ia3'"]), "classify"),
+    over(
+        Pruned,
+        lora("ia3, keep zeros", &["kind = 'ia3'", "kind = 'keep_zeros'"]),
     ),
 ];
