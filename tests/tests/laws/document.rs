@@ -12,13 +12,13 @@ use super::matrix::declared;
 use super::methods::{Method, methods};
 use super::run::{self, Case};
 
-const HEAD: &str = "# What goes together
+const HEAD: &str = "# Which techniques can be combined
 
-This page is written by a test, from the registry of methods (`crates/finetune/src/methods`), whose rules training itself asks, and from the variants that the law matrix walks (`tests/tests/laws/methods.rs`).
+This page is written by a test, from the registry of methods (`crates/finetune/src/methods`), whose rules the program applies before it trains, and from the variants of the law matrix (`tests/tests/laws/methods.rs`).
 `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it anew.
 
-Every method is trained over every base below, stopped and resumed, saved and loaded, merged and exported, and must say the same each time; `docs/reliability.md` says how.
-What cannot work is refused by name, with its place in the recipe, before anything is computed or written.
+The test trains every method on every base below, stops it and resumes it, saves and loads the result, merges and exports it, and compares the model's output each time; `docs/reliability.md` describes this.
+A combination that cannot work is refused by one of the rules at the end of this page. The error names the key in the recipe, and nothing is computed or written before it.
 ";
 
 fn page() -> String {
@@ -33,7 +33,7 @@ fn page() -> String {
         };
         let _ = writeln!(page, "| `{}` | {} | {saved} |", method.kind, method.summary);
     }
-    page += "\n## Methods over bases\n\nA name in a cell is the rule below that refuses the combination.\n\n| method |";
+    page += "\n## Methods and bases\n\nEach column is a base. A cell says `yes`, or names the rule that refuses the combination.\n\n| method |";
     for precision in Precision::ALL {
         let _ = write!(page, " {} |", precision.name());
     }
