@@ -42,7 +42,7 @@ fn device_name(name: &str) -> Result<String, String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 or f32, whichever this machine multiplies faster: measured once, see [`rates`].
+    /// bf16 or f32, whichever this machine multiplies faster, as measured once.
     #[default]
     Auto,
     /// 32-bit floats.

@@ -36,14 +36,13 @@ fn words(command: &str) -> Result<Vec<String>, String> {
     for character in command.chars() {
         match (character, quote) {
             (c, Some(open)) if c == open => quote = None,
-            (c, Some(_)) => word.get_or_insert_default().push(c),
             ('"' | '\'', None) => {
                 quote = Some(character);
                 word.get_or_insert_default();
             }
             ('|' | '>' | '#', None) if word.is_none() => break,
             (c, None) if c.is_whitespace() => words.extend(word.take()),
-            (c, None) => word.get_or_insert_default().push(c),
+            (c, _) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
@@ -83,7 +82,7 @@ fn every_command_of_the_pages_is_understood() {
         }
     }
     assert!(errors.is_empty(), "{}", errors.join("\n"));
-    assert!(count > 60, "{count} commands");
+    assert!(count > 50, "{count} commands");
 }
 
 #[test]
@@ -104,7 +103,7 @@ fn commands_between_backticks_have_verbs_and_flags_that_exist() {
                 let verb = parts.next().unwrap_or_default();
                 let known = match cli.find_subcommand(verb) {
                     Some(known) => known,
-                    None if verb.starts_with("--") || verb == "…" => continue,
+                    None if verb.starts_with("--") || ["…", "COMMAND"].contains(&verb) => continue,
                     None => {
                         errors.push(format!("{}:{}: no verb `{verb}`", page.display(), idx + 1));
                         continue;

@@ -63,6 +63,10 @@ fn collect(folder: &Path, of: &str, found: &mut BTreeMap<(String, String), Defin
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries {
         let path = entry.expect("an entry").path();
+        // What the command line and the measured rates are read into has names that recipes have too.
+        if path.ends_with("finetune/src/verbs") || path.ends_with("finetune/src/rates.rs") {
+            continue;
+        }
         if path.is_dir() {
             collect(&path, of, found);
         } else if path.extension().is_some_and(|ending| ending == "rs") {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use finetune::methods::{METHODS, Method};
 use finetune::recipe::{Document, Recipe};
 use syn::Type;
 use toml::{Table, Value};
@@ -121,6 +122,17 @@ impl Page<'_> {
         }
     }
 
+    /// A section for each method of the registry.
+    fn methods(&mut self, given: &BTreeMap<&str, Vec<&str>>) {
+        for method in METHODS {
+            let Method { kind, summary, .. } = method;
+            let _ = write!(self.text, "\n### Surgery, `kind = \"{kind}\"`\n\n{summary}.\n");
+            let options: Type = syn::parse_str(method.options).expect("a type");
+            let given = given.get(kind).map_or(&[][..], Vec::as_slice);
+            self.keys("finetune", &options, Some(&surgery(resolved(kind, "sft"))), given);
+        }
+    }
+
     /// A section for each variant of the enum `name`, which are the kinds of a table.
     fn kinds(&mut self, name: &str, head: &str, table: impl Fn(&str) -> Table, given: &BTreeMap<&str, Vec<&str>>) {
         let Some((from, Definition::Choice(variants))) = self.sources.get("finetune", name) else {
@@ -177,7 +189,7 @@ fn the_page_of_keys_is_what_the_types_say() {
         };
         let _ = write!(page.text, "\n## {mark}\n\n{}\n", section.about);
         match name {
-            "surgery" => page.kinds("Surgery", "Surgery", |kind| surgery(resolved(kind, "sft")), &given),
+            "surgery" => page.methods(&given),
             "objective" => page.kinds(
                 "ObjectiveConfig",
                 "Objective",

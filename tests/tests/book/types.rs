@@ -22,6 +22,9 @@ pub(crate) fn parts(kind: &Type) -> Option<(String, Vec<&Type>)> {
     Some((last.ident.to_string(), arguments))
 }
 
+/// What stands for a value that is read by hand, or in several forms.
+const LIKE_THE_DEFAULT: &str = "like the default";
+
 /// What stands for a value of this type, as words.
 pub(crate) fn words(sources: &Sources, from: &str, kind: &Type) -> String {
     let Some((name, arguments)) = parts(kind) else {
@@ -37,9 +40,14 @@ pub(crate) fn words(sources: &Sources, from: &str, kind: &Type) -> String {
         "PathBuf" => "path".into(),
         "bool" => "true or false".into(),
         "f32" | "f64" => "number".into(),
-        "i64" | "u64" | "usize" | "u32" | "i32" | "NonZeroUsize" | "NonZero" => "whole number".into(),
+        "i64" | "u64" | "usize" | "u32" | "i32" | "NonZeroUsize" | "NonZero" | "BlockSize" => "whole number".into(),
+        "TargetModules" => "text or list of text".into(),
+        "Init" => "true, false or text".into(),
         "Option" => inner(0),
-        "Vec" => format!("list of {}", inner(0)),
+        "Vec" => match inner(0) {
+            unknown if unknown == LIKE_THE_DEFAULT => "list".into(),
+            known => format!("list of {known}"),
+        },
         "BTreeMap" => format!("table: {} to {}", inner(0), inner(1)),
         _ => match sources.get(from, &name) {
             Some((_, Definition::Choice(variants)))
@@ -48,11 +56,11 @@ pub(crate) fn words(sources: &Sources, from: &str, kind: &Type) -> String {
                 let names: Vec<String> = variants.iter().map(|one| format!("`{}`", one.name)).collect();
                 names.join(", ")
             }
-            Some((_, Definition::Table(keys))) => {
+            Some((_, Definition::Table(keys))) if !keys.is_empty() => {
                 let names: Vec<String> = keys.iter().map(|key| format!("`{}`", key.name)).collect();
                 format!("table: {}", names.join(", "))
             }
-            _ => "see the default".into(),
+            _ => LIKE_THE_DEFAULT.into(),
         },
     }
 }

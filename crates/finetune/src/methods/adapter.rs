@@ -19,6 +19,7 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "adapter",
     summary: "Puts small bottleneck networks behind or beside frozen sublayers",
+    options: "AdapterConfig",
     example: "reduction_factor = 4",
     trains: Trains::Beside,
     reshapes: false,

@@ -11,6 +11,7 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "full",
     summary: "Trains the model's own parameters, all or those that regular expressions choose",
+    options: "FullConfig",
     example: "",
     trains: Trains::Weights,
     reshapes: false,

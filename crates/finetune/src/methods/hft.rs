@@ -18,6 +18,7 @@ use crate::recipe::{Recipe, Surgery};
 pub(super) static METHOD: Method = Method {
     kind: "hft",
     summary: "Trains a random half of the model's own parameters, drawn anew each round",
+    options: "HftConfig",
     example: "",
     trains: Trains::Weights,
     reshapes: false,

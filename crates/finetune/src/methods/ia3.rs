@@ -24,6 +24,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 pub(super) static METHOD: Method = Method {
     kind: "ia3",
     summary: "Scales the outputs, or the inputs, of frozen projections by learned vectors (IA3)",
+    options: "Ia3Config",
     example: "",
     // Scaled rows and columns keep their zeros.
     trains: Trains::Beside,

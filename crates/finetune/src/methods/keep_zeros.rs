@@ -11,6 +11,7 @@ use crate::recipe::combinations::modules::pruned_whole;
 pub(super) static METHOD: Method = Method {
     kind: "keep_zeros",
     summary: "Keeps the zeros of a pruned model under what trains over them",
+    options: "KeepZerosConfig",
     example: "",
     trains: Trains::Nothing,
     reshapes: false,

@@ -22,6 +22,7 @@ use crate::zeros;
 pub(super) static METHOD: Method = Method {
     kind: "lora",
     summary: "Adds low-rank updates to frozen weights",
+    options: "LoraConfig",
     example: "r = 4",
     trains: Trains::Update,
     reshapes: false,

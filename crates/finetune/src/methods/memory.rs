@@ -20,6 +20,7 @@ use crate::training::memory::facts as memorised;
 pub(super) static METHOD: Method = Method {
     kind: "memory",
     summary: "Puts a mixture of memory experts beside frozen projections, for facts (`objective.kind = \"memory\"`)",
+    options: "MemoryConfig",
     example: "num_experts = 64\ntop_k = 4\nquery_dim = 8",
     trains: Trains::Beside,
     reshapes: false,

@@ -46,6 +46,8 @@ pub struct Method {
     pub kind: &'static str,
     /// What it does, in one sentence without a final period.
     pub summary: &'static str,
+    /// The name of the type that its options are read into: the reference of recipes lists its fields.
+    pub options: &'static str,
     /// Options of a small run, as lines of a recipe: what the law matrix trains.
     pub example: &'static str,
     /// What it makes train.

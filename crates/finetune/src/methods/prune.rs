@@ -13,6 +13,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "prune",
     summary: "Makes weights zero before the model trains: by magnitude, Wanda or SparseGPT",
+    options: "PruneOptions",
     example: "method = 'magnitude'\nsparsity = 0.5",
     trains: Trains::Nothing,
     reshapes: true,

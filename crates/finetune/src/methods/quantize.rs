@@ -11,6 +11,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "quantize",
     summary: "Packs the frozen weights in 4 or 8 bits while the model is read, under an adapter (QLoRA)",
+    options: "QuantizeConfig",
     example: "",
     trains: Trains::Nothing,
     reshapes: false,

@@ -14,6 +14,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "upcycle",
     summary: "Turns each dense feed-forward into a mixture of experts that begin as copies of it",
+    options: "UpcycleConfig",
     example: "num_local_experts = 3\nnum_experts_per_tok = 2",
     trains: Trains::Nothing,
     reshapes: true,
