@@ -7,7 +7,7 @@ use std::error::Error;
 use hft::tch::nn::{self, Module, OptimizerConfig};
 use hft::tch::{self, Device, Kind, Tensor};
 use hft::tensor_core::Role;
-use hft::{Granularity, Halves, HftConfig, freeze, pieces_of_store};
+use hft::{Granularity, Halves, HftConfig, Resample, freeze, pieces_of_store};
 
 fn main() -> Result<(), Box<dyn Error>> {
     tch::manual_seed(0);
@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pieces = pieces_of_store(&store, |_, value| if value.dim() < 2 { Role::Norm } else { Role::Base });
     let config = HftConfig {
         granularity: Granularity::Model,
+        resample: Resample::Epoch,
         complement: true,
         ..HftConfig::default()
     };
