@@ -2,12 +2,10 @@
 #![allow(unsafe_code)]
 #![expect(clippy::needless_pass_by_value, reason = "a view is a reference already")]
 
-use std::ops::Range;
-
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::tile::pack::{self, Rows};
+use crate::tile::pack::{self, Rows as _, Strided};
 use crate::tile::scratch::{self, Need, Plain};
 use crate::tile::{
     BLOCK, LANES, Left, Number, Right, TileKernel, TileLanes, Tiles, add_rows, dispatch, product, whole,
@@ -127,73 +125,30 @@ fn blocks(c: ArrayViewMut2<'_, f32>) -> Vec<CBlock<'_>> {
     blocks
 }
 
-/// Rows of numbers at a stride.
-#[derive(Clone, Copy)]
-struct Strided<'a, T> {
-    data: &'a [T],
-    stride: usize,
-    len: usize,
-    width: usize,
-}
-
-impl<'a, T> Strided<'a, T> {
-    /// The view, if the numbers of a row lie side by side.
-    fn of(view: &'a ArrayView2<'a, T>) -> Option<Self> {
-        let (len, width) = view.dim();
-        if len == 0 || width == 0 {
-            return Some(Self {
-                data: &[],
-                stride: 0,
-                len,
-                width,
-            });
-        }
-        let stride = usize::try_from(view.strides()[0]).ok()?;
-        if width > 1 && view.strides()[1] != 1 {
-            return None;
-        }
-        // SAFETY: the view covers its last row, and with strides that are not negative nothing lies before its first number.
-        let data = unsafe { std::slice::from_raw_parts(view.as_ptr(), (len - 1) * stride + width) };
-        Some(Self {
+/// The view, if the numbers of a row lie side by side.
+fn strided<'a, T>(view: &'a ArrayView2<'a, T>) -> Option<Strided<'a, T>> {
+    let (len, width) = view.dim();
+    if len == 0 || width == 0 {
+        let (data, stride) = (&[][..], 0);
+        return Some(Strided {
             data,
             stride,
             len,
             width,
-        })
+        });
     }
-
-    #[inline(always)]
-    fn rows(self, rows: Range<usize>) -> Self {
-        Self {
-            data: &self.data[rows.start * self.stride..],
-            len: rows.len(),
-            ..self
-        }
+    let stride = usize::try_from(view.strides()[0]).ok()?;
+    if width > 1 && view.strides()[1] != 1 {
+        return None;
     }
-
-    #[inline(always)]
-    fn columns(self, columns: Range<usize>) -> Self {
-        Self {
-            data: &self.data[columns.start..],
-            width: columns.len(),
-            ..self
-        }
-    }
-}
-
-impl<T: Copy> Rows<T> for Strided<'_, T> {
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.len
-    }
-    #[inline(always)]
-    fn width(&self) -> usize {
-        self.width
-    }
-    #[inline(always)]
-    fn row(&self, i: usize) -> &[T] {
-        &self.data[i * self.stride..][..self.width]
-    }
+    // SAFETY: the view covers its last row, and with strides that are not negative nothing lies before its first number.
+    let data = unsafe { std::slice::from_raw_parts(view.as_ptr(), (len - 1) * stride + width) };
+    Some(Strided {
+        data,
+        stride,
+        len,
+        width,
+    })
 }
 
 /// A matrix as it lies in memory.
@@ -206,16 +161,16 @@ enum Operand<'a, T> {
 
 /// Calls `work` with `view`, or with a copy of it where neither its rows nor its columns are contiguous.
 fn with_operand<T: Copy>(view: ArrayView2<'_, T>, work: impl FnOnce(Operand<'_, T>)) {
-    if let Some(rows) = Strided::of(&view) {
+    if let Some(rows) = strided(&view) {
         return work(Operand::Plain(rows));
     }
     let transposed = view.t();
-    if let Some(columns) = Strided::of(&transposed) {
+    if let Some(columns) = strided(&transposed) {
         return work(Operand::Transposed(columns));
     }
     let copy = view.as_standard_layout();
     let copy = copy.view();
-    work(Operand::Plain(Strided::of(&copy).expect("rows side by side")));
+    work(Operand::Plain(strided(&copy).expect("rows side by side")));
 }
 
 struct Pack<'a, T> {

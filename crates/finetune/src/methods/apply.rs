@@ -2,7 +2,7 @@
 
 use ::lora::Originals;
 use anyhow::{Context as _, Result, bail};
-use decoder::{Decoder, projection_paths};
+use decoder::{Decoder, HeadKind, projection_paths};
 use memory_tuning::MemoryBank;
 use quant::Quantizing;
 use tch::Tensor;
@@ -47,6 +47,16 @@ pub struct Adapting {
     pub saved: Option<Saved>,
     /// What was done, in words, for people.
     pub what: Vec<String>,
+}
+
+/// The projections that an adapter may change, each with whether it gives the model's output: all of them, but not a new
+/// head, which trains whole and is saved with the adapter; an update of it would be lost in its noise.
+pub(super) fn adaptable(model: &Decoder) -> Vec<(ModulePath, bool)> {
+    let mut paths = model.projection_paths();
+    if *model.head_kind() != HeadKind::LanguageModel {
+        paths.retain(|(_, is_output)| !is_output);
+    }
+    paths
 }
 
 /// What a method may need besides the model.

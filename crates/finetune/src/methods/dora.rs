@@ -5,10 +5,10 @@ use std::path::Path;
 use ::dora::{DoraConfig, Wrapping};
 use ::lora::LoraConfig;
 use anyhow::Result;
-use decoder::{Decoder, HeadKind};
+use decoder::Decoder;
 use tensor_core::ModulePath;
 
-use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Saved, SavedForm, Trains, low_rank};
+use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Saved, SavedForm, Trains, adaptable, low_rank};
 use crate::model::Source;
 use crate::recipe::Surgery;
 use crate::recipe::combinations::Rule;
@@ -59,12 +59,7 @@ impl Adaptation for DoraConfig {
     fn apply(&self, adapting: Adapting, context: &mut Context) -> Result<Adapting> {
         let Adapting { model, mut what, .. } = adapting;
         let tables = [ModulePath::from("model.embed_tokens")];
-        // A new head trains whole and is saved with the adapter.
-        let has_new_head = *model.head_kind() != HeadKind::LanguageModel;
-        let mut paths = model.projection_paths();
-        if has_new_head {
-            paths.retain(|(_, is_output)| !is_output);
-        }
+        let paths = adaptable(&model);
         let mut wrapping = Wrapping::choose(self, &paths, &tables)?;
         if let Some(originals) = context.originals {
             wrapping = wrapping.with_originals(Box::new(originals));
@@ -82,12 +77,10 @@ impl Adaptation for DoraConfig {
                 wrapping.projection(at, base)
             })?
             .map_embedding(&mut |at, base| wrapping.table(at, base))?;
-        let mut config = self.clone();
-        if has_new_head {
-            // The names that PEFT adds for sequence classification.
-            let names = ["classifier".to_owned(), "score".to_owned()];
-            config.lora.modules_to_save.extend(names);
-        }
+        let config = DoraConfig {
+            lora: low_rank::with_head(&self.lora, &model),
+            ..self.clone()
+        };
         let (r, of) = (config.lora.r, paths.len());
         what.push(format!("DoRA of rank {r} on {} of {of} projections", decomposed.len()));
         if !magnitude_only.is_empty() {

@@ -12,7 +12,7 @@ use tensor_core::{ModulePath, Param, Projection};
 
 use super::{
     Adaptation, Adapting, Attached, Context, Cost, Merging, Method, ModelShape, Options, Saved, SavedForm, SavedFormat,
-    Trains, peft_type,
+    Trains, adaptable, low_rank, peft_type,
 };
 use crate::model::{Source, labels_of};
 use crate::quantised::Quantisation;
@@ -56,11 +56,7 @@ impl Adaptation for Ia3Config {
 
     fn apply(&self, adapting: Adapting, _: &mut Context) -> Result<Adapting> {
         let Adapting { model, mut what, .. } = adapting;
-        let mut paths = model.projection_paths();
-        if *model.head_kind() != HeadKind::LanguageModel {
-            // A new head trains whole and is saved with the vectors.
-            paths.retain(|(_, is_output)| !is_output);
-        }
+        let paths = adaptable(&model);
         let wrapping = Wrapping::choose(self.clone(), &paths)?;
         let model = model.map_projections(&mut |at, base| wrapping.projection(at, base))?;
         let chosen: Vec<_> = wrapping.chosen().map(|(at, side)| (at.clone(), side)).collect();
@@ -105,10 +101,7 @@ struct PeftIa3 {
 
 impl SavedForm for PeftIa3 {
     fn save(&self, folder: &Path, model: &Decoder, source: &Source) -> Result<()> {
-        let task = match model.head_kind() {
-            HeadKind::LanguageModel => "CAUSAL_LM",
-            _ => "SEQ_CLS",
-        };
+        let task = low_rank::task(model);
         let chosen = self.chosen.iter().map(|(at, side)| (at, *side));
         let config = ::ia3::to_peft_config(&self.config, Some(source.name()), task, chosen);
         let mut tensors = ::ia3::adapter_tensors(model);

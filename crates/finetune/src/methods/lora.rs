@@ -5,13 +5,13 @@ use std::path::Path;
 
 use ::lora::{Init, LoraConfig, Wrapping};
 use anyhow::Result;
-use decoder::{Decoder, HeadKind};
+use decoder::Decoder;
 use serde_json::{Map, Value, json};
 use tensor_core::{Embedding, ModulePath, Param, Projection};
 
 use super::{
     Adaptation, Adapting, Attached, Context, Cost, Merging, Method, ModelShape, Saved, SavedForm, SavedFormat, Trains,
-    low_rank, peft_type,
+    adaptable, low_rank, peft_type,
 };
 use crate::model::{Adapter, Source};
 use crate::quantised::Quantisation;
@@ -80,12 +80,7 @@ impl Adaptation for LoraConfig {
     fn apply(&self, adapting: Adapting, context: &mut Context) -> Result<Adapting> {
         let Adapting { model, mut what, .. } = adapting;
         let tables = [ModulePath::from("model.embed_tokens")];
-        // A new head trains whole and is saved with the adapter; an update of it would be lost in its noise.
-        let has_new_head = *model.head_kind() != HeadKind::LanguageModel;
-        let mut paths = model.projection_paths();
-        if has_new_head {
-            paths.retain(|(_, is_output)| !is_output);
-        }
+        let paths = adaptable(&model);
         let mut wrapping = Wrapping::choose(self.clone(), &paths, &tables)?;
         if let Some(originals) = context.originals {
             wrapping = wrapping.with_originals(Box::new(originals));
@@ -97,13 +92,7 @@ impl Adaptation for LoraConfig {
         let model = model
             .map_projections(&mut |at, base| wrapping.projection(at, base))?
             .map_embedding(&mut |at, base| wrapping.table(at, base))?;
-        let mut config = self.clone();
-        if has_new_head {
-            // The names that PEFT adds for sequence classification.
-            config
-                .modules_to_save
-                .extend(["classifier".to_owned(), "score".to_owned()]);
-        }
+        let config = low_rank::with_head(self, &model);
         let of = paths.len();
         what.push(format!(
             "LoRA of rank {} on {} of {of} projections",

@@ -26,6 +26,16 @@ struct Own {
 
 const OWN: [&str; 3] = ["use_dora", "exact_norm", "magnitude_only_modules"];
 
+/// The options as an adapter of `model` is saved with: PEFT's names of a new head, which is saved whole.
+pub(super) fn with_head(config: &LoraConfig, model: &Decoder) -> LoraConfig {
+    let mut config = config.clone();
+    if *model.head_kind() != HeadKind::LanguageModel {
+        let names = ["classifier".to_owned(), "score".to_owned()];
+        config.modules_to_save.extend(names);
+    }
+    config
+}
+
 /// The surgery of this kind; one without a seed of its own takes the run's.
 pub(super) fn parse(options: &Options, kind: &str) -> Result<Surgery> {
     let Options { document, at, seed, .. } = *options;

@@ -26,11 +26,11 @@ mod upcycle;
 use anyhow::Result;
 
 pub use self::adaptation::{Adaptation, Resolved, Trains};
+use self::apply::adaptable;
 pub use self::apply::{Adapted, Adapting, Context, apply, load};
 pub use self::cost::{Cost, ModelShape, Packed};
 pub use self::full::FullConfig;
 pub use self::keep_zeros::KeepZerosConfig;
-
 pub use self::options::Options;
 pub use self::prune::PruneOptions;
 pub use self::saved::{

@@ -53,6 +53,58 @@ impl<T: Copy> Rows<T> for Matrix<'_, T> {
     }
 }
 
+/// Rows at a distance from each other, which may lie closer or farther apart than they are wide.
+#[derive(Clone, Copy, Debug)]
+pub struct Strided<'a, T> {
+    /// All numbers from the first row's first to the last row's last.
+    pub data: &'a [T],
+    /// Numbers from the begin of a row to that of the next.
+    pub stride: usize,
+    /// How many rows.
+    pub len: usize,
+    /// Numbers of a row.
+    pub width: usize,
+}
+
+impl<T> Strided<'_, T> {
+    /// Some of the rows.
+    #[must_use]
+    #[inline(always)]
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        Self {
+            data: &self.data[rows.start * self.stride..],
+            len: rows.len(),
+            ..self
+        }
+    }
+
+    /// Some of the columns.
+    #[must_use]
+    #[inline(always)]
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        Self {
+            data: &self.data[columns.start..],
+            width: columns.len(),
+            ..self
+        }
+    }
+}
+
+impl<T: Copy> Rows<T> for Strided<'_, T> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len
+    }
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.width
+    }
+    #[inline(always)]
+    fn row(&self, i: usize) -> &[T] {
+        &self.data[i * self.stride..][..self.width]
+    }
+}
+
 /// Numbers from `at` on of row `i`, zeros where there are none.
 #[inline(always)]
 fn read<T: Number, R: Rows<T>, const N: usize>(rows: R, i: usize, at: usize) -> [T; N] {

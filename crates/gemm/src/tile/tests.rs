@@ -2,31 +2,10 @@
 
 use half::bf16;
 
-use super::pack::{self, Rows};
+use super::pack::{self, Rows as _, Strided};
 use super::scratch::{self, Need};
 use super::*;
 use crate::unit::on_each;
-
-/// Rows of a slice with numbers between them.
-#[derive(Clone, Copy)]
-struct Strided<'a, T> {
-    data: &'a [T],
-    stride: usize,
-    len: usize,
-    width: usize,
-}
-
-impl<T: Copy> Rows<T> for Strided<'_, T> {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn width(&self) -> usize {
-        self.width
-    }
-    fn row(&self, i: usize) -> &[T] {
-        &self.data[i * self.stride..][..self.width]
-    }
-}
 
 fn numbers<T: Number>(n: usize, seed: u32) -> Vec<T> {
     let mut state = seed;
