@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use data::{Chat, Message as Turn};
 use decoder::{GenerateOptions, Sampler};
+use events::Events;
 use moa::{Backend, Failure, MoaConfig, Reply, Request};
 use tensor_core::Mix;
 
 use crate::adapters::AdapterArg;
 use crate::machine::MachineArgs;
 use crate::model::{Loaded, ModelArgs};
-use crate::{output, prompts};
+use crate::prompts;
 
 /// Models in memory that answer for agents.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct LocalAgents {
 
 impl LocalAgents {
     /// Loads every model that a local agent of `config` names, with all of its agents' adapters.
-    pub fn load(config: &MoaConfig, machine: &MachineArgs) -> Result<Self> {
+    pub fn load(config: &MoaConfig, machine: &MachineArgs, events: &Events) -> Result<Self> {
         let mut names: Vec<&str> = Vec::new();
         let mut adapters: Vec<Vec<AdapterArg>> = Vec::new();
         let mut agents = BTreeMap::new();
@@ -60,7 +61,7 @@ impl LocalAgents {
                 against: None,
                 machine: machine.clone(),
             };
-            args.load().with_context(|| format!("model `{name}` of an agent"))
+            args.load(events).with_context(|| format!("model `{name}` of an agent"))
         };
         let models = names
             .iter()
@@ -70,7 +71,7 @@ impl LocalAgents {
             .collect::<Result<Vec<_>>>()?;
         for (idx, name) in names.iter().enumerate() {
             let of = agents.values().filter(|(model, _)| *model == idx).count();
-            output::note(format!("`{name}` is in memory once, for {of} agents"));
+            events.note(|| format!("`{name}` is in memory once, for {of} agents"));
         }
         Ok(Self { models, agents })
     }

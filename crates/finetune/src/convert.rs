@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use checkpoint::{Existing, ModelConfig, Output, SaveOptions, TensorInfo};
+use events::Events;
 use prune::Mask;
 use quant::Quantizing;
 use tch::{Device, Kind, Tensor};
@@ -12,7 +13,6 @@ use tensor_core::{Dense, ModulePath, Param, Projection, Role, Table};
 
 use crate::methods::{Attached, Merging};
 use crate::model::{LABELS, Source};
-use crate::output;
 use crate::provenance;
 use crate::quantised::{Against, Lost, Quantisation};
 use crate::zeros;
@@ -46,12 +46,12 @@ pub struct Written {
 
 impl Written {
     /// Says what packing has cost; nothing if nothing was packed.
-    pub fn tell(&self) {
+    pub fn tell(&self, events: &Events) {
         let relative = |(module, lost): &(ModulePath, Lost)| (lost.relative(), module.clone());
         let most = self.lost.iter().map(relative).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((most, module)) = most else { return };
         let whole = self.lost.iter().fold(Lost::default(), |sum, (_, lost)| sum.and(*lost));
-        output::note(format!(
+        events.note(|| format!(
             "merged into dequantised weights: packing had changed {} of them by {:.2} % (relative root mean square), at most \
              by {:.2} % at `{module}`\nhint: `--against dense` takes the weights from before",
             self.lost.len(),
@@ -102,9 +102,9 @@ impl Conversion<'_> {
                 kind: dtype.unwrap_or(kind),
             });
         }
-        let bar = output::bar(infos.len(), "tensors");
+        let work = self.source.events().begin("tensors", infos.len());
         let make = |info: &TensorInfo| -> Result<Tensor> {
-            bar.inc(1);
+            work.advance(1);
             let stored = self.source.stored(&info.name);
             let base = if dir.contains(&stored) {
                 dir.tensor(&stored)?
@@ -150,11 +150,11 @@ impl Conversion<'_> {
         // What finds no place is refused before anything is written.
         if let Some(adapter) = self.adapter {
             let merging = adapter.merging()?;
-            merging.tell();
+            adapter.tell(self.source.events());
             check(&*merging, &infos).with_context(|| format!("adapter `{}`", adapter.path().display()))?;
         }
         checkpoint::save_model(folder, &config, &infos, tensor, &options)?;
-        bar.finish_and_clear();
+        drop(work);
         Ok(written.into_inner())
     }
 

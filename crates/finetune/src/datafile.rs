@@ -5,8 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use data::{Dataset, ReadConfig, Shape};
-
-use crate::output;
+use events::Events;
 
 /// How the rows of a data file are read: the recipe's `data.shape` and `data.columns` as flags.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -31,17 +30,17 @@ impl ReadArgs {
 }
 
 /// Reads a data file, and tells what its rows leave out.
-pub fn read(path: &Path, config: &ReadConfig) -> Result<Dataset> {
+pub fn read(path: &Path, config: &ReadConfig, events: &Events) -> Result<Dataset> {
     let rows = Dataset::read(path, config)?;
     for remark in rows.remarks() {
-        output::note(format!("warning: {remark}"));
+        events.warn(|| remark.as_str());
     }
     Ok(rows)
 }
 
 /// Tells what the rows of a file leave out; what cannot be read is another's to refuse.
-pub fn tell(path: &Path, config: &ReadConfig) {
-    drop(read(path, config));
+pub fn tell(path: &Path, config: &ReadConfig, events: &Events) {
+    drop(read(path, config, events));
 }
 
 fn shape(name: &str) -> Result<Shape, String> {

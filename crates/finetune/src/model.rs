@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Existing, ModelDir, SaveOptions, TensorInfo, TokenizerFiles};
 use data::{ChatTemplate, ChatTemplates, Dataset, ReadConfig, Tokenizer};
 use decoder::{Decoder, ExpertsSource, Sources, projection_paths};
+use events::Events;
 use lora::AdapterNames;
 use quant::Quantizing;
 use serde_json::{Map, Value};
@@ -21,7 +22,6 @@ use tensor_core::{Mix, ProjectionSurgeon};
 use crate::adapters::{self as chosen, AdapterArg, Adapters};
 use crate::experts::RouterOptions;
 use crate::machine::{Machine, MachineArgs};
-use crate::output;
 use crate::prompts::Form;
 use crate::provenance::{self, Base};
 use crate::quantised::{Against, Quantisation};
@@ -80,10 +80,10 @@ impl Loaded {
 
 impl ModelArgs {
     /// Opens and loads.
-    pub fn load(&self) -> Result<Loaded> {
+    pub fn load(&self, events: &Events) -> Result<Loaded> {
         // What is small and often wrong comes first.
         let adapters = Adapters::open(&self.adapter)?;
-        let source = Source::open_at(&self.model, self.revision.as_deref())?;
+        let source = Source::open_at(&self.model, self.revision.as_deref(), events)?;
         for arg in &self.adapter {
             provenance::tell_other_base(&arg.path, &source)?;
         }
@@ -96,7 +96,7 @@ impl ModelArgs {
         let packing = Quantisation::under(&adapters.folders(), &source, self.against)?;
         let machine = self.machine.start()?;
         let model = source.decoder_packed(machine, packing.as_ref())?;
-        let (model, adapters) = adapters.place(model, &self.model)?;
+        let (model, adapters) = adapters.place(model, &self.model, events)?;
         // Adapters that are mixed by weights leave rows no choice.
         let adapters = adapters.filter(|_| self.adapter.iter().any(|arg| arg.name.is_some()));
         Ok(Loaded {
@@ -134,15 +134,17 @@ pub struct Source {
     base: OnceLock<Base>,
     /// What stands beside what is made of it, if a run says more than its base.
     provenance: OnceLock<Map<String, Value>>,
+    /// Whoever is told what there is to say of it.
+    events: Events,
 }
 
 impl Source {
     /// Finds the model that `name` means.
-    pub fn open(name: &str) -> Result<Self> {
+    pub fn open(name: &str, events: &Events) -> Result<Self> {
         let path = checkpoint::resolve(name)?;
         let dir = ModelDir::open(&path)?;
         for remark in dir.remarks() {
-            output::note(format!("warning: model `{name}`: {remark}"));
+            events.warn(|| format!("model `{name}`: {remark}"));
         }
         let files = dir.tokenizer().clone();
         let tokenizer = tokens::read(name, &dir);
@@ -154,21 +156,22 @@ impl Source {
             files,
             base: OnceLock::new(),
             provenance: OnceLock::new(),
+            events: events.clone(),
         };
         Ok(source.with_all_end_tokens())
     }
 
     /// Finds the model that `name` means; a hub id at `revision`, a branch, a tag or a commit, if one is given.
-    pub fn open_at(name: &str, revision: Option<&str>) -> Result<Self> {
+    pub fn open_at(name: &str, revision: Option<&str>, events: &Events) -> Result<Self> {
         let Some(revision) = revision else {
-            return Self::open(name);
+            return Self::open(name, events);
         };
         ensure!(
             checkpoint::is_hub_id(name) && !Path::new(name).exists(),
             "`revision`: wanted a hub id (`org/name`), which has revisions, found `{name}`\n\
              hint: leave `revision` out; a folder is what it is, and its hash is kept with the run"
         );
-        let source = Self::open(&format!("{name}@{revision}"))?;
+        let source = Self::open(&format!("{name}@{revision}"), events)?;
         Ok(Self {
             name: name.to_owned(),
             ..source
@@ -196,8 +199,8 @@ impl Source {
     }
 
     /// The model of a recipe, with the chat template that it names.
-    pub fn of(model: &ModelConfig) -> Result<Self> {
-        let source = Self::open_at(&model.name_or_path, model.revision.as_deref())?;
+    pub fn of(model: &ModelConfig, events: &Events) -> Result<Self> {
+        let source = Self::open_at(&model.name_or_path, model.revision.as_deref(), events)?;
         match &model.chat_template {
             Some(template) => source.with_chat_template(template),
             None => Ok(source),
@@ -241,6 +244,11 @@ impl Source {
             ..self
         };
         Ok(source.with_all_end_tokens())
+    }
+
+    /// Whoever is told what there is to say of it, and of what is made of it.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The name it was given.

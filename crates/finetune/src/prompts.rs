@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use data::{Chat, Dataset, Ending, Exchange, Message, Prompt, PromptForm, Row, Tokenizer};
 
 use crate::model::{PromptFormat, Source};
-use crate::output;
+use events::Events;
 
 /// Whether a plain text becomes the user's turn of a chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl FormArgs {
             Form::Chat
         };
         match (form, trained) {
-            (Form::Plain, Some(PromptFormat::ChatTemplate)) => output::note_once(format!(
+            (Form::Plain, Some(PromptFormat::ChatTemplate)) => source.events().note_once(format!(
                 "`{}` was trained on conversations in its chat template, and prompts are given as plain text: its answers \
                  may be worse than it knows\nhint: {}",
                 source.name(),
@@ -59,12 +59,12 @@ impl FormArgs {
                     "its chat template is missing"
                 },
             )),
-            (Form::Chat, Some(PromptFormat::RawText)) => output::note_once(format!(
+            (Form::Chat, Some(PromptFormat::RawText)) => source.events().note_once(format!(
                 "`{}` was trained on plain text, and prompts are given in the chat template: its answers may be worse than \
                  it knows\nhint: leave out `--chat`",
                 source.name(),
             )),
-            (Form::Plain, Some(PromptFormat::RawText)) if has_template && !self.no_chat => output::note_once(
+            (Form::Plain, Some(PromptFormat::RawText)) if has_template && !self.no_chat => source.events().note_once(
                 "prompts are given as plain text, as in training; `--chat` gives them in the chat template",
             ),
             _ => {}
@@ -83,17 +83,16 @@ impl FormArgs {
         let form = self.choose(source, tokenizer)?;
         let is_prompt = |row: &Row| row.gives_turns() == Some(false) && !matches!(row, Row::Text(_));
         if self.is_open(source, form) && rows.rows().any(is_prompt) {
-            tell_open();
+            tell_open(source.events());
         }
         Ok(form)
     }
 }
 
 /// Says how plain prompts are given to a model of which it is not known how it was trained.
-pub fn tell_open() {
-    output::note_once(
-        "prompts that are plain texts are given in the chat template; `--no-chat` gives them as they stand",
-    );
+pub fn tell_open(events: &Events) {
+    events
+        .note_once("prompts that are plain texts are given in the chat template; `--no-chat` gives them as they stand");
 }
 
 /// Rows that are longer than the model reaches, counted before anything is computed.

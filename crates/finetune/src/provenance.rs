@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::Source;
-use crate::output;
 
 /// The file beside an artefact.
 pub const FILE: &str = "provenance.json";
@@ -143,7 +142,7 @@ pub fn base_of(folder: &Path) -> Result<Option<Base>> {
 /// Says so if the adapter in `folder` was trained over another base than `source`.
 pub fn tell_other_base(folder: &Path, source: &Source) -> Result<()> {
     if let Some(text) = other_base(folder, source)? {
-        output::note(text);
+        source.events().note(|| text);
     }
     Ok(())
 }
@@ -166,6 +165,8 @@ fn other_base(folder: &Path, source: &Source) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use events::Events;
+
     use super::*;
 
     #[test]
@@ -181,7 +182,7 @@ mod tests {
             }
             folder
         };
-        let open = |path: &Path| Source::open(path.to_str().unwrap()).unwrap();
+        let open = |path: &Path| Source::open(path.to_str().unwrap(), &Events::none()).unwrap();
         let (own, moved, other) = (open(&tiny), copy("moved"), copy("other"));
         let weights = other.join("model.safetensors");
         let mut bytes = std::fs::read(&weights).unwrap();

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, bail};
 use checkpoint::ModelConfig;
 use data::{ReadConfig, Tokenizer};
 use decoder::Decoder;
+use events::Events;
 use prune::{Calibration, Thinned};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tensor_core::{Documents, DropoutKey};
 
-use crate::output;
 use crate::prompts::{self, Form};
 use crate::ranges;
 
@@ -62,6 +62,7 @@ impl Samples {
         is_needed: bool,
         tokenizer: &Tokenizer,
         model: &ModelConfig,
+        events: &Events,
     ) -> Result<Option<Self>> {
         let file = match (&config.calibration, is_needed) {
             (Some(file), true) => file,
@@ -76,7 +77,7 @@ impl Samples {
             bail!("wanted at least one sample (`nsamples`) of two tokens (`max_length`)");
         }
         let length = config.max_length.min(model.max_positions() as usize);
-        let mut windows = windows(file, length, tokenizer)?;
+        let mut windows = windows(file, length, tokenizer, events)?;
         // In the order of hashes of their places: a shuffle that a seed names.
         let key = |idx: usize| DropoutKey(config.seed).at(idx as u64).0;
         let mut order: Vec<usize> = (0..windows.len()).collect();
@@ -124,8 +125,8 @@ impl Samples {
 }
 
 /// The rows' texts in windows of `length` tokens.
-fn windows(file: &Path, length: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
-    let rows = crate::datafile::read(file, &ReadConfig::default())?;
+fn windows(file: &Path, length: usize, tokenizer: &Tokenizer, events: &Events) -> Result<Vec<Vec<u32>>> {
+    let rows = crate::datafile::read(file, &ReadConfig::default(), events)?;
     let mut windows = Vec::new();
     for idx in 0..rows.len() {
         let place = || rows.place(idx).to_string();
@@ -139,12 +140,16 @@ fn windows(file: &Path, length: usize, tokenizer: &Tokenizer) -> Result<Vec<Vec<
 }
 
 /// The model with its zeros, and what became of each matrix.
-pub fn thin(model: Decoder, plan: &prune::Plan, samples: Option<&Samples>) -> Result<(Decoder, Vec<Thinned>)> {
+pub fn thin(
+    model: Decoder,
+    plan: &prune::Plan,
+    samples: Option<&Samples>,
+    events: &Events,
+) -> Result<(Decoder, Vec<Thinned>)> {
     let calibration = samples.map(|samples| Calibration::new(&model, samples.rows(model.device())));
-    let bar = output::bar(model.blocks().len(), "blocks");
+    let work = events.begin("blocks", model.blocks().len());
     let mut operate =
         |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
-    let made = prune::prune(model, plan, calibration, &mut operate, &mut |_| bar.inc(1))?;
-    bar.finish_and_clear();
+    let made = prune::prune(model, plan, calibration, &mut operate, &mut |_| work.advance(1))?;
     Ok(made)
 }

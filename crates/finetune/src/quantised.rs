@@ -16,7 +16,6 @@ use tensor_core::{ModulePath, Parameters, Projection};
 
 use crate::machine::{Dtype, Machine};
 use crate::model::Source;
-use crate::output;
 
 /// The projection over the packed weight of the module at `at`; none if the files hold a dense one.
 pub fn projection(dir: &ModelDir, at: &ModulePath, machine: Machine) -> decoder::Result<Option<Box<dyn Projection>>> {
@@ -255,23 +254,25 @@ impl Quantisation {
             // Its dequantised weights are the ones; no dense ones are there to be packed.
             (_, Some((path, own))) if is_packed => {
                 if let Some(there) = Self::of_model(model.dir())?.filter(|there| !there.packs_as(&own)) {
-                    output::note(format!(
-                        "warning: adapter `{}` was trained over {own}; model `{}` is in {there}, which is another base",
-                        path.display(),
-                        model.name()
-                    ));
+                    model.events().warn(|| {
+                        format!(
+                            "adapter `{}` was trained over {own}; model `{}` is in {there}, which is another base",
+                            path.display(),
+                            model.name()
+                        )
+                    });
                 }
                 Ok(None)
             }
             (Some(Against::Dense), Some((path, own))) => {
-                output::note(format!(
-                    "warning: adapter `{}` was trained over {own}; the dense weights are under it, as `--against dense` says",
+                model.events().warn(|| format!(
+                    "adapter `{}` was trained over {own}; the dense weights are under it, as `--against dense` says",
                     path.display()
                 ));
                 Ok(None)
             }
             (_, Some((path, own))) => {
-                output::note(format!(
+                model.events().note(|| format!(
                     "adapter `{}` was trained over {own}: the base is packed in the same way (`--against dense` takes the dense weights)",
                     path.display()
                 ));

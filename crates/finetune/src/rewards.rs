@@ -33,7 +33,7 @@ impl Speaker<'_> {
 
     /// A reward model, if it reads the speaker's tokens. One over the speaker's own base shares its frozen weights.
     fn reward_model(&self, name: &str, adapter: Option<&Path>) -> Result<ModelReward> {
-        let source = Source::open(name)?;
+        let source = Source::open(name, self.source.events())?;
         self.same_tokens(&source)?;
         let is_own = name == self.source.name();
         let packing = Quantisation::under(adapter.as_slice(), &source, None)?;
@@ -58,7 +58,11 @@ impl Speaker<'_> {
             })?
         };
         let model = match adapter {
-            Some(folder) => methods::open(folder)?.place(model)?,
+            Some(folder) => {
+                let adapter = methods::open(folder)?;
+                adapter.tell(self.source.events());
+                adapter.place(model)?
+            }
             None => model,
         };
         Ok(ModelReward::new(model)?)

@@ -19,8 +19,9 @@ use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, RewardLoss, Sco
 use anyhow::{Context as _, Result, bail};
 use decoder::loss::{ClassificationLoss, Distillation, LabelledRow, SupervisedLoss, TokenRow};
 use decoder::{Decoder, HeadKind};
+use events::{Events, figures};
 use tensor_core::Objective;
-use train::{Entry, Hooks, Outcome, Report, RunDir, Start};
+use train::{Hooks, Outcome, Report, RunDir, Start};
 
 use self::evaluation::Evaluation;
 use self::record::{Open, Record};
@@ -34,7 +35,6 @@ use crate::machine::{Dtype, Machine};
 use crate::methods::hft::Half;
 use crate::methods::{self, Adapted};
 use crate::model::Source;
-use crate::output;
 use crate::quantised::num_params;
 use crate::recipe::{DistillConfig, ObjectiveConfig, Recipe, Surgery};
 use crate::rewards::Speaker;
@@ -54,6 +54,7 @@ pub enum Begin {
 ///
 /// Several runs may follow each other in one process, or go side by side in folders of their own.
 pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) -> Result<Report> {
+    let events = watch.events();
     let open = Open::of(&recipe)?;
     recipe.model.dtype = Dtype::of(machine.kind);
     recipe.model.device = device_name(machine.device);
@@ -68,12 +69,12 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
         Start::Resume => Record::read(recipe.output_dir())?,
         Start::New | Start::Overwrite => None,
     };
-    let source = record::open_base(&recipe.model, earlier.as_ref())?;
+    let source = record::open_base(&recipe.model, earlier.as_ref(), events)?;
     recipe.fits(source.dir())?;
     sets::within_positions(&mut recipe, &source);
     let time = record::time(earlier.as_ref())?;
     let tokenizer = source.tokenizer()?.at_time(time)?;
-    let sets = Sets::read(&recipe, &tokenizer)?;
+    let sets = Sets::read(&recipe, &tokenizer, events)?;
     let format = match recipe.objective.has_rollouts() {
         true => rollouts::prompt_format(&recipe)?,
         false => sets.prompt_format(),
@@ -83,7 +84,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     let record = Record::of(&recipe, (&source, &tokenizer), machine, &open, time)?;
     let record = match begin {
         Begin::New => record,
-        Begin::Resume => record.after(earlier, &dir, watch.allowed())?,
+        Begin::Resume => record.after(earlier, &dir, watch.allowed(), events)?,
     };
     source.describe(record.provenance());
     let dir = dir.with_record(record.text()?);
@@ -91,19 +92,21 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
     let model = with_head(model, &sets, &recipe)?;
     let adapted = methods::apply(model, &recipe, &source)?;
     let (all, trainable) = num_params(&adapted.model);
-    output::note(format!(
-        "{}: {} parameters, {} of them train; {}, {} on {}",
-        recipe.model.name_or_path,
-        output::count(all as f64),
-        output::count(trainable as f64),
-        adapted.what,
-        if machine.kind == tch::Kind::BFloat16 {
-            "bf16"
-        } else {
-            "f32"
-        },
-        recipe.model.device,
-    ));
+    events.note(|| {
+        format!(
+            "{}: {} parameters, {} of them train; {}, {} on {}",
+            recipe.model.name_or_path,
+            figures::count(all as f64),
+            figures::count(trainable as f64),
+            adapted.what,
+            if machine.kind == tch::Kind::BFloat16 {
+                "bf16"
+            } else {
+                "f32"
+            },
+            recipe.model.device,
+        )
+    });
     let run = Run {
         recipe: &recipe,
         source: &source,
@@ -114,36 +117,7 @@ pub fn run(mut recipe: Recipe, machine: Machine, begin: Begin, watch: &Watch) ->
         known: None,
         watch,
     };
-    let reference = || reference::choose(&recipe, &source, machine, &adapted);
-    let report = match &recipe.objective {
-        ObjectiveConfig::Sft(_) => run.fit::<TokenRow>(&SupervisedLoss),
-        ObjectiveConfig::Classify(_) => run.fit::<LabelledRow>(&ClassificationLoss),
-        ObjectiveConfig::Distill(distill) => {
-            let teacher = run.teacher(distill, machine)?;
-            run.fit::<TokenRow>(&Distillation::new(&teacher, distill.temperature, distill.alpha))
-        }
-        ObjectiveConfig::Dpo(config) => {
-            let mut reference = config.needs_reference().then(&reference).transpose()?;
-            let mut known = None;
-            if let Some(computing) = reference.take_if(|_| config.precompute_ref_log_probs) {
-                known = Some(reference::known(&recipe, &sets, &adapted.model, &computing, machine)?);
-                reference = Some(Reference::of_rows());
-            }
-            let objective = Preference::new(config, Likelihood::Reply, reference)?;
-            Run { known, ..run }.fit::<ReplyRow>(&objective)
-        }
-        ObjectiveConfig::Orpo(config) => {
-            let (config, likelihood) = config.preference();
-            run.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
-        }
-        ObjectiveConfig::Kto(config) => run.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
-        ObjectiveConfig::Ppo(_) | ObjectiveConfig::Grpo(_) => rollouts::fit(&run, &reference),
-        ObjectiveConfig::Reward(config) => run.fit::<ScoredRow>(&RewardLoss::new(config)?),
-        ObjectiveConfig::Memory(options) => match adapted.memory() {
-            Some(bank) => memory::fit(&run, bank, options),
-            None => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
-        },
-    }?;
+    let report = run.train(machine)?;
     watch.ended(&adapted.model);
     Ok(report)
 }
@@ -171,9 +145,59 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Whoever follows it.
+    fn events(&self) -> &Events {
+        self.watch.events()
+    }
+
+    /// Trains by the recipe's objective.
+    fn train(self, machine: Machine) -> Result<Report> {
+        let Self {
+            recipe, sets, adapted, ..
+        } = self;
+        let reference = || reference::choose(recipe, self.source, machine, adapted);
+        match &recipe.objective {
+            ObjectiveConfig::Sft(_) => self.fit::<TokenRow>(&SupervisedLoss),
+            ObjectiveConfig::Classify(_) => self.fit::<LabelledRow>(&ClassificationLoss),
+            ObjectiveConfig::Distill(distill) => {
+                let teacher = self.teacher(distill, machine)?;
+                self.fit::<TokenRow>(&Distillation::new(&teacher, distill.temperature, distill.alpha))
+            }
+            ObjectiveConfig::Dpo(config) => {
+                let mut reference = config.needs_reference().then(&reference).transpose()?;
+                let mut known = None;
+                if let Some(computing) = reference.take_if(|_| config.precompute_ref_log_probs) {
+                    let model = &adapted.model;
+                    known = Some(reference::known(
+                        recipe,
+                        sets,
+                        model,
+                        &computing,
+                        machine,
+                        self.events(),
+                    )?);
+                    reference = Some(Reference::of_rows());
+                }
+                let objective = Preference::new(config, Likelihood::Reply, reference)?;
+                Run { known, ..self }.fit::<ReplyRow>(&objective)
+            }
+            ObjectiveConfig::Orpo(config) => {
+                let (config, likelihood) = config.preference();
+                self.fit::<ReplyRow>(&Preference::new(&config, likelihood, None)?)
+            }
+            ObjectiveConfig::Kto(config) => self.fit::<SingleRow>(&SingleReplies::new(config, reference()?)?),
+            ObjectiveConfig::Ppo(_) | ObjectiveConfig::Grpo(_) => rollouts::fit(&self, &reference),
+            ObjectiveConfig::Reward(config) => self.fit::<ScoredRow>(&RewardLoss::new(config)?),
+            ObjectiveConfig::Memory(options) => match adapted.memory() {
+                Some(bank) => memory::fit(&self, bank, options),
+                None => bail!("`objective.kind = \"memory\"` wants a `[[surgery]]` of `kind = \"memory\"`"),
+            },
+        }
+    }
+
     /// The model that is learnt from; its tokens must mean what the student's mean.
     fn teacher(&self, distill: &DistillConfig, machine: Machine) -> Result<Decoder> {
-        let source = Source::open(&distill.teacher).context("`objective.teacher`")?;
+        let source = Source::open(&distill.teacher, self.events()).context("`objective.teacher`")?;
         let starts_as_base = |surgery: &Surgery| !surgery.changes_the_model() && surgery.dropout() == 0.0;
         let place = |source: &Source| source.dir().path().canonicalize().ok();
         if place(&source) == place(self.source)
@@ -209,7 +233,7 @@ impl Run<'_> {
 
     fn fit<B: ToRow>(&self, objective: &dyn Objective<Batch = B>) -> Result<Report> {
         let (recipe, model) = (self.recipe, &self.adapted.model);
-        let batches = Steps::training(self.sets, recipe, model.device())?;
+        let batches = Steps::training(self.sets, recipe, model.device())?.with_events(self.events());
         let batches = match &self.known {
             Some(known) => batches.with_known(known.train.clone()),
             None => batches,
@@ -220,14 +244,13 @@ impl Run<'_> {
             self.sets,
             recipe,
             self.known.as_ref().map(|known| known.eval.as_slice()),
-            model.device(),
+            (model.device(), self.events()),
         )?;
         let mut evaluate = |_: usize| evaluation.measure(model, objective).map_err(Into::into);
         let save =
             |folder: &std::path::Path| saving::save(folder, self.adapted, self.source, self.sets).map_err(Into::into);
-        let mut listen = |entry: &Entry| self.watch.heard(entry);
         let mut hooks = Hooks::new(self.dir, &save)
-            .with_listener(&mut listen)
+            .with_events(self.events().clone())
             .with_stop(self.watch.stop())
             .with_states(states::states(&recipe.train)?);
         if !self.sets.eval.is_empty() {

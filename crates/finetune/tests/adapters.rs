@@ -2,6 +2,7 @@
 //! in its row.
 
 use decoder::{Decoder, GenerateOptions, Sampler};
+use events::Events;
 use finetune::adapters::{AdapterArg, Adapters, mix};
 use finetune::machine::Machine;
 use finetune::model::Source;
@@ -18,13 +19,20 @@ fn base() -> Decoder {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let base = Source::open(&golden::vectors_dir().join("adapters/base").display().to_string()).unwrap();
+    let base = Source::open(
+        &golden::vectors_dir().join("adapters/base").display().to_string(),
+        &Events::none(),
+    )
+    .unwrap();
     base.decoder(machine).unwrap()
 }
 
 fn placed(args: &[String]) -> (Decoder, Option<AdapterNames>) {
     let args: Vec<AdapterArg> = args.iter().map(|arg| arg.parse().unwrap()).collect();
-    Adapters::open(&args).unwrap().place(base(), "tiny").unwrap()
+    Adapters::open(&args)
+        .unwrap()
+        .place(base(), "tiny", &Events::none())
+        .unwrap()
 }
 
 fn folder(name: &str) -> String {
@@ -184,7 +192,7 @@ fn log_probs_through_an_adapted_head_follow_each_document() {
 fn adapters_that_cannot_stand_together_are_refused() {
     let open = |args: &[String]| -> String {
         let args: Vec<AdapterArg> = args.iter().map(|arg| arg.parse().unwrap()).collect();
-        let placed = Adapters::open(&args).and_then(|adapters| adapters.place(base(), "tiny"));
+        let placed = Adapters::open(&args).and_then(|adapters| adapters.place(base(), "tiny", &Events::none()));
         finetune::failure::text(&placed.map(|_| ()).unwrap_err())
     };
     let first = folder("combine/first");

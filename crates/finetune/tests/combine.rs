@@ -1,5 +1,6 @@
 //! `finetune combine` on PEFT's own adapters: what it writes computes what PEFT computes, and bad input is refused.
 
+use events::Events;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +33,11 @@ fn computes(folder: &Path, case: &str) {
         device: Device::Cpu,
         kind: Kind::Float,
     };
-    let base = Source::open(&golden::vectors_dir().join("adapters/base").display().to_string()).unwrap();
+    let base = Source::open(
+        &golden::vectors_dir().join("adapters/base").display().to_string(),
+        &Events::none(),
+    )
+    .unwrap();
     let model = Adapter::open(folder)
         .unwrap()
         .place(base.decoder(machine).unwrap())

@@ -1,5 +1,6 @@
 //! Weights in 4 bits through the command: bitsandbytes' own files, LoRA over them, merging, small adapters.
 
+use events::Events;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,7 @@ fn vectors(name: &str) -> PathBuf {
 }
 
 fn base() -> Source {
-    Source::open(text(&vectors("quant/llama-dense"))).unwrap()
+    Source::open(text(&vectors("quant/llama-dense")), &Events::none()).unwrap()
 }
 
 /// Runs the command in this process; its failure as text.
@@ -45,7 +46,10 @@ fn text(path: &Path) -> &str {
 }
 
 fn load(folder: &Path) -> Decoder {
-    Source::open(text(folder)).unwrap().decoder(F32).unwrap()
+    Source::open(text(folder), &Events::none())
+        .unwrap()
+        .decoder(F32)
+        .unwrap()
 }
 
 fn logits(model: &Decoder) -> Tensor {
@@ -61,7 +65,7 @@ fn bitsandbytes_models_say_here_what_they_say_there() {
         ("llama-fp4-bf16", Kind::BFloat16),
     ] {
         let golden = Vectors::open(&format!("quant/{name}"));
-        let source = Source::open(text(&vectors(&format!("quant/{name}")))).unwrap();
+        let source = Source::open(text(&vectors(&format!("quant/{name}"))), &Events::none()).unwrap();
         let model = source.decoder(Machine { kind, ..F32 }).unwrap();
         let is_packed = |at: &ModulePath, kind| at.name() == "weight" && kind == Kind::Uint8;
         let packed = named_params(&model)
@@ -178,7 +182,13 @@ fn a_model_written_dense_is_what_its_codes_stand_for() {
             "f32",
         ];
         run(&[&args[..], &["--scheme", scheme], flags].concat()).unwrap();
-        assert!(!Source::open(text(&folder)).unwrap().dir().config().is_quantised());
+        assert!(
+            !Source::open(text(&folder), &Events::none())
+                .unwrap()
+                .dir()
+                .config()
+                .is_quantised()
+        );
         let config = QuantizeConfig {
             scheme: serde_json::from_value(scheme.into()).unwrap(),
             double_quant: !flags.is_empty(),
@@ -242,7 +252,13 @@ fn an_adapter_merges_into_a_4_bit_model_and_the_result_is_dense() {
     let error = run(&[&args[..], &["--against", "dense"]].concat()).unwrap_err();
     assert!(error.contains("the dense weights are not there"), "{error}");
     run(&args).unwrap();
-    assert!(!Source::open(text(&merged)).unwrap().dir().config().is_quantised());
+    assert!(
+        !Source::open(text(&merged), &Events::none())
+            .unwrap()
+            .dir()
+            .config()
+            .is_quantised()
+    );
     assert_close("merged", &logits(&load(&merged)), &logits(&trained), 1e-4, 1e-4);
 }
 
@@ -291,7 +307,7 @@ fn adapted(surgeries: &str) -> Decoder {
     fs::write(&path, recipe).unwrap();
     fs::write(home.path().join("none.jsonl"), "{\"text\": \"a\"}\n").unwrap();
     let recipe = Recipe::read(&path, &[]).unwrap();
-    let source = Source::of(&recipe.model).unwrap();
+    let source = Source::of(&recipe.model, &Events::none()).unwrap();
     let model = load_recipe(&source, F32, &recipe).unwrap();
     apply(model, &recipe, &source).unwrap().model
 }

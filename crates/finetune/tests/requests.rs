@@ -1,5 +1,6 @@
 //! The command with several adapters: rows that choose by name, weights that mix, one that is alone.
 
+use events::Events;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -28,7 +29,7 @@ fn adapter(folder: &Path, seed: u64) -> String {
     fs::write(folder.join("recipe.toml"), text).unwrap();
     fs::write(folder.join("rows.jsonl"), "{\"text\": \"a\"}\n").unwrap();
     let recipe = Recipe::read(&folder.join("recipe.toml"), &[]).unwrap();
-    let source = Source::of(&recipe.model).unwrap();
+    let source = Source::of(&recipe.model, &Events::none()).unwrap();
     let machine = Machine {
         device: Device::Cpu,
         kind: Kind::Float,

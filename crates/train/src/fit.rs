@@ -9,17 +9,17 @@ mod resume;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use events::Work;
 use tch::{Device, Tensor};
 use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, named_params};
 
 use self::resume::{load, round_state};
 use crate::metrics::Metrics;
-use crate::progress::Progress;
 use crate::run_dir::{COUNTED, MASTERS};
 use crate::state::State;
 use crate::step::accumulate;
 use crate::{
-    AdamW, AfterStep, Batches, Entry, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, Sparse,
+    AdamW, AfterStep, Batches, Error, EvalStrategy, Hooks, Optimizer, Outcome, Report, Result, Schedule, Sparse,
     StateMemory, States, StepReport, TrainConfig, choose_plan, tensors,
 };
 
@@ -66,7 +66,7 @@ struct Run<'c, 'h> {
     state: State,
     total: usize,
     metrics: Metrics,
-    progress: Progress,
+    work: Work,
     device: Device,
     started: Instant,
     /// Steps that this process began after.
@@ -158,7 +158,7 @@ impl<'c, 'h> Run<'c, 'h> {
             .history
             .iter()
             .rev()
-            .find(|entry| is_evaluation(entry))
+            .find(|entry| entry.is_evaluation())
             .map(|entry| entry.step);
         Ok(Self {
             config,
@@ -167,7 +167,7 @@ impl<'c, 'h> Run<'c, 'h> {
             optimizer,
             total,
             metrics: Metrics::open(hooks.dir, config, &state.history, state.step)?,
-            progress: Progress::new(total, state.step),
+            work: hooks.events.resume("steps", total, state.step),
             device,
             started: Instant::now(),
             first: state.step,
@@ -330,8 +330,4 @@ impl<'c, 'h> Run<'c, 'h> {
 /// What moves by counting, if anything does.
 fn counted(after: Option<&dyn AfterStep>) -> Option<Vec<(String, Tensor)>> {
     after.map(AfterStep::tensors).filter(|tensors| !tensors.is_empty())
-}
-
-fn is_evaluation(entry: &Entry) -> bool {
-    entry.values.keys().any(|name| name.starts_with("eval/"))
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use events::Events;
+
 use crate::{AfterStep, BoxError, Entry, Rounds, RunDir, Sparse, States};
 
 /// Writes the adapter or the model, as others read it, into a folder that exists.
@@ -20,6 +22,7 @@ pub struct Hooks<'a> {
     pub(crate) save_model: &'a SaveModel<'a>,
     pub(crate) evaluate: Option<&'a mut Evaluate<'a>>,
     pub(crate) on_entry: Option<&'a mut OnEntry<'a>>,
+    pub(crate) events: Events,
     pub(crate) stop: Option<&'a AtomicBool>,
     pub(crate) states: Option<Box<dyn States>>,
     pub(crate) rounds: Option<&'a dyn Rounds>,
@@ -35,6 +38,7 @@ impl<'a> Hooks<'a> {
             save_model,
             evaluate: None,
             on_entry: None,
+            events: Events::none(),
             stop: None,
             states: None,
             rounds: None,
@@ -52,13 +56,19 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// With a listener, called while the progress bar is out of the way.
+    /// With a listener, called for each entry before the next step.
     #[must_use]
     pub fn with_listener(self, on_entry: &'a mut OnEntry<'a>) -> Self {
         Self {
             on_entry: Some(on_entry),
             ..self
         }
+    }
+
+    /// Telling its steps, entries and checkpoints.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
     }
 
     /// With a flag that, once set, ends the run after its present step, saved.

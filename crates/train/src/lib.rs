@@ -45,7 +45,6 @@ mod state;
 mod tensors;
 
 mod metrics;
-mod progress;
 mod tensorboard;
 mod trainer_state;
 

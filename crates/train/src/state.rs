@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use events::Event;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,6 +26,20 @@ impl Entry {
     /// A measured number; none if there is none of that name.
     pub fn number(&self, name: &str) -> Option<f64> {
         self.values.get(name)?.as_f64()
+    }
+
+    /// Whether it is what an evaluation measured.
+    pub(crate) fn is_evaluation(&self) -> bool {
+        self.values.keys().any(|name| name.starts_with("eval/"))
+    }
+
+    /// As whoever follows the run is told.
+    pub(crate) fn as_event(&self) -> Event {
+        let (step, epoch, values) = (self.step, self.epoch, self.values.clone());
+        match self.is_evaluation() {
+            true => Event::Evaluated { step, epoch, values },
+            false => Event::Trained { step, epoch, values },
+        }
     }
 }
 

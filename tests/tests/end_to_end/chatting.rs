@@ -117,8 +117,9 @@ impl Terminal {
     }
 
     fn chat_with(home: &Home, model: &str, more: &str) -> Self {
+        // Without `exec`, a shell that stays between would be interrupted by Ctrl-C as well, and end with its status.
         let line = format!(
-            "'{}' chat --model '{model}' --dtype f32 --max-new-tokens 6 --temperature 0 {more}",
+            "exec '{}' chat --model '{model}' --dtype f32 --max-new-tokens 6 --temperature 0 {more}",
             env!("CARGO_BIN_EXE_finetune-tested"),
         );
         let mut child = Command::new("script")
@@ -126,6 +127,7 @@ impl Terminal {
             .env("FINETUNE_CACHE", home.path().join("cache"))
             .env("OMP_NUM_THREADS", "1")
             .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use decoder::{Decoder, HeadKind};
+use events::{Event, Events};
 use finetune::cli::Cli;
 use finetune::machine::{Dtype, Machine, MachineArgs};
 use finetune::methods;
@@ -140,15 +141,20 @@ pub(crate) fn say(model: &Decoder) -> Said {
 /// stopped after its first.
 pub(crate) fn train(path: &Path, machine: Machine, begin: Begin, one_step: bool) -> Result<Said> {
     let recipe = Recipe::read(path, &[])?;
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     let said = RefCell::new(Said::new());
-    let listen = |_: &train::Entry| stop.store(one_step, Ordering::Relaxed);
+    let stopped = stop.clone();
+    let events = Events::new(move |event| {
+        if matches!(event, Event::Trained { .. }) {
+            stopped.store(one_step, Ordering::Relaxed);
+        }
+    });
     let look = |model: &Decoder| *said.borrow_mut() = say(model);
     let report = training::run(
         recipe,
         machine,
         begin,
-        &Watch::new(&stop).with_listener(&listen).with_model(&look),
+        &Watch::new(&stop).with_events(events).with_model(&look),
     )?;
     let is_stopped = matches!(report.outcome, train::Outcome::Interrupted { step: 1, .. });
     ensure!(is_stopped == one_step, "the run ended so: {}", report.outcome);
@@ -158,7 +164,7 @@ pub(crate) fn train(path: &Path, machine: Machine, begin: Begin, one_step: bool)
 /// What the base of a case says before anything is put into it but what its recipe packs.
 pub(crate) fn base(case: &Case, recipe: &Path) -> Result<Decoder> {
     let recipe = Recipe::read(recipe, &[])?;
-    methods::load(&Source::of(&recipe.model)?, case.machine(), &recipe)
+    methods::load(&Source::of(&recipe.model, &Events::none())?, case.machine(), &recipe)
 }
 
 /// The model of a finished run, as every verb would read it.
@@ -180,7 +186,7 @@ pub(crate) fn load(case: &Case, model: &Path, adapter: Option<&Path>) -> Result<
             threads: Some(1),
         },
     };
-    Ok(args.load()?.model)
+    Ok(args.load(&Events::none())?.model)
 }
 
 /// Runs a verb of the command.

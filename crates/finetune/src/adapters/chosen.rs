@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::TokenizerFiles;
 use data::Dataset;
 use decoder::{Decoder, HeadKind};
+use events::Events;
 use lora::{AdapterNames, AdapterSet, Member};
 use serde_json::Value;
 use tensor_core::{Mix, ModulePath};
@@ -13,7 +14,6 @@ use tensor_core::{Mix, ModulePath};
 use super::{AdapterArg, Templates};
 use crate::methods::{self, Attached};
 use crate::model::{Adapter, PromptFormat};
-use crate::output;
 
 /// The column of a data file whose value chooses a row's adapters.
 pub const COLUMN: &str = "adapter";
@@ -96,10 +96,11 @@ impl Adapters {
     }
 
     /// Puts them into `model`, which the user calls `on`; the names, if rows may choose.
-    pub fn place(self, model: Decoder, on: &str) -> Result<(Decoder, Option<AdapterNames>)> {
+    pub fn place(self, model: Decoder, on: &str, events: &Events) -> Result<(Decoder, Option<AdapterNames>)> {
         let members = match self {
             Self::None => return Ok((model, None)),
             Self::Alone(adapter) => {
+                adapter.tell(events);
                 let place = || format!("adapter `{}` on model `{on}`", adapter.path().display());
                 return Ok((adapter.place(model).with_context(place)?, None));
             }
@@ -113,6 +114,7 @@ impl Adapters {
                     place()
                 );
             }
+            adapter.tell(events);
             let placement = adapter.member().with_context(place)?;
             Ok(Member {
                 name,
@@ -151,20 +153,20 @@ pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<Mix> {
 }
 
 /// Tells how many rows chose no adapter, and so were read by the base alone.
-pub fn tell_base(names: Option<&AdapterNames>, rows: &Dataset) {
+pub fn tell_base(names: Option<&AdapterNames>, rows: &Dataset, events: &Events) {
     let chooses = |idx: &usize| !matches!(rows.kept(*idx, COLUMN), None | Some(Value::Null));
     let without = (0..rows.len()).filter(|idx| !chooses(idx)).count();
     if names.is_some() && without > 0 {
         let all = rows.len();
-        output::note(format!(
-            "{without} of {all} rows have no `{COLUMN}`: the base alone reads them, without an adapter"
-        ));
+        events.note(|| {
+            format!("{without} of {all} rows have no `{COLUMN}`: the base alone reads them, without an adapter")
+        });
     }
 }
 
 /// Tells which of several named adapters answers `what`, which cannot choose.
-pub fn tell_first(names: Option<&AdapterNames>, args: &[AdapterArg], what: &str) {
+pub fn tell_first(names: Option<&AdapterNames>, args: &[AdapterArg], what: &str, events: &Events) {
     if let (Some(_), Some(name)) = (names, args.first().and_then(|arg| arg.name.as_ref())) {
-        output::note(format!("{what} chooses no adapter: `{name}`, the first, takes part"));
+        events.note(|| format!("{what} chooses no adapter: `{name}`, the first, takes part"));
     }
 }

@@ -3,6 +3,7 @@
 use ::lora::Originals;
 use anyhow::{Context as _, Result, bail};
 use decoder::{Decoder, HeadKind, projection_paths};
+use events::Events;
 use memory_tuning::MemoryBank;
 use quant::Quantizing;
 use tch::Tensor;
@@ -67,6 +68,8 @@ pub struct Context<'a> {
     pub originals: Option<&'a Originals<'a>>,
     /// The zeros that the model had before anything lay over them, where they shall stay.
     pub zeros: Option<Zeros>,
+    /// Whoever follows the work.
+    pub events: &'a Events,
 }
 
 /// The recipe's model; if its first method packs weights, no dense weight outlives the reading of the next.
@@ -104,6 +107,7 @@ pub fn apply(model: Decoder, recipe: &Recipe, source: &Source) -> Result<Adapted
         recipe,
         originals,
         zeros: None,
+        events: source.events(),
     };
     let mut has_seen_zeros = false;
     for (idx, surgery) in recipe.surgery.iter().enumerate() {

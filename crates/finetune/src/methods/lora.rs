@@ -166,6 +166,10 @@ impl Attached for Adapter {
         self.path()
     }
 
+    fn remarks(&self) -> &[String] {
+        self.remarks()
+    }
+
     fn place(&self, model: Decoder) -> Result<Decoder> {
         self.place(model)
     }
@@ -188,10 +192,6 @@ struct Update<'a> {
 impl Merging for Update<'_> {
     fn touches(&self, module: &str) -> bool {
         self.adapter.touches(module)
-    }
-
-    fn tell(&self) {
-        self.adapter.tell();
     }
 
     fn labels(&self) -> Result<Option<Vec<String>>> {

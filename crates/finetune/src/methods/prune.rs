@@ -84,12 +84,12 @@ impl Adaptation for PruneOptions {
         let plan = self.rule.plan()?;
         let samples = match plan.needs_calibration() {
             true => {
-                let tokenizer = Source::of(&context.recipe.model)?.tokenizer()?;
-                Samples::read(&self.text, true, &tokenizer, model.config())?
+                let tokenizer = Source::of(&context.recipe.model, context.events)?.tokenizer()?;
+                Samples::read(&self.text, true, &tokenizer, model.config(), context.events)?
             }
             false => None,
         };
-        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
+        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref(), context.events)?;
         let (zeros, all) = thinned.iter().fold((0, 0), |(zeros, all), one| {
             (zeros + one.num_zeros, all + (one.shape[0] * one.shape[1]) as usize)
         });

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use decoder::Decoder;
+use events::Events;
 use memory_tuning::MemoryBank;
 use serde_json::{Map, Value};
 use tensor_core::{Embedding, ModulePath, Param, Projection};
@@ -55,6 +56,18 @@ pub trait Attached: Debug {
     /// The folder.
     fn path(&self) -> &Path;
 
+    /// What its user has to know: what was not understood, or cannot be had exactly.
+    fn remarks(&self) -> &[String] {
+        &[]
+    }
+
+    /// Tells the remarks.
+    fn tell(&self, events: &Events) {
+        for remark in self.remarks() {
+            events.warn(|| format!("adapter `{}`: {remark}", self.path().display()));
+        }
+    }
+
     /// Puts it into a model of its base.
     fn place(&self, model: Decoder) -> Result<Decoder>;
 
@@ -66,9 +79,6 @@ pub trait Attached: Debug {
 pub trait Merging {
     /// Whether anything of it belongs to the module at the path `module`.
     fn touches(&self, module: &str) -> bool;
-
-    /// Shows what its user has to know.
-    fn tell(&self) {}
 
     /// The classes of the head that it brings; none if it brings no classification head.
     fn labels(&self) -> Result<Option<Vec<String>>>;

@@ -14,7 +14,6 @@ use tensor_core::ModulePath;
 
 use super::missing::refuse_missing;
 use crate::methods;
-use crate::output;
 use crate::zeros::{self, Zeros};
 
 /// Beside an adapter of a classifier: the names of its classes, which PEFT's files do not hold.
@@ -91,13 +90,6 @@ impl Adapter {
         &self.remarks
     }
 
-    /// Says the remarks to whoever watches.
-    pub fn tell(&self) {
-        for remark in &self.remarks {
-            output::note(format!("warning: adapter `{}`: {remark}", self.path.display()));
-        }
-    }
-
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -161,7 +153,6 @@ impl Adapter {
              hint: load it alone, or merge it into a model of its own",
             self.path.display()
         );
-        self.tell();
         let tensors = self
             .tensors
             .iter()
@@ -177,7 +168,6 @@ impl Adapter {
             }
             _ => model,
         };
-        self.tell();
         let place = || format!("adapter `{}`", self.path.display());
         let (model, zeros) = match self.keeps_zeros {
             true => Zeros::of(model)

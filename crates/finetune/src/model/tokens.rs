@@ -9,7 +9,6 @@ use checkpoint::{ModelDir, TokenizerFiles};
 use data::{NamedEnds, Surroundings, TemplateSources, Tokenizer};
 
 use super::{PromptFormat, Source};
-use crate::output;
 
 impl Source {
     /// The tokens that end a text for its tokenizer and its templates end one for its model too.
@@ -28,7 +27,7 @@ impl Source {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = self.quiet_tokenizer()?;
         for note in self.notes() {
-            output::note_once(format!("{}: {note}", self.name));
+            self.events().note_once(format!("{}: {note}", self.name));
         }
         Ok(tokenizer)
     }

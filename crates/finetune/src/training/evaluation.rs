@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use events::Events;
 use tch::Device;
 use tensor_core::{LanguageModel, Objective, Plan, Policy, Treatment};
 
@@ -20,9 +21,14 @@ pub struct Evaluation<'d> {
 impl<'d> Evaluation<'d> {
     /// Over the recipe's evaluation sets; `known` says, if anything, how likely each one's replies are under the
     /// reference.
-    pub fn new(sets: &'d Sets, recipe: &Recipe, known: Option<&[Vec<f32>]>, device: Device) -> Result<Self> {
+    pub fn new(
+        sets: &'d Sets,
+        recipe: &Recipe,
+        known: Option<&[Vec<f32>]>,
+        (device, events): (Device, &Events),
+    ) -> Result<Self> {
         let steps = sets.eval.iter().enumerate().map(|(idx, (name, set))| {
-            let steps = Steps::once(set, recipe, device)?;
+            let steps = Steps::once(set, recipe, device)?.with_events(events);
             Ok((
                 name.as_str(),
                 match known {

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use data::Tokenizer;
 use decoder::Decoder;
 use evaluate::{Suite, Task};
+use events::Events;
 
-use crate::output;
 use crate::recipe::Recipe;
 
 /// The text of `report.forgetting`.
@@ -32,12 +32,10 @@ impl Forgetting {
     }
 
     /// Two lines of `report.md`, said on the way.
-    pub fn results(before: f64, after: f64) -> [(String, String, String); 2] {
+    pub fn results(before: f64, after: f64, events: &Events) -> [(String, String, String); 2] {
         let (relative, nats) = (100.0 * (after / before - 1.0), (after / before).ln());
         let change = format!("{relative:+.1} %, {nats:+.4} nats a token");
-        output::note(format!(
-            "perplexity of general text {before:.3} -> {after:.3}: {change}"
-        ));
+        events.note(|| format!("perplexity of general text {before:.3} -> {after:.3}: {change}"));
         [
             (
                 "perplexity of general text".into(),

@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use chrono::{Local, NaiveDateTime};
 use data::Tokenizer;
+use events::Events;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -22,7 +23,6 @@ pub use self::differences::{is_allowable, listing};
 use self::inputs::Input;
 use crate::machine::{Dtype, Machine, facts};
 use crate::model::Source;
-use crate::output;
 use crate::provenance::{self, Base, hexadecimal};
 use crate::recipe::{ModelConfig, Recipe};
 
@@ -146,18 +146,18 @@ impl Record {
 
     /// The record of this run as it goes on from what lies in `dir`, which began as `earlier`; an error if that is another
     /// run. `allow` names the keys that may differ.
-    pub fn after(self, earlier: Option<Self>, dir: &RunDir, allow: &[String]) -> Result<Self> {
+    pub fn after(self, earlier: Option<Self>, dir: &RunDir, allow: &[String], events: &Events) -> Result<Self> {
         let earlier = match earlier {
             Some(earlier) => Some(earlier),
-            None => self.clone().of_recipe_alone(dir.path())?,
+            None => self.clone().of_recipe_alone(dir.path(), events)?,
         };
         match earlier {
-            Some(earlier) => earlier.continued(self, dir, allow),
+            Some(earlier) => earlier.continued(self, dir, allow, events),
             None => Ok(self),
         }
     }
 
-    fn continued(self, now: Self, dir: &RunDir, allow: &[String]) -> Result<Self> {
+    fn continued(self, now: Self, dir: &RunDir, allow: &[String], events: &Events) -> Result<Self> {
         let progress = Progress::of(dir)?;
         let found = differences(&self, &now, progress)?;
         let is_allowed = |key: &str| {
@@ -175,21 +175,21 @@ impl Record {
             bail!(differences::refusal(dir.path(), &refused, progress));
         }
         for one in &passed {
-            output::note(format!(
-                "`{}`: {} as the run began, {} from step {} on",
-                one.key, one.wanted, one.found, progress.done
-            ));
+            events.note(|| {
+                format!(
+                    "`{}`: {} as the run began, {} from step {} on",
+                    one.key, one.wanted, one.found, progress.done
+                )
+            });
         }
         for key in allow
             .iter()
             .filter(|key| !passed.iter().any(|one| one.key.starts_with(key.as_str())))
         {
-            output::note(format!(
-                "`--allow {key}` changes nothing: it is what the run began with"
-            ));
+            events.note(|| format!("`--allow {key}` changes nothing: it is what the run began with"));
         }
         if self.machine["threads"] != now.machine["threads"] || self.machine["cpu"] != now.machine["cpu"] {
-            output::note(format!(
+            events.note(|| format!(
                 "the run began on {} with {} threads and goes on on {} with {}: sums may be rounded in another order",
                 self.machine["cpu"], self.machine["threads"], now.machine["cpu"], now.machine["threads"]
             ));
@@ -210,16 +210,18 @@ impl Record {
     }
 
     /// What an earlier version of this program left of a run: its recipe alone.
-    fn of_recipe_alone(self, folder: &Path) -> Result<Option<Self>> {
+    fn of_recipe_alone(self, folder: &Path, events: &Events) -> Result<Option<Self>> {
         let path = folder.join("recipe.toml");
         let Ok(text) = std::fs::read_to_string(&path) else {
             return Ok(None);
         };
         let recipe: toml::Table = text.parse().with_context(|| format!("`{}`", path.display()))?;
-        output::note(format!(
-            "`{}` has no `{FILE}`: whether its base and its data are the same cannot be told",
-            folder.display()
-        ));
+        events.note(|| {
+            format!(
+                "`{}` has no `{FILE}`: whether its base and its data are the same cannot be told",
+                folder.display()
+            )
+        });
         Ok(Some(Self {
             recipe: serde_json::to_value(recipe)?,
             ..self
@@ -257,14 +259,14 @@ pub fn dtype_of(folder: &Path) -> Result<Option<Dtype>> {
 }
 
 /// The base of a recipe; that of the run that is resumed, at the commit that it began with.
-pub fn open_base(model: &ModelConfig, earlier: Option<&Record>) -> Result<Source> {
+pub fn open_base(model: &ModelConfig, earlier: Option<&Record>, events: &Events) -> Result<Source> {
     let began = earlier.map(|earlier| &earlier.base);
     let pinned = began.filter(|base| base.name_or_path == model.name_or_path && model.revision.is_none());
     let mut model = model.clone();
     if let Some(commit) = pinned.and_then(|base| base.revision.clone()) {
         model.revision = Some(commit);
     }
-    Source::of(&model)
+    Source::of(&model, events)
 }
 
 /// The time that the run's templates tell: that of the run that is resumed, else now.

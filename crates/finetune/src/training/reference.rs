@@ -5,6 +5,7 @@ use std::path::Path;
 use align_dpo_ppo::{Reference, ReplyRow, open_log_probs, save_log_probs};
 use anyhow::{Context as _, Result};
 use data::TokenSet;
+use events::Events;
 use tensor_core::{LanguageModel, Plan, Policy, Treatment};
 
 use super::rows::ToRow as _;
@@ -13,7 +14,6 @@ use super::steps::Steps;
 use crate::machine::Machine;
 use crate::methods::Adapted;
 use crate::model::Source;
-use crate::output;
 use crate::recipe::{Recipe, Surgery};
 
 /// Log-probabilities of every reply under the reference, by set: the better and the worse one of each sample in turn.
@@ -30,8 +30,7 @@ pub fn choose(recipe: &Recipe, source: &Source, machine: Machine, adapted: &Adap
     if !is_copy(recipe) {
         return Ok(Reference::adapters_off(&adapted.model)?);
     }
-    output::note(
-        "the base itself trains, so a copy of it is kept as the reference; with `precompute_ref_log_probs = true` it is let go before the first step",
+    source.events().note(|| "the base itself trains, so a copy of it is kept as the reference; with `precompute_ref_log_probs = true` it is let go before the first step",
     );
     Ok(Reference::copy(Box::new(source.decoder(machine)?)))
 }
@@ -49,9 +48,11 @@ pub fn known(
     model: &dyn LanguageModel,
     reference: &Reference,
     machine: Machine,
+    events: &Events,
 ) -> Result<Known> {
-    let of =
-        |set: &TokenSet| of_set(set, recipe, model, reference, machine).context("`objective.precompute_ref_log_probs`");
+    let of = |set: &TokenSet| {
+        of_set(set, recipe, model, reference, machine, events).context("`objective.precompute_ref_log_probs`")
+    };
     Ok(Known {
         train: sets.train.iter().map(of).collect::<Result<_>>()?,
         eval: sets.eval.iter().map(|(_, set)| of(set)).collect::<Result<_>>()?,
@@ -64,6 +65,7 @@ fn of_set(
     model: &dyn LanguageModel,
     reference: &Reference,
     machine: Machine,
+    events: &Events,
 ) -> Result<Vec<f32>> {
     let steps = Steps::once(set, recipe, machine.device)?;
     let mut fingerprint = reference.fingerprint(model);
@@ -77,16 +79,18 @@ fn of_set(
     if let Some(path) = &path {
         // A file that cannot be read is one that is written again.
         if let Ok(Some(known)) = open_log_probs(path, count) {
-            output::note(format!(
-                "{count} log-probabilities under the reference were known: `{}`",
-                path.display()
-            ));
+            events.note(|| {
+                format!(
+                    "{count} log-probabilities under the reference were known: `{}`",
+                    path.display()
+                )
+            });
             return Ok(known);
         }
     }
     let mut known = vec![0.0; count];
     let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
-    let bar = output::bar(steps.len(), "reference");
+    let work = events.begin("reference", steps.len());
     for step in 0..steps.len() {
         for packed in steps.batches().step(step)?.rows {
             let row = ReplyRow::of(&packed, steps.making());
@@ -96,16 +100,14 @@ fn of_set(
                 known[2 * id.sample + id.part] = log_prob;
             }
         }
-        bar.inc(1);
+        work.advance(1);
     }
-    bar.finish_and_clear();
+    drop(work);
     // The cache saves time and nothing else: where it cannot be written, all goes on without it.
     if let Some(path) = &path
         && let Err(error) = keep(path, &known)
     {
-        output::note(format!(
-            "the log-probabilities under the reference are not kept for the next run: {error:#}"
-        ));
+        events.note(|| format!("the log-probabilities under the reference are not kept for the next run: {error:#}"));
     }
     Ok(known)
 }

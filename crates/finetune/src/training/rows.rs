@@ -8,10 +8,9 @@ use std::rc::Rc;
 use align_dpo_ppo::{Mismatched, ReplyRow, ScoredRow, SingleRow};
 use data::{DocumentId, Packed, best_fit};
 use decoder::loss::{IGNORED, LabelledRow, TokenRow};
+use events::Events;
 use tch::{Device, Tensor};
 use tensor_core::Documents;
-
-use crate::output;
 
 /// What rows are made with besides tokens.
 #[derive(Clone, Debug)]
@@ -28,6 +27,8 @@ pub struct Making {
     pub margins: Rc<Vec<Vec<f32>>>,
     /// Whether it was told that a prompt of KTO's baseline meets its own reply: once is enough.
     pub told: Rc<Cell<bool>>,
+    /// Where that is told.
+    pub events: Events,
 }
 
 /// What an objective reads of a packed row.
@@ -205,7 +206,7 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
         })
         .collect();
     if (documents.is_empty() || same > 0) && !making.told.replace(true) {
-        output::note(if documents.is_empty() {
+        making.events.note(|| if documents.is_empty() {
             "KTO: a step has a single sample, so no prompt meets another one's reply, and the step's baseline is 0"
                 .to_owned()
         } else {
@@ -271,6 +272,7 @@ mod tests {
             known: Rc::default(),
             margins: Rc::default(),
             told: Rc::default(),
+            events: Events::none(),
         };
         let (a, b, c): (&[u32], &[u32], &[u32]) = (&[1, 2, 11, 12, 13], &[3, 21], &[4, 5, 6, 31]);
         let step = [packed(&[(0, a, 2), (1, b, 1)]), packed(&[(2, c, 3)])];

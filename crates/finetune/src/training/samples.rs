@@ -3,11 +3,11 @@
 use anyhow::Result;
 use data::{Dataset, Tokenizer};
 use decoder::{Decoder, GenerateOptions, HeadKind};
+use events::figures;
 use train::{Entry, Report, ReportTo, Sample, Story};
 
 use super::sets::Sets;
 use crate::methods::Adapted;
-use crate::output;
 use crate::prompts::{self, Asked, Form};
 use crate::recipe::Recipe;
 
@@ -133,7 +133,7 @@ pub fn story(recipe: &Recipe, adapted: &Adapted, report: &Report, samples: Vec<S
                 }
                 .to_owned(),
             ),
-            setting("tokens", output::count(report.num_tokens as f64)),
+            setting("tokens", figures::count(report.num_tokens as f64)),
         ],
         results,
         samples,

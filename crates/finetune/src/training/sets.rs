@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use data::{Dataset, EncodeConfig, Report, TokenSet, Tokenizer};
+use events::{Events, figures};
 
 use crate::model::{PromptFormat, Source as ModelSource};
-use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Source};
 
 /// All sets of a recipe.
@@ -30,7 +30,7 @@ pub struct Sets {
 
 impl Sets {
     /// Reads every file; an error names the file and the line. Prompts that the model itself will answer are no sets.
-    pub fn read(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Self> {
+    pub fn read(recipe: &Recipe, tokenizer: &Tokenizer, events: &Events) -> Result<Self> {
         if recipe.objective.has_rollouts() {
             return Ok(Self {
                 train: Vec::new(),
@@ -47,26 +47,31 @@ impl Sets {
         let encoding = recipe
             .data
             .encoding(&recipe.objective, labels.as_deref().unwrap_or_default());
-        let set = |source: &Source, limit| tokens(source, limit, tokenizer, &encoding, &recipe.objective);
+        let reading = Reading {
+            tokenizer,
+            encoding: &encoding,
+            objective: &recipe.objective,
+            events,
+        };
         let train = recipe
             .data
             .train
             .iter()
-            .map(|source| set(source, Limit::ByMixture))
+            .map(|source| reading.tokens(source, Limit::ByMixture))
             .collect::<Result<Vec<_>>>()?;
         let eval = recipe
             .data
             .eval
             .iter()
-            .map(|source| Ok((source.name.clone(), set(source, Limit::Rows)?)))
+            .map(|source| Ok((source.name.clone(), reading.tokens(source, Limit::Rows)?)))
             .collect::<Result<Vec<(String, TokenSet)>>>()?;
-        learnable::check(recipe, &train, &eval, labels.as_deref())?;
+        learnable::check(recipe, &train, &eval, labels.as_deref(), events)?;
         // Facts that are asked for are those that were learnt.
         if !matches!(recipe.objective, ObjectiveConfig::Memory(_)) {
-            overlap::tell(&recipe.data.train, &train, &eval)?;
+            overlap::tell(&recipe.data.train, &train, &eval, events)?;
         }
         let margins = match recipe.objective {
-            ObjectiveConfig::Reward(_) => margins::read(&recipe.data.train, &train)?,
+            ObjectiveConfig::Reward(_) => margins::read(&recipe.data.train, &train, events)?,
             _ => Vec::new(),
         };
         Ok(Self {
@@ -97,7 +102,7 @@ pub fn within_positions(recipe: &mut Recipe, source: &ModelSource) {
     let positions = source.dir().config().max_positions() as usize;
     let most = &mut recipe.data.max_length;
     if *most > positions {
-        output::note(format!(
+        source.events().note(|| format!(
             "`data.max_length` = {most} is more than the model's {positions} positions: documents have at most {positions} tokens"
         ));
         *most = positions;
@@ -113,77 +118,93 @@ enum Limit {
     Rows,
 }
 
-fn tokens(
-    source: &Source,
-    limit: Limit,
-    tokenizer: &Tokenizer,
-    encoding: &EncodeConfig,
-    objective: &ObjectiveConfig,
-) -> Result<TokenSet> {
-    let cache = cache_dir();
-    let cuts_rows = limit == Limit::Rows && source.max_samples.is_some();
-    if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
-        // A whole file whose tokens are known needs no parsing.
-        if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
-            tell(source, set.report(), 0, (objective, encoding));
-            return wanted::checked(source, set, objective);
-        }
-    }
-    let mut rows = Dataset::read(&source.path, &source.reading())?;
-    let duplicates = if source.dedupe { rows.dedupe() } else { 0 };
-    if let (Limit::Rows, Some(most)) = (limit, source.max_samples) {
-        rows.truncate(most);
-    }
-    let bar = output::bar(rows.len(), "tokenising");
-    let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| {
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    if let Some(error) = set.uncached() {
-        output::note(format!("the tokens are not kept for the next run: {error}"));
-    }
-    tell(source, set.report(), duplicates, (objective, encoding));
-    wanted::checked(source, set, objective)
+/// What every file of a recipe is read with.
+struct Reading<'a> {
+    tokenizer: &'a Tokenizer,
+    encoding: &'a EncodeConfig,
+    objective: &'a ObjectiveConfig,
+    events: &'a Events,
 }
 
-/// Says what was left out: nothing is silent.
-fn tell(source: &Source, report: &Report, duplicates: usize, (objective, encoding): (&ObjectiveConfig, &EncodeConfig)) {
-    let (name, samples, tokens) = (&source.name, report.samples, output::count(report.tokens as f64));
-    let mut parts = vec![match objective {
-        // No token is a target here: what is learnt is the row's label, or which reply is the better one.
-        ObjectiveConfig::Classify(_) => format!("{name}: {samples} labelled samples, {tokens} tokens"),
-        ObjectiveConfig::Reward(_) => format!("{name}: {samples} pairs of replies, {tokens} tokens"),
-        _ => format!(
-            "{name}: {samples} samples, {tokens} tokens, {} of them trained",
-            output::count(report.trained_tokens as f64)
-        ),
-    }];
-    let mut part = |count: usize, what: &str| {
-        if count > 0 {
-            parts.push(format!("{count} {what}"));
+impl Reading<'_> {
+    fn tokens(&self, source: &Source, limit: Limit) -> Result<TokenSet> {
+        let Self {
+            tokenizer,
+            encoding,
+            objective,
+            events,
+        } = self;
+        let cache = cache_dir();
+        let cuts_rows = limit == Limit::Rows && source.max_samples.is_some();
+        if let (Some(cache), false, false) = (&cache, source.dedupe, cuts_rows) {
+            // A whole file whose tokens are known needs no parsing.
+            if let Some(set) = TokenSet::cached(&source.path, &source.reading(), tokenizer, encoding, cache)? {
+                self.tell(source, set.report(), 0);
+                return wanted::checked(source, set, objective);
+            }
         }
-    };
-    part(duplicates, "duplicates left out");
-    let cut = encoding
-        .max_length
-        .map(|most| format!("cut at `max_length` = {most} tokens"));
-    part(report.truncated, cut.as_deref().unwrap_or_default());
-    part(report.dropped_empty, "dropped with nothing to learn");
-    part(report.dropped_too_long, "dropped as too long");
-    // A document that was cut cannot end in an end token.
-    part(
-        report.unterminated.saturating_sub(report.truncated),
-        "that never learn to stop (their last trained token is no end token)",
-    );
-    output::note(parts.join("; "));
-    for dropped in &report.dropped {
-        output::note(format!("  {dropped}"));
+        let mut rows = Dataset::read(&source.path, &source.reading())?;
+        let duplicates = if source.dedupe { rows.dedupe() } else { 0 };
+        if let (Limit::Rows, Some(most)) = (limit, source.max_samples) {
+            rows.truncate(most);
+        }
+        let work = events.begin("tokenising", rows.len());
+        let set = TokenSet::build(&rows, tokenizer, encoding, cache.as_deref(), &|done| {
+            work.set(done, rows.len());
+        })?;
+        drop(work);
+        if let Some(error) = set.uncached() {
+            events.note(|| format!("the tokens are not kept for the next run: {error}"));
+        }
+        self.tell(source, set.report(), duplicates);
+        wanted::checked(source, set, objective)
     }
-    for (remark, count) in &report.remarks {
-        output::note(format!("  {count} rows {remark}"));
-    }
-    for column in &report.columns {
-        output::note(format!("warning: {column}"));
+
+    /// Says what was left out: nothing is silent.
+    fn tell(&self, source: &Source, report: &Report, duplicates: usize) {
+        let Self {
+            encoding,
+            objective,
+            events,
+            ..
+        } = self;
+        let (name, samples, tokens) = (&source.name, report.samples, figures::count(report.tokens as f64));
+        let mut parts = vec![match objective {
+            // No token is a target here: what is learnt is the row's label, or which reply is the better one.
+            ObjectiveConfig::Classify(_) => format!("{name}: {samples} labelled samples, {tokens} tokens"),
+            ObjectiveConfig::Reward(_) => format!("{name}: {samples} pairs of replies, {tokens} tokens"),
+            _ => format!(
+                "{name}: {samples} samples, {tokens} tokens, {} of them trained",
+                figures::count(report.trained_tokens as f64)
+            ),
+        }];
+        let mut part = |count: usize, what: &str| {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        };
+        part(duplicates, "duplicates left out");
+        let cut = encoding
+            .max_length
+            .map(|most| format!("cut at `max_length` = {most} tokens"));
+        part(report.truncated, cut.as_deref().unwrap_or_default());
+        part(report.dropped_empty, "dropped with nothing to learn");
+        part(report.dropped_too_long, "dropped as too long");
+        // A document that was cut cannot end in an end token.
+        part(
+            report.unterminated.saturating_sub(report.truncated),
+            "that never learn to stop (their last trained token is no end token)",
+        );
+        events.note(|| parts.join("; "));
+        for dropped in &report.dropped {
+            events.note(|| format!("  {dropped}"));
+        }
+        for (remark, count) in &report.remarks {
+            events.note(|| format!("  {count} rows {remark}"));
+        }
+        for column in &report.columns {
+            events.warn(|| column.as_str());
+        }
     }
 }
 

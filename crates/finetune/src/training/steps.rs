@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use data::{Arrange, BatchConfig, Mixture, Part, TokenSet};
+use events::Events;
 use tch::{Device, Tensor};
 use tensor_core::Documents;
 use train::{BoxError, Row};
@@ -62,6 +63,13 @@ impl<'d> Steps<'d> {
     #[must_use]
     pub fn with_known(mut self, known: Vec<Vec<f32>>) -> Self {
         self.making.known = Rc::new(known);
+        self
+    }
+
+    /// The same steps, which tell what is odd in their rows.
+    #[must_use]
+    pub fn with_events(mut self, events: &Events) -> Self {
+        self.making.events = events.clone();
         self
     }
 
@@ -129,6 +137,7 @@ fn making(recipe: &Recipe, device: Device) -> Making {
         known: Rc::default(),
         margins: Rc::default(),
         told: Rc::default(),
+        events: Events::none(),
     }
 }
 

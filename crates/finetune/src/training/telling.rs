@@ -52,9 +52,11 @@ impl<'r, 'a> Telling<'r, 'a> {
         let mut story = samples::story(recipe, adapted, report, samples::pair(self.asked, self.said, said));
         story.results.extend(results);
         if let Some((text, before)) = self.forgetting {
-            story
-                .results
-                .extend(Forgetting::results(before, text.measure(&adapted.model, tokenizer)?));
+            story.results.extend(Forgetting::results(
+                before,
+                text.measure(&adapted.model, tokenizer)?,
+                self.run.events(),
+            ));
         }
         story.settings.extend(settings);
         report.write(self.run.dir, &story)?;

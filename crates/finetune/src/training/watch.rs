@@ -3,16 +3,14 @@
 use std::sync::atomic::AtomicBool;
 
 use decoder::Decoder;
-use train::Entry;
-
-use crate::output;
+use events::Events;
 
 /// How a caller follows a run. The library catches no signals and ends no process.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Watch<'a> {
     stop: &'a AtomicBool,
     allowed: &'a [String],
-    on_entry: Option<&'a dyn Fn(&Entry)>,
+    events: Events,
     on_model: Option<&'a dyn Fn(&Decoder)>,
 }
 
@@ -23,12 +21,12 @@ impl std::fmt::Debug for Watch<'_> {
 }
 
 impl<'a> Watch<'a> {
-    /// A run that ends after its present step, saved, once `stop` is set.
+    /// A run that ends after its present step, saved, once `stop` is set; nobody hears of it.
     pub fn new(stop: &'a AtomicBool) -> Self {
         Self {
             stop,
             allowed: &[],
-            on_entry: None,
+            events: Events::none(),
             on_model: None,
         }
     }
@@ -39,13 +37,10 @@ impl<'a> Watch<'a> {
         Self { allowed: keys, ..self }
     }
 
-    /// Hears each entry of `metrics.jsonl`.
+    /// Hears what the run tells.
     #[must_use]
-    pub fn with_listener(self, on_entry: &'a dyn Fn(&Entry)) -> Self {
-        Self {
-            on_entry: Some(on_entry),
-            ..self
-        }
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
     }
 
     /// Sees the model as the run leaves it, finished or stopped.
@@ -65,11 +60,8 @@ impl<'a> Watch<'a> {
         self.allowed
     }
 
-    pub(super) fn heard(&self, entry: &Entry) {
-        announce(entry);
-        if let Some(on_entry) = self.on_entry {
-            on_entry(entry);
-        }
+    pub(super) fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(super) fn ended(&self, model: &Decoder) {
@@ -77,23 +69,4 @@ impl<'a> Watch<'a> {
             on_model(model);
         }
     }
-}
-
-/// One line a log entry, for whoever reads the log afterwards.
-fn announce(entry: &Entry) {
-    let number = |name: &str| entry.number(name);
-    if let (Some(loss), Some(rate)) = (number("loss"), number("learning_rate")) {
-        let speed = number("tokens_per_second").unwrap_or(0.0);
-        output::note(format!(
-            "step {:>5}  epoch {:.2}  loss {loss:.4}  learning rate {rate:.2e}  {speed:.0} tokens/s",
-            entry.step, entry.epoch
-        ));
-        return;
-    }
-    let measured: Vec<String> = entry
-        .values
-        .iter()
-        .filter_map(|(name, value)| Some(format!("{name} {:.4}", value.as_f64()?)))
-        .collect();
-    output::note(format!("step {:>5}  {}", entry.step, measured.join("  ")));
 }

@@ -89,16 +89,16 @@ impl Args {
     /// Measures every matrix of every result.
     pub fn run(self) -> Result<ExitCode> {
         let tuned = of_runs(&self.adapter, &self.checkpoints)?;
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model, &output::events())?;
         let device = self.machine.start()?.device;
         let modules = self.modules(&source)?;
-        let bar = output::bar(tuned.len() * modules.len(), "matrices");
+        let work = output::events().begin("matrices", tuned.len() * modules.len());
         let mut points = Vec::new();
         for result in &tuned {
             let place = || format!("`{}` on model `{}`", result.path().display(), self.model);
             let before = points.len();
             for at in &modules {
-                bar.inc(1);
+                work.advance(1);
                 if let Some(change) = result.change(source.dir(), at, device).with_context(place)? {
                     points.push(point(result, at, change));
                 }
@@ -111,7 +111,7 @@ impl Args {
                 );
             }
         }
-        bar.finish_and_clear();
+        drop(work);
         let lines = lines(&tuned, &points);
         let analysis = Analysis { lines, points };
         if let Some(folder) = &self.output {

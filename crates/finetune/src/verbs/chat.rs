@@ -52,7 +52,7 @@ enum Next {
 impl Args {
     /// Reads turns until the input ends.
     pub fn run(self) -> Result<ExitCode> {
-        let loaded = self.model.load()?;
+        let loaded = self.model.load(&output::events())?;
         needs_language_model(&loaded, &self.model, "chat")?;
         if loaded.tokenizer.templates().choose(false).is_none() {
             bail!(
@@ -71,6 +71,7 @@ impl Args {
             loaded.adapters.as_ref(),
             &self.model.adapter,
             "a chat without `/adapter NAME`",
+            loaded.source.events(),
         );
         let mut input = Input::open()?;
         let mut chat = Chat {

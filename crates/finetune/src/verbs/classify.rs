@@ -58,9 +58,9 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &self.model.reading()))
+            .map(|path| crate::datafile::read(path, &self.model.reading(), &output::events()))
             .transpose()?;
-        let loaded = self.model.load()?;
+        let loaded = self.model.load(&output::events())?;
         if *loaded.model.head_kind() == HeadKind::LanguageModel {
             bail!(
                 "`{}`: wanted a classifier, found a language model, which has no labels\n\
@@ -88,7 +88,7 @@ pub(super) fn label_text(loaded: &Loaded, text: String, form: Form) -> Result<()
 
 /// Labels each row.
 pub(super) fn label_rows(loaded: &Loaded, rows: &Dataset, form: Form) -> Result<()> {
-    let bar = output::bar(rows.len(), "rows");
+    let work = output::events().begin("rows", rows.len());
     let (mut right, mut compared) = (0_usize, 0_usize);
     for start in (0..rows.len()).step_by(LOT) {
         let lot = start..rows.len().min(start + LOT);
@@ -123,9 +123,9 @@ pub(super) fn label_rows(loaded: &Loaded, rows: &Dataset, form: Form) -> Result<
                 right += usize::from(Classified::of(&own[0]).best == label);
             }
         }
-        bar.inc(inputs.len() as u64);
+        work.advance(inputs.len());
     }
-    bar.finish_and_clear();
+    drop(work);
     if compared > 0 {
         let share = 100.0 * right as f64 / compared as f64;
         output::note(format!("{right} of {compared} labels are the rows' own ({share:.1} %)"));

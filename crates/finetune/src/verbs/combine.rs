@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::adapters::{AdapterArg, Templates};
 use crate::failure::usage;
+use crate::methods::Attached as _;
 use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
 use crate::provenance::{self, Base};
@@ -118,7 +119,9 @@ impl Args {
         let adapters = self.open()?;
         self.refuse_other_bases(&adapters)?;
         let packing = quantisation(&adapters)?;
-        adapters.iter().for_each(Adapter::tell);
+        for adapter in &adapters {
+            adapter.tell(&output::events());
+        }
         if self.output.join("adapter_config.json").exists() {
             let path = self.output.clone();
             return Err(checkpoint::Error::Exists {
@@ -127,14 +130,13 @@ impl Args {
             }
             .into());
         }
-        let bar = output::bar(0, "modules");
+        let work = output::events().begin("modules", 0);
         let begun = Instant::now();
         let combination = combine(&weighted(&self.adapter, &adapters), &options, &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
+            work.set(done, all);
         })?;
         let seconds = begun.elapsed().as_secs_f64();
-        bar.finish_and_clear();
+        drop(work);
         self.write(&adapters, &combination, packing.as_ref())?;
         if self.json {
             output::json(&self.facts(&combination, seconds))?;

@@ -53,12 +53,12 @@ impl Args {
             .clone()
             .or(recipe.model.dtype, &recipe.model.device)
             .start()?;
-        let source = Source::of(&recipe.model)?;
+        let source = Source::of(&recipe.model, &output::events())?;
         recipe.fits(source.dir())?;
         let tokenizer = source.tokenizer()?;
         sets::within_positions(&mut recipe, &source);
-        let sets = Sets::read(&recipe, &tokenizer)?;
-        let extent = rollouts::extent(&recipe, &tokenizer)?;
+        let sets = Sets::read(&recipe, &tokenizer, &output::events())?;
+        let extent = rollouts::extent(&recipe, &tokenizer, source.events())?;
         let steps = match &extent {
             Some(_) => None,
             None => Some(Steps::training(&sets, &recipe, machine.device)?),

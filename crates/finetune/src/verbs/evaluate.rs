@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use data::{Dataset, Row};
 use decoder::HeadKind;
 use evaluate::{Change, Metric, PlainPrompts, Report, Sequence, Suite, Task};
+use events::Work;
 use serde_json::json;
 
 use crate::failure::usage;
@@ -78,13 +79,13 @@ impl Args {
             check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
         }
         for task in &suite.tasks {
-            crate::datafile::tell(&task.data, &task.reading());
+            crate::datafile::tell(&task.data, &task.reading(), &output::events());
         }
-        let mut loaded = model.load()?;
+        let mut loaded = model.load(&output::events())?;
         let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
         loaded.form = Some(form);
         if self.form.is_open(&loaded.source, form) && suite.tasks.iter().any(has_plain_prompts) {
-            prompts::tell_open();
+            prompts::tell_open(&output::events());
         }
         let adapters: Vec<String> = model.adapter.iter().map(ToString::to_string).collect();
         let name = match adapters.as_slice() {
@@ -144,18 +145,12 @@ fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
     if let HeadKind::Classification { labels } = loaded.model.head_kind() {
         return head::measure(suite, name, loaded, labels);
     }
-    let mut bar: Option<(String, indicatif::ProgressBar)> = None;
+    let mut work: Option<(String, Work)> = None;
     let report = evaluate::evaluate(suite, name, loaded, &loaded.tokenizer, &mut |task, done, all| {
-        if bar.as_ref().is_none_or(|(shown, _)| shown != task) {
-            bar = Some((task.to_owned(), output::bar(all, task)));
-        }
-        if let Some((_, bar)) = &bar {
-            bar.set_position(done as u64);
-        }
+        work = work.take().filter(|(shown, _)| shown == task);
+        let (_, work) = work.get_or_insert_with(|| (task.to_owned(), output::events().begin(task, all)));
+        work.set(done, all);
     })?;
-    if let Some((_, bar)) = bar {
-        bar.finish_and_clear();
-    }
     Ok(report)
 }
 

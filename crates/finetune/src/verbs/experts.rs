@@ -101,7 +101,7 @@ type Inputs = Arc<Mutex<BTreeMap<ModulePath, Vec<Tensor>>>>;
 impl Args {
     /// Runs the sample, decides, writes.
     pub fn run(self) -> Result<ExitCode> {
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model, &output::events())?;
         let Some(experts) = source.dir().config().experts.clone() else {
             bail!(
                 "`{}`: wanted a mixture of experts, found a dense model\nhint: `finetune upcycle` makes one",
@@ -115,7 +115,7 @@ impl Args {
                 self.keep()
             )));
         }
-        let rows = crate::datafile::read(&self.data, &ReadConfig::default())?;
+        let rows = crate::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
         let tokenizer = source.tokenizer()?;
         let machine = self.machine.keeping(source.dir().config().dtype).start()?;
         let inputs = Inputs::default();

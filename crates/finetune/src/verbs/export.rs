@@ -51,7 +51,7 @@ impl Args {
     /// Writes it.
     pub fn run(self) -> Result<ExitCode> {
         let adapter = self.adapter.as_deref().map(methods::open_to_merge).transpose()?;
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model, &output::events())?;
         let source = match &adapter {
             Some(adapter) => source.with_templates_of(adapter.path())?,
             None => source,
@@ -71,7 +71,7 @@ impl Args {
                     keep_zeros: false,
                 }
                 .write(&self.output)?
-                .tell();
+                .tell(source.events());
             }
         }
         output::note(format!("model written to `{}`", self.output.display()));

@@ -61,7 +61,7 @@ impl Args {
                 self.adapter.display()
             );
         };
-        let source = Source::open(name)?
+        let source = Source::open(name, &output::events())?
             .with_templates_in(&self.adapter)?
             .with_prompt_format_in(&self.adapter)?;
         let known = facts::read(&self.adapter)?;
@@ -111,7 +111,7 @@ impl Args {
 
     /// The tokens of each row's question.
     fn questions(&self, source: &Source) -> Result<HashSet<Vec<u32>>> {
-        let rows = crate::datafile::read(&self.data, &ReadConfig::default())?;
+        let rows = crate::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
         let set = TokenSet::build(&rows, &source.tokenizer()?, &EncodeConfig::default(), None, &|_| ())?;
         let facts = facts::of_sets(std::iter::once((&set, None)))?;
         Ok(facts.iter().map(|fact| fact.prompt().to_vec()).collect())

@@ -55,9 +55,9 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &self.model.reading()))
+            .map(|path| crate::datafile::read(path, &self.model.reading(), &output::events()))
             .transpose()?;
-        let loaded = self.model.load()?;
+        let loaded = self.model.load(&output::events())?;
         if *loaded.model.head_kind() != HeadKind::LanguageModel {
             self.label(&loaded, rows.as_ref())?;
             return Ok(ExitCode::SUCCESS);
@@ -68,7 +68,12 @@ impl Args {
                 answer_rows(&loaded, &rows, form, &options)?;
             }
             (None, prompt) => {
-                adapters::tell_first(loaded.adapters.as_ref(), &self.model.adapter, "`--prompt`");
+                adapters::tell_first(
+                    loaded.adapters.as_ref(),
+                    &self.model.adapter,
+                    "`--prompt`",
+                    loaded.source.events(),
+                );
                 let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
                 if self.json {
@@ -158,7 +163,7 @@ fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOp
         lengths.take(&place(), asked.tokens.len());
     }
     lengths.check(rows.len())?;
-    let bar = output::bar(rows.len(), "rows");
+    let work = output::events().begin("rows", rows.len());
     let (mut tokens, mut time) = (0, Duration::ZERO);
     for start in (0..rows.len()).step_by(LOT) {
         let lot: Vec<Asked> = (start..rows.len().min(start + LOT))
@@ -193,11 +198,11 @@ fn answer_rows(loaded: &Loaded, rows: &Dataset, form: Form, options: &GenerateOp
             output::json(&object)?;
             tokens += answer.tokens.len();
         }
-        bar.inc(lot.len() as u64);
+        work.advance(lot.len());
     }
-    bar.finish_and_clear();
+    drop(work);
     tell_speed(tokens, time);
-    adapters::tell_base(loaded.adapters.as_ref(), rows);
+    adapters::tell_base(loaded.adapters.as_ref(), rows, loaded.source.events());
     Ok(())
 }
 

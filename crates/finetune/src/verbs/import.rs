@@ -37,7 +37,7 @@ impl Args {
             (Some(folder), _) => folder.clone(),
             (None, name) => in_store(name.as_deref().unwrap_or(&last_part(&self.model)))?,
         };
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model, &output::events())?;
         let device = self.machine.start()?.device;
         let (dtype, existing) = (self.machine.written(device), Existing::Refuse);
         Conversion {

@@ -45,7 +45,7 @@ impl Args {
     /// Merges tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
         let adapter = methods::open_to_merge(&self.adapter)?;
-        let source = Source::open(&self.model)?.with_templates_of(adapter.path())?;
+        let source = Source::open(&self.model, &output::events())?.with_templates_of(adapter.path())?;
         let device = self.machine.start()?.device;
         let conversion = Conversion {
             source: &source,
@@ -57,7 +57,7 @@ impl Args {
             against: self.against,
             keep_zeros: self.keep_zeros,
         };
-        conversion.write(&self.output)?.tell();
+        conversion.write(&self.output)?.tell(source.events());
         output::note(format!("merged model written to `{}`", self.output.display()));
         Ok(ExitCode::SUCCESS)
     }

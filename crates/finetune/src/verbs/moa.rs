@@ -58,10 +58,10 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &ReadConfig::default()))
+            .map(|path| crate::datafile::read(path, &ReadConfig::default(), &output::events()))
             .transpose()?;
         let transcript = self.transcript.as_deref().map(create).transpose()?;
-        let mut local = LocalAgents::load(&config, &self.machine)?;
+        let mut local = LocalAgents::load(&config, &self.machine, &output::events())?;
         if let (true, Some(rows)) = (self.roles, &rows) {
             let mut heard = Heard {
                 transcript,
@@ -122,18 +122,18 @@ impl Args {
             };
             asked.push((row.input(), answer));
         }
-        let bar = output::bar(3 * config.agents.len() * asked.len(), "roles");
+        let work = output::events().begin("roles", 3 * config.agents.len() * asked.len());
         let mut respond = |config: &MoaConfig, idx: usize| {
             heard.run = idx;
             let endpoints = Endpoints::of(config, |name| std::env::var(name).ok());
             let mut mixture = Mixture::new(config.clone(), endpoints, local)?;
             let outcome = mixture.respond(&[Message::new("user", asked[idx].0.as_str())], heard);
-            bar.inc(1);
+            work.advance(1);
             outcome
         };
         let score = |idx: usize, text: &str| evaluate::word_f1(&asked[idx].1, text);
         let found = roles(config, asked.len(), &mut respond, &score)?;
-        bar.finish_and_clear();
+        drop(work);
         if let Some(error) = heard.failed.take() {
             return Err(error);
         }

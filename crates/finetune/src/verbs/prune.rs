@@ -111,7 +111,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         let begun = Instant::now();
         refuse_existing(&self.output)?;
-        let source = Source::open(&self.model)?;
+        let source = Source::open(&self.model, &output::events())?;
         let Outcome {
             staged,
             done,
@@ -159,11 +159,12 @@ impl Args {
             plan.needs_calibration(),
             &tokenizer,
             source.dir().config(),
+            source.events(),
         )?;
         let model = source.decoder(self.machine(source).start()?)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;
-        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref())?;
+        let (model, thinned) = pruning::thin(model, &plan, samples.as_ref(), source.events())?;
         let after = measure(&model)?;
         Ok(Outcome {
             staged: model.stage(&self.output, &source.options(Existing::Refuse, "prune"))?,
@@ -200,7 +201,14 @@ impl Args {
         let structure = self.structure.structure(self.method, source.dir().config())?;
         self.check_calibration(true)?;
         let tokenizer = source.tokenizer()?;
-        let Some(samples) = Samples::read(&self.calibration, true, &tokenizer, source.dir().config())? else {
+        let Some(samples) = Samples::read(
+            &self.calibration,
+            true,
+            &tokenizer,
+            source.dir().config(),
+            source.events(),
+        )?
+        else {
             bail!("`calibration` is missing");
         };
         let machine = self.machine(source).start()?;
@@ -211,7 +219,7 @@ impl Args {
         let staged = taken.stage(&model, source, &self.output)?;
         drop(model);
         // What is measured is what lies on the disk.
-        let written = Source::open(&staged.path().display().to_string())?;
+        let written = Source::open(&staged.path().display().to_string(), &output::events())?;
         let after = measure(&written.decoder(machine)?)?;
         Ok(Outcome {
             staged,

@@ -64,7 +64,10 @@ pub struct Args {
 impl Args {
     /// Writes the model tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
-        let (tuned, base) = (Source::open(&self.model)?, Source::open(&self.base)?);
+        let (tuned, base) = (
+            Source::open(&self.model, &output::events())?,
+            Source::open(&self.base, &output::events())?,
+        );
         let device = self.machine.start()?.device;
         let pieces = pieces_of_config(tuned.dir().config());
         let choice = self.choice(&pieces)?;
@@ -90,9 +93,9 @@ impl Args {
         if !kept.is_empty() {
             output::note(format!("not in `{}`, so left as tuned: {}", self.base, kept.join(", ")));
         }
-        let bar = output::bar(infos.len(), "tensors");
+        let work = output::events().begin("tensors", infos.len());
         let make = |info: &TensorInfo| {
-            bar.inc(1);
+            work.advance(1);
             let made = mixing.tensor(&info.name).map_err(|error| format!("{error:#}"))?;
             Ok(made.to_kind(info.kind).contiguous())
         };
@@ -101,7 +104,7 @@ impl Args {
             ..tuned.options(Existing::Refuse, "reset")
         };
         checkpoint::save_model(&self.output, tuned.dir().config(), &infos, make, &options)?;
-        bar.finish_and_clear();
+        drop(work);
         self.tell(&mixing.choice, pieces.len())?;
         Ok(ExitCode::SUCCESS)
     }

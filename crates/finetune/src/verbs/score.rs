@@ -73,12 +73,12 @@ struct Sums {
 impl Args {
     /// Scores row by row, packed.
     pub fn run(self) -> Result<ExitCode> {
-        let rows = crate::datafile::read(&self.data, &self.model.reading())?;
-        let loaded = self.model.load()?;
+        let rows = crate::datafile::read(&self.data, &self.model.reading(), &output::events())?;
+        let loaded = self.model.load(&output::events())?;
         needs_language_model(&loaded, &self.model, "score")?;
         let form = self.form.choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
         check_lengths(&loaded, &rows, form)?;
-        let bar = output::bar(rows.len(), "rows");
+        let work = output::events().begin("rows", rows.len());
         let mut sums = Sums::default();
         let mut lot: Vec<Scored> = Vec::new();
         for idx in 0..rows.len() {
@@ -86,16 +86,16 @@ impl Args {
             let waiting: usize = lot.iter().map(|row| row.tokens.len()).sum();
             if waiting > 0 && waiting + row.tokens.len() > ROW_TOKENS {
                 score(&loaded, &std::mem::take(&mut lot), self.text, &mut sums)?;
-                bar.set_position(idx as u64);
+                work.set(idx, rows.len());
             }
             lot.push(row);
         }
         score(&loaded, &lot, self.text, &mut sums)?;
-        bar.finish_and_clear();
+        drop(work);
         if let Some(path) = &self.logits {
             write_logits(&loaded, &rows, form, path)?;
         }
-        tell_base(loaded.adapters.as_ref(), &rows);
+        tell_base(loaded.adapters.as_ref(), &rows, loaded.source.events());
         summary(&sums, self.json)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -194,16 +194,16 @@ fn write_logits(loaded: &Loaded, rows: &Dataset, form: Form, path: &Path) -> Res
             kind: Kind::Float,
         })
         .collect();
-    let bar = output::bar(rows.len(), "logits");
+    let work = output::events().begin("logits", rows.len());
     checkpoint::write_safetensors(path, &infos, |info| {
-        bar.inc(1);
+        work.advance(1);
         let row = &scored[info.name.parse::<usize>()?];
         let tokens: Vec<i64> = row.tokens.iter().map(|&token| i64::from(token)).collect();
         let tokens = Tensor::from_slice(&tokens).to_device(loaded.model.device());
         let logits = loaded.model.logits(&tokens, &documents(std::slice::from_ref(row)));
         Ok(logits.to_device(Device::Cpu))
     })?;
-    bar.finish_and_clear();
+    drop(work);
     Ok(())
 }
 

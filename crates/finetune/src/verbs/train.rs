@@ -62,7 +62,9 @@ impl Args {
             recipe.objective,
             ObjectiveConfig::Classify(_) | ObjectiveConfig::Reward(_)
         );
-        let watch = Watch::new(stop_flag()?).allowing(&self.allow);
+        let watch = Watch::new(stop_flag()?)
+            .allowing(&self.allow)
+            .with_events(output::events());
         let report = training::run(recipe, machine, begin, &watch)?;
         if self.json {
             output::json(&serde_json::json!({

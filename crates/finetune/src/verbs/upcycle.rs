@@ -77,11 +77,11 @@ enum Rest {
 impl Args {
     /// Writes the model tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
-        let base = Source::open(&self.model)?;
+        let base = Source::open(&self.model, &output::events())?;
         let copies = self
             .expert
             .iter()
-            .map(|name| Source::open(name))
+            .map(|name| Source::open(name, &output::events()))
             .collect::<Result<Vec<_>>>()?;
         for copy in &copies {
             fits(&base, copy)?;
@@ -102,9 +102,9 @@ impl Args {
         };
         let dtype = self.machine.written(device);
         let infos = upcycling.infos(&sparse, dtype)?;
-        let bar = output::bar(infos.len(), "tensors");
+        let work = output::events().begin("tensors", infos.len());
         let make = |info: &TensorInfo| {
-            bar.inc(1);
+            work.advance(1);
             let made = upcycling.tensor(info).map_err(|error| format!("{error:#}"))?;
             Ok(made.to_kind(info.kind).contiguous())
         };
@@ -113,7 +113,7 @@ impl Args {
             ..base.options(Existing::Refuse, "upcycle")
         };
         checkpoint::save_model(&self.output, &sparse, &infos, make, &options)?;
-        bar.finish_and_clear();
+        drop(work);
         self.tell(&upcycling, &sparse)?;
         Ok(ExitCode::SUCCESS)
     }

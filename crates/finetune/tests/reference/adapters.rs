@@ -1,6 +1,7 @@
 //! Adapters that PEFT saved, through [`Adapter`] and [`Source`]: what they compute, their gradients, and what merging
 //! makes of them.
 
+use events::Events;
 use std::path::PathBuf;
 
 use checkpoint::Existing;
@@ -44,7 +45,7 @@ fn all() -> Vec<Recorded> {
     assert!(names.len() >= 23, "{names:?}");
     let recorded = |name: String| Recorded {
         adapter: Adapter::open(&vectors.join(&name)).unwrap_or_else(|error| panic!("{name}: {error:#}")),
-        base: Source::open(&base_of(&name).display().to_string()).expect("a base"),
+        base: Source::open(&base_of(&name).display().to_string(), &Events::none()).expect("a base"),
         golden: Vectors::open(&name),
         name,
     };
@@ -155,7 +156,7 @@ fn merging_an_adapter_of_peft_writes_the_model_that_peft_merges() {
         };
         let written = conversion.write(&to);
         written.unwrap_or_else(|error| panic!("{}: {error:#}", recorded.name));
-        let merged = Source::open(&to.display().to_string()).expect("a model");
+        let merged = Source::open(&to.display().to_string(), &Events::none()).expect("a model");
         recorded.check(&merged.decoder(MACHINE).expect("weights"), "merged.logits");
         // The same in memory.
         recorded.check(&recorded.placed().merge().expect("merged"), "merged.logits");
@@ -241,7 +242,7 @@ fn a_classifier_keeps_its_labels_unless_the_adapter_brings_others() {
     let merged = |to: &str| {
         let (to, source) = (
             folder.path().join(to),
-            Source::open(&base.display().to_string()).expect("a base"),
+            Source::open(&base.display().to_string(), &Events::none()).expect("a base"),
         );
         Conversion {
             source: &source,
@@ -255,7 +256,7 @@ fn a_classifier_keeps_its_labels_unless_the_adapter_brings_others() {
         }
         .write(&to)
         .expect("merged");
-        Source::open(&to.display().to_string())
+        Source::open(&to.display().to_string(), &Events::none())
             .expect("a model")
             .dir()
             .config()

@@ -1,5 +1,6 @@
 //! The chat template that a model was trained with is the one that is loaded.
 
+use events::Events;
 use std::path::Path;
 
 use clap::Parser as _;
@@ -33,7 +34,7 @@ fn save(folder: &Path, base: &str, surgery: &str, template: Option<&str>) {
     std::fs::write(folder.join("rows.jsonl"), "{\"text\": \"a\"}\n").expect("a file");
     std::fs::write(folder.join("recipe.toml"), text).expect("a file");
     let recipe = Recipe::read(&folder.join("recipe.toml"), &[]).expect("a recipe");
-    let source = Source::of(&recipe.model).expect("a model");
+    let source = Source::of(&recipe.model, &Events::none()).expect("a model");
     let machine = Machine {
         device: Device::Cpu,
         kind: Kind::Float,
@@ -73,7 +74,9 @@ fn load(model: &str, adapter: Vec<AdapterArg>) -> Result<String, String> {
             threads: Some(1),
         },
     };
-    let loaded = args.load().map_err(|error| finetune::failure::text(&error))?;
+    let loaded = args
+        .load(&Events::none())
+        .map_err(|error| finetune::failure::text(&error))?;
     Ok(rendered(&loaded.tokenizer))
 }
 
@@ -113,7 +116,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
     let home = tempfile::tempdir().expect("a folder");
     save(home.path(), &tiny(), "lora", Some("own.jinja"));
     let adapter = Adapter::open(home.path()).expect("an adapter");
-    let source = Source::open(&tiny())
+    let source = Source::open(&tiny(), &Events::none())
         .expect("a model")
         .with_templates_of(adapter.path())
         .expect("a template");

@@ -1,6 +1,7 @@
 //! `score --logits` writes what Transformers says of the same texts.
 
 use clap::Parser as _;
+use events::Events;
 use finetune::cli::Cli;
 use golden::Vectors;
 
@@ -47,7 +48,7 @@ fn written_logits_are_the_model_s_of_every_row() {
         .expect("scores");
     let written = Vectors::open_file(&out);
     assert_eq!(written.names().count(), texts.len());
-    let source = finetune::model::Source::open(&path(&tiny)).expect("a model");
+    let source = finetune::model::Source::open(&path(&tiny), &Events::none()).expect("a model");
     let machine = finetune::machine::Machine {
         device: tch::Device::Cpu,
         kind: tch::Kind::Float,

@@ -1,6 +1,7 @@
 //! Adapters of the text model of a multimodal Gemma 3, as PEFT names their modules: read, and written so.
 
 use checkpoint::{PeftConfig, Safetensors};
+use events::Events;
 use finetune::machine::Machine;
 use finetune::model::{Adapter, Source, save_adapter};
 use golden::Vectors;
@@ -15,7 +16,7 @@ const MACHINE: Machine = Machine {
 
 fn base() -> Source {
     let path = golden::vectors_dir().join("multimodal/base");
-    Source::open(&path.display().to_string()).expect("a multimodal model")
+    Source::open(&path.display().to_string(), &Events::none()).expect("a multimodal model")
 }
 
 fn check(adapter: &Adapter, golden: &Vectors) {

@@ -2,6 +2,7 @@
 //!
 //! `preference_steps` of the golden vectors holds TRL's losses, gradient norms, metrics and the adapters at the end.
 
+use events::Events;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -130,7 +131,7 @@ impl Recorded {
     fn check(&self, settings: &[&str]) {
         let folder = tempfile::tempdir().expect("a folder");
         let recipe = self.recipe(folder.path(), settings);
-        let source = Source::of(&recipe.model).expect("the recorded base");
+        let source = Source::of(&recipe.model, &Events::none()).expect("the recorded base");
         let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&adapted);
         let reference = reference::choose(&recipe, &source, MACHINE, &adapted).expect("a reference");

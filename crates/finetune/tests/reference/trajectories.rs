@@ -3,6 +3,7 @@
 //! `trajectory/*` of the golden vectors holds the losses, gradient norms and rates of every step and what was trained at
 //! the end. Each run here goes from a recipe's text over surgery and the loop to the files that it leaves.
 
+use events::Events;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -189,7 +190,7 @@ impl Recorded {
 
     fn run_in(&self, folder: &Path, settings: &[&str]) -> (Decoder, Ours) {
         let recipe = self.recipe(folder, settings);
-        let source = Source::of(&recipe.model).expect("the recorded base");
+        let source = Source::of(&recipe.model, &Events::none()).expect("the recorded base");
         let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&adapted.model);
         let sets = Sets {
@@ -341,7 +342,7 @@ fn an_adapter_is_saved_as_peft_saves_it_and_loads_as_what_was_trained() {
         };
         let theirs = golden::vectors_dir().join("trajectory").join(name).join("adapter");
         assert_eq!(config(&saved), config(&theirs), "{name}");
-        let base = Source::open(&recorded.base()).expect("the base");
+        let base = Source::open(&recorded.base(), &Events::none()).expect("the base");
         let adapter = Adapter::open(&saved).expect("an adapter");
         let loaded = adapter.place(base.decoder(MACHINE).expect("weights")).expect("placed");
         let logits = trained.logits(&tokens, &documents);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use events::Event;
 use serde_json::{Map, Value, json};
 use tensor_core::device;
 
@@ -32,7 +33,10 @@ impl Run<'_, '_> {
             *ratio = (ratio.0 + sum, ratio.1 + count);
         }
         let speed = report.num_tokens as f64 / seconds.max(1e-9);
-        self.progress.step(report.loss, speed, device::peak_memory(self.device));
+        let memory = device::peak_memory(self.device)
+            .map_or_else(String::new, |bytes| format!("  {:.2} GB", bytes as f64 / 1e9));
+        self.work
+            .step(format!("loss {:.4}  {speed:.0} tokens/s{memory}", report.loss));
     }
 
     /// Logs the means since the last entry.
@@ -69,8 +73,9 @@ impl Run<'_, '_> {
         };
         self.metrics.write(self.hooks.dir, &entry)?;
         if let Some(on_entry) = &mut self.hooks.on_entry {
-            self.progress.aside(|| on_entry(&entry));
+            on_entry(&entry);
         }
+        self.hooks.events.tell(|| entry.as_event());
         self.state.history.push(entry);
         Ok(())
     }
@@ -93,7 +98,7 @@ impl Run<'_, '_> {
         let Some(evaluate) = &mut self.hooks.evaluate else {
             return Ok(());
         };
-        self.progress.say("evaluating");
+        self.work.say("evaluating");
         let measured = evaluate(step).map_err(|source| Error::Evaluation { step, source })?;
         let values: Map<String, Value> = measured
             .into_iter()
@@ -175,7 +180,7 @@ impl Run<'_, '_> {
         if self.saved == Some(step) {
             return Ok(dir.checkpoint_path(step));
         }
-        self.progress.say("saving");
+        self.work.say("saving");
         let Checkpoint { path, .. } = dir.save(step, |folder| {
             (self.hooks.save_model)(folder)?;
             tensors::write(&folder.join(MASTERS), &self.optimizer.masters())?;
@@ -196,6 +201,10 @@ impl Run<'_, '_> {
             dir.rotate(limit, self.state.best.as_ref().map(|best| best.step))?;
         }
         self.write_trainer_state(false)?;
+        self.hooks.events.tell(|| Event::Saved {
+            step,
+            path: path.clone(),
+        });
         Ok(path)
     }
 

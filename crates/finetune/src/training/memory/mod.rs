@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result};
 use data::Tokenizer;
 use decoder::Decoder;
 use decoder::loss::SupervisedLoss;
+use events::{Events, figures};
 use memory_tuning::{Ledger, MemoryBank, colliding_pairs};
-use train::{Entry, Hooks, Outcome, Report};
+use train::{Hooks, Outcome, Report};
 
 use self::facts::Fact;
 use self::prepare::{Prepared, prepare};
@@ -23,7 +24,6 @@ use self::tail::Tail;
 use super::evaluation::Evaluation;
 use super::telling::{Results, Telling};
 use super::{Run, saving};
-use crate::output;
 use crate::prompts::{self, Form};
 use crate::recipe::MemoryObjective;
 
@@ -42,9 +42,9 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     // What was fitted once stays, also for the facts that come to it later.
     let is_new = bank.num_touched() == 0;
     bank.train_with(options.optimizer);
-    let background = background(options, run.tokenizer)?;
+    let background = background(options, run.tokenizer, run.events())?;
     let prepared = prepare(model, bank, &facts, &background, (options, is_new))?;
-    tell(&facts, &prepared, bank);
+    tell(&facts, &prepared, bank, run.events());
     let batch = train.documents_per_step();
     let ledger = Ledger::new(
         facts.len(),
@@ -77,11 +77,10 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
         facts::write(folder, &all)
     };
     let save = |folder: &Path| write(folder).map_err(Into::into);
-    let evaluation = Evaluation::new(run.sets, recipe, None, model.device())?;
+    let evaluation = Evaluation::new(run.sets, recipe, None, (model.device(), run.events()))?;
     let mut evaluate = |_: usize| evaluation.measure(model, &SupervisedLoss).map_err(Into::into);
-    let mut listen = |entry: &Entry| run.watch.heard(entry);
     let mut hooks = Hooks::new(run.dir, &save)
-        .with_listener(&mut listen)
+        .with_events(run.events().clone())
         .with_stop(run.watch.stop())
         .with_sparse(&steps);
     if !run.sets.eval.is_empty() {
@@ -101,6 +100,10 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     };
     let ends: Vec<u32> = model.config().eos_token_ids.iter().map(|&id| id as u32).collect();
     let results = results(asked.as_ref(), (&facts, &ends), &prepared, &steps);
+    for (name, before, after) in &results {
+        run.events()
+            .note(|| format!("{name}: {before} -> {after}").replace(": - -> ", ": "));
+    }
     telling.end(&report, results, Vec::new())?;
     Ok(report)
 }
@@ -137,11 +140,11 @@ fn earlier(run: &Run, facts: &[Fact]) -> Result<Vec<facts::Written>> {
 }
 
 /// The first tokens of the general text, in documents of at most 512.
-fn background(options: &MemoryObjective, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+fn background(options: &MemoryObjective, tokenizer: &Tokenizer, events: &Events) -> Result<Vec<Vec<u32>>> {
     let Some(path) = &options.background else {
         return Ok(Vec::new());
     };
-    let rows = crate::datafile::read(path, &data::ReadConfig::default())?;
+    let rows = crate::datafile::read(path, &data::ReadConfig::default(), events)?;
     let (mut documents, mut left) = (Vec::new(), options.background_tokens);
     for row in rows.rows() {
         let place = || format!("`objective.background`: `{}`", path.display());
@@ -161,21 +164,23 @@ fn background(options: &MemoryObjective, tokenizer: &Tokenizer) -> Result<Vec<Ve
 }
 
 /// Says what will be trained.
-fn tell(facts: &[Fact], prepared: &Prepared, bank: &MemoryBank) {
+fn tell(facts: &[Fact], prepared: &Prepared, bank: &MemoryBank, events: &Events) {
     let rows: usize = prepared.experts.iter().flatten().map(Vec::len).sum();
     let width = bank
         .each(|_, _, experts| experts.table.shape().width())
         .into_iter()
         .max()
         .unwrap_or(0);
-    output::note(format!(
-        "{} facts, each in {:.1} experts of {} in {} projections; at most {} of rows",
-        facts.len(),
-        rows as f64 / facts.len().max(1) as f64,
-        bank.config().num_experts,
-        bank.len(),
-        output::bytes((rows * width * size_of::<f32>()) as f64),
-    ));
+    events.note(|| {
+        format!(
+            "{} facts, each in {:.1} experts of {} in {} projections; at most {} of rows",
+            facts.len(),
+            rows as f64 / facts.len().max(1) as f64,
+            bank.config().num_experts,
+            bank.len(),
+            figures::bytes((rows * width * size_of::<f32>()) as f64),
+        )
+    });
 }
 
 /// Lines of `report.md`: name, before, after.
@@ -230,9 +235,6 @@ fn results(asked: Option<&Asked>, (facts, ends): (&[Fact], &[u32]), prepared: &P
     if let Some(asked) = asked.filter(|asked| !asked.before.others.is_empty()) {
         let kept = recall::kept(&asked.before.others, &asked.after.others);
         lines.push(line("answers to other questions that stayed", none(), percent(kept)));
-    }
-    for (name, before, after) in &lines {
-        output::note(format!("{name}: {before} -> {after}").replace(": - -> ", ": "));
     }
     lines
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use data::Tokenizer;
 use decoder::GenerateOptions;
+use events::Events;
 
 use super::{Method, prompts};
 use crate::recipe::Recipe;
@@ -30,11 +31,11 @@ pub struct Extent {
 }
 
 /// The extent of a recipe whose objective writes its own data; none of another.
-pub fn extent(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Extent>> {
+pub fn extent(recipe: &Recipe, tokenizer: &Tokenizer, events: &Events) -> Result<Option<Extent>> {
     let Some(method) = Method::of(&recipe.objective) else {
         return Ok(None);
     };
-    let sets = prompts::read(&recipe.data.train, recipe, tokenizer)?;
+    let sets = prompts::read(&recipe.data.train, recipe, tokenizer, events)?;
     let lengths: Vec<usize> = sets
         .iter()
         .flat_map(|set| &set.prompts)

@@ -18,8 +18,9 @@ use align_dpo_ppo::rollout::WithValues;
 use anyhow::{Result, bail};
 use checkpoint::write_tensors;
 use decoder::HeadKind;
+use events::Events;
 use tensor_core::LanguageModel;
-use train::{AfterStep, Entry, Hooks, Outcome, Report, Tallies};
+use train::{AfterStep, Hooks, Outcome, Report, Tallies};
 
 use self::method::Method;
 use self::prompts::PromptSet;
@@ -30,7 +31,6 @@ use super::sets::overlap;
 use super::telling::Telling;
 use super::{Run, saving, states};
 use crate::experts::Balancing;
-use crate::output;
 use crate::recipe::Recipe;
 
 pub use self::extent::{Extent, extent};
@@ -41,7 +41,7 @@ const VALUE_HEAD: &str = "value_head.safetensors";
 
 /// Trains the model of `run`; `reference` is asked for where its objective compares.
 pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Result<Report> {
-    let (recipe, model) = (run.recipe, &run.adapted.model);
+    let (recipe, model, events) = (run.recipe, &run.adapted.model, run.events());
     let Some(mut method) = Method::of(&recipe.objective) else {
         bail!("`objective.kind = \"{}\"` writes no rollouts", recipe.objective.kind());
     };
@@ -51,10 +51,10 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
             recipe.objective.kind()
         );
     }
-    let train = prompts::read(&recipe.data.train, recipe, run.tokenizer)?;
-    let eval = prompts::read(&recipe.data.eval, recipe, run.tokenizer)?;
-    tell_overlap(&train, &eval);
-    tell_dropout(recipe);
+    let train = prompts::read(&recipe.data.train, recipe, run.tokenizer, events)?;
+    let eval = prompts::read(&recipe.data.eval, recipe, run.tokenizer, events)?;
+    tell_overlap(&train, &eval, events);
+    tell_dropout(recipe, events);
     let rewards = run.speaker().rewards(method.rewards(), "`objective`")?;
     method.begin_critic(&rewards, model)?;
     let reference = match (method.needs_reference(), method.moving()) {
@@ -71,6 +71,7 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
         reference: reference.as_ref(),
         max_tokens: recipe.data.max_tokens,
         seed: recipe.train.seed,
+        events,
     };
     let steps = Steps::new(&train, recipe, &writer, &records)?;
     let telling = Telling::begin(run)?;
@@ -87,13 +88,12 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     };
     let save = |folder: &Path| save(folder).map_err(Into::into);
     let mut evaluate = |_: usize| measure(&writer, &eval).map_err(Into::into);
-    let mut listen = |entry: &Entry| run.watch.heard(entry);
     let after = After {
         steps: &steps,
         balancing: Balancing::of(model, &recipe.router_options()),
     };
     let mut hooks = Hooks::new(run.dir, &save)
-        .with_listener(&mut listen)
+        .with_events(events.clone())
         .with_stop(run.watch.stop())
         .with_states(states::states(&recipe.train)?)
         .with_after_step(&after);
@@ -111,8 +111,7 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
     let report = train::fit(learner, &method.objective(), &steps, &recipe.train, hooks)?;
     if !matches!(report.outcome, Outcome::Interrupted { .. }) {
         if records.never_differed(report.num_steps)? {
-            output::note(
-                "in every rollout of this run all replies to a prompt earned the same reward: nothing was learnt from rewards",
+            events.note(|| "in every rollout of this run all replies to a prompt earned the same reward: nothing was learnt from rewards",
             );
         }
         telling.end(&report, records.results(report.num_steps)?, Vec::new())?;
@@ -130,10 +129,12 @@ fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
         let mut failed = rollout.replies.iter().filter_map(|reply| reply.failed.as_deref());
         if let Some(first) = failed.next() {
             let (count, of) = (1 + failed.count(), rollout.replies.len());
-            output::note(format!(
-                "{}: {count} of {of} replies could not be scored, first: {first}",
-                set.name
-            ));
+            writer.events.note(|| {
+                format!(
+                    "{}: {count} of {of} replies could not be scored, first: {first}",
+                    set.name
+                )
+            });
         }
         scores.extend(rollout.replies.iter().filter_map(|reply| reply.episode.score));
         let facts = rollout
@@ -150,7 +151,7 @@ fn measure(writer: &Writer, sets: &[PromptSet]) -> Result<Vec<(String, f64)>> {
 }
 
 /// Says how many held-out prompts are learnt from too.
-fn tell_overlap(train: &[PromptSet], eval: &[PromptSet]) {
+fn tell_overlap(train: &[PromptSet], eval: &[PromptSet], events: &Events) {
     let eval: Vec<(&str, Vec<&[u32]>)> = eval
         .iter()
         .map(|set| {
@@ -161,18 +162,18 @@ fn tell_overlap(train: &[PromptSet], eval: &[PromptSet]) {
         })
         .collect();
     let train = train.iter().flat_map(|set| &set.prompts);
-    overlap::tell_prompts(train.map(|prompt| prompt.tokens.as_slice()), &eval);
+    overlap::tell_prompts(train.map(|prompt| prompt.tokens.as_slice()), &eval, events);
 }
 
 /// Says that dropout is off, where the recipe asks for some.
-fn tell_dropout(recipe: &Recipe) {
+fn tell_dropout(recipe: &Recipe, events: &Events) {
     let dropout = recipe
         .surgery
         .iter()
         .map(|surgery| surgery.dropout())
         .fold(0.0, f64::max);
     if dropout > 0.0 {
-        output::note(format!(
+        events.note(|| format!(
             "dropout ({dropout}) stays off: replies are written without it, and a step compares with what the policy said then"
         ));
     }
@@ -203,7 +204,7 @@ impl AfterStep for After<'_> {
 }
 
 /// Says in how many groups every reply earned the same: at the first rollout if there is one such, later if all are.
-fn tell_spread(number: usize, (alike, groups): (usize, usize), num_replies: usize) {
+fn tell_spread(number: usize, (alike, groups): (usize, usize), num_replies: usize, events: &Events) {
     if alike == 0 || (number > 0 && alike < groups) {
         return;
     }
@@ -217,16 +218,15 @@ fn tell_spread(number: usize, (alike, groups): (usize, usize), num_replies: usiz
     } else {
         "those teach nothing: a reply is measured against the others of its group"
     };
-    output::note(format!("rollout {number}: {what}; {meaning}"));
+    events.note(|| format!("rollout {number}: {what}; {meaning}"));
     if number == 0 && alike == groups {
-        output::note(
-            "hint: `rollouts/rollout-000000.jsonl` holds the replies and what each reward gave; rewards that no reply earns, or that cancel out, cannot be learnt",
+        events.note(|| "hint: `rollouts/rollout-000000.jsonl` holds the replies and what each reward gave; rewards that no reply earns, or that cancel out, cannot be learnt",
         );
     }
 }
 
 /// Says once how many replies of a rollout a reward could not score; an error if nothing is left to learn from.
-fn tell_failures(number: usize, rollout: &Rollout) -> Result<()> {
+fn tell_failures(number: usize, rollout: &Rollout, events: &Events) -> Result<()> {
     let of = rollout.replies.len();
     let mut failed = rollout.replies.iter().filter_map(|reply| reply.failed.as_deref());
     let Some(first) = failed.next() else { return Ok(()) };
@@ -237,8 +237,6 @@ fn tell_failures(number: usize, rollout: &Rollout) -> Result<()> {
         );
     }
     let count = 1 + failed.count();
-    output::note(format!(
-        "rollout {number}: {count} of {of} replies could not be scored, first: {first}"
-    ));
+    events.note(|| format!("rollout {number}: {count} of {of} replies could not be scored, first: {first}"));
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use data::{Dataset, Reject, Row, Tokenizer};
+use events::Events;
 use serde_json::{Map, Value};
 
 use crate::model::PromptFormat;
-use crate::output;
 use crate::prompts::{self, Form};
 use crate::recipe::{Recipe, Source};
 
@@ -28,15 +28,20 @@ pub(super) struct PromptSet {
 }
 
 /// The prompts of these files.
-pub(super) fn read(sources: &[Source], recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<PromptSet>> {
+pub(super) fn read(
+    sources: &[Source],
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    events: &Events,
+) -> Result<Vec<PromptSet>> {
     sources
         .iter()
-        .map(|source| of_source(source, recipe, tokenizer))
+        .map(|source| of_source(source, recipe, tokenizer, events))
         .collect()
 }
 
-fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<PromptSet> {
-    let mut rows = crate::datafile::read(&source.path, &source.reading())?;
+fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer, events: &Events) -> Result<PromptSet> {
+    let mut rows = crate::datafile::read(&source.path, &source.reading(), events)?;
     if source.dedupe {
         rows.dedupe();
     }
@@ -66,7 +71,7 @@ fn of_source(source: &Source, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<
     } else {
         String::new()
     };
-    output::note(format!("{}: {} prompts{dropped}", source.name, prompts.len()));
+    events.note(|| format!("{}: {} prompts{dropped}", source.name, prompts.len()));
     Ok(PromptSet {
         name: source.name.clone(),
         prompts,

@@ -9,12 +9,13 @@ use align_dpo_ppo::rollout::{Episode, look_up, write};
 use anyhow::Result;
 use data::Tokenizer;
 use decoder::Decoder;
+use events::{Event, Events};
+use serde_json::json;
 use tensor_core::{LanguageModel as _, Plan, Policy, Treatment};
 
 use super::prompts::Prompt;
 use super::record::{ALIKE, About, Reply, Rollout};
 use super::{Method, tell_failures, tell_spread};
-use crate::output;
 
 /// All that a rollout is made with.
 pub(super) struct Writer<'a> {
@@ -25,6 +26,7 @@ pub(super) struct Writer<'a> {
     pub(super) reference: Option<&'a Reference>,
     pub(super) max_tokens: usize,
     pub(super) seed: u64,
+    pub(super) events: &'a Events,
 }
 
 /// The stream of numbers that held-out replies are drawn with: no rollout's.
@@ -38,10 +40,10 @@ impl Writer<'_> {
             .flat_map(|prompt| std::iter::repeat_n(*prompt, self.method.group()))
             .collect();
         let mut rollout = self.reply(number as u64, &each)?;
-        tell_failures(number, &rollout)?;
+        tell_failures(number, &rollout, self.events)?;
         let mut episodes: Vec<Episode> = rollout.replies.iter().map(|reply| reply.episode.clone()).collect();
         let (alike, groups) = self.method.without_spread(&episodes);
-        tell_spread(number, (alike, groups), rollout.replies.len());
+        tell_spread(number, (alike, groups), rollout.replies.len(), self.events);
         rollout.facts.insert(ALIKE.into(), alike as f64 / groups.max(1) as f64);
         self.method.teach(&mut episodes, kl_coef);
         if let Some(reward) = self.method.non_score_reward(&episodes, kl_coef) {
@@ -59,6 +61,14 @@ impl Writer<'_> {
             kl_coef,
             next_kl_coef: self.method.next_price(kl_coef, kl, rollout.replies.len()),
         };
+        self.events.tell(|| Event::Rollout {
+            number,
+            values: rollout
+                .facts
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect(),
+        });
         Ok(rollout)
     }
 
@@ -124,7 +134,7 @@ impl Writer<'_> {
             })
             .collect();
         let waiting = format!("the rewards have not yet scored these {} replies", replies.len());
-        Ok(output::patiently(&waiting, || self.rewards.judge(&replies))?)
+        Ok(self.events.wait(&waiting, || self.rewards.judge(&replies))?)
     }
 
     /// The rollout in numbers, under TRL's names where it has them.

@@ -9,8 +9,8 @@ use align_dpo_ppo::KtoLoss;
 use align_dpo_ppo::preference::LossType;
 use anyhow::{Result, bail};
 use data::{TokenSet, Tokenized};
+use events::Events;
 
-use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe, Source};
 
 /// Rows that a message names.
@@ -25,19 +25,22 @@ pub(super) fn check(
     train: &[TokenSet],
     eval: &[(String, TokenSet)],
     labels: Option<&[String]>,
+    events: &Events,
 ) -> Result<()> {
     let train: Vec<Read> = recipe.data.train.iter().zip(train).collect();
     let eval: Vec<Read> = recipe.data.eval.iter().zip(eval.iter().map(|(_, set)| set)).collect();
     match &recipe.objective {
         ObjectiveConfig::Dpo(config) if config.terms()?.0.iter().all(|(loss, _)| *loss == LossType::Sft) => Ok(()),
-        ObjectiveConfig::Dpo(_) | ObjectiveConfig::Orpo(_) | ObjectiveConfig::Reward(_) => pairs(recipe, &train, &eval),
+        ObjectiveConfig::Dpo(_) | ObjectiveConfig::Orpo(_) | ObjectiveConfig::Reward(_) => {
+            pairs(recipe, &train, &eval, events)
+        }
         ObjectiveConfig::Kto(config) => {
             if config.loss_type == KtoLoss::Kto {
                 replies_differ(&train)?;
             }
-            kinds(&train)
+            kinds(&train, events)
         }
-        ObjectiveConfig::Classify(_) => classes(&train, labels.unwrap_or_default()),
+        ObjectiveConfig::Classify(_) => classes(&train, labels.unwrap_or_default(), events),
         _ => Ok(()),
     }
 }
@@ -48,7 +51,7 @@ pub(super) fn used(source: &Source, set: &TokenSet) -> usize {
 }
 
 /// Pairs whose two replies are one and the same.
-fn pairs(recipe: &Recipe, train: &[Read], eval: &[Read]) -> Result<()> {
+fn pairs(recipe: &Recipe, train: &[Read], eval: &[Read], events: &Events) -> Result<()> {
     let kind = recipe.objective.kind();
     let max_length = recipe.data.max_length;
     let (mut differ, mut alike) = (0, 0);
@@ -71,12 +74,14 @@ fn pairs(recipe: &Recipe, train: &[Read], eval: &[Read]) -> Result<()> {
                 0 => String::new(),
                 cut => format!(", {cut} of them because both are cut at `data.max_length` = {max_length}"),
             };
-            output::note(format!(
-                "`{}`: {} of {count} pairs hold the same reply twice{how}: they teach no preference ({})",
-                source.path.display(),
-                rows.len(),
-                shown(&rows)
-            ));
+            events.note(|| {
+                format!(
+                    "`{}`: {} of {count} pairs hold the same reply twice{how}: they teach no preference ({})",
+                    source.path.display(),
+                    rows.len(),
+                    shown(&rows)
+                )
+            });
         }
     }
     if differ == 0 && alike > 0 {
@@ -111,7 +116,7 @@ fn replies_differ(train: &[Read]) -> Result<()> {
 }
 
 /// Good and bad replies, and those that are called both.
-fn kinds(train: &[Read]) -> Result<()> {
+fn kinds(train: &[Read], events: &Events) -> Result<()> {
     let mut verdicts: BTreeMap<Vec<u32>, [usize; 2]> = BTreeMap::new();
     let mut counts = [0, 0];
     for (source, set) in train {
@@ -126,29 +131,33 @@ fn kinds(train: &[Read]) -> Result<()> {
     let [bad, good] = counts;
     if bad == 0 || good == 0 {
         let (found, other) = if bad == 0 { ("good", "bad") } else { ("bad", "good") };
-        output::note(format!(
+        events.note(|| format!(
             "`data.train`: all {} replies are {found} ones: nothing tells the model what a {other} one is like, and `rewards/margins` has no meaning",
             bad + good
         ));
-        output::note(if bad == 0 {
-            "hint: `objective.kind = \"sft\"` learns from good replies alone"
-        } else {
-            "hint: KTO over bad replies alone unlearns them; add good ones if that is not meant"
+        events.note(|| {
+            if bad == 0 {
+                "hint: `objective.kind = \"sft\"` learns from good replies alone"
+            } else {
+                "hint: KTO over bad replies alone unlearns them; add good ones if that is not meant"
+            }
         });
     }
     let both = verdicts.values().filter(|[bad, good]| *bad > 0 && *good > 0);
     let both: usize = both.map(|[bad, good]| bad + good).sum();
     if both > 0 {
-        output::note(format!(
-            "`data.train`: {both} of {} replies are called good in one row and bad in another: they cancel out",
-            bad + good
-        ));
+        events.note(|| {
+            format!(
+                "`data.train`: {both} of {} replies are called good in one row and bad in another: they cancel out",
+                bad + good
+            )
+        });
     }
     Ok(())
 }
 
 /// Classes that no row has.
-fn classes(train: &[Read], labels: &[String]) -> Result<()> {
+fn classes(train: &[Read], labels: &[String], events: &Events) -> Result<()> {
     let mut counts = vec![0usize; labels.len()];
     for (source, set) in train {
         for label in (0..used(source, set)).filter_map(|sample| set.label(sample)) {
@@ -168,10 +177,12 @@ fn classes(train: &[Read], labels: &[String]) -> Result<()> {
         );
     }
     if !never.is_empty() {
-        output::note(format!(
-            "`data.train`: no row is of {}: such a class is never learnt",
-            never.iter().map(name).collect::<Vec<_>>().join(", ")
-        ));
+        events.note(|| {
+            format!(
+                "`data.train`: no row is of {}: such a class is never learnt",
+                never.iter().map(name).collect::<Vec<_>>().join(", ")
+            )
+        });
     }
     Ok(())
 }

@@ -2,19 +2,20 @@
 
 use anyhow::{Result, bail};
 use data::{Dataset, ReadConfig, TokenSet};
+use events::Events;
 use serde_json::Value;
 
-use crate::output;
 use crate::recipe::Source;
 
 const COLUMN: &str = "margin";
 
 /// Each set's margins, a number a sample; none of a set in which no row has one.
-pub(super) fn read(sources: &[Source], sets: &[TokenSet]) -> Result<Vec<Vec<f32>>> {
-    sources.iter().zip(sets).map(|(source, set)| of(source, set)).collect()
+pub(super) fn read(sources: &[Source], sets: &[TokenSet], events: &Events) -> Result<Vec<Vec<f32>>> {
+    let each = sources.iter().zip(sets);
+    each.map(|(source, set)| of(source, set, events)).collect()
 }
 
-fn of(source: &Source, set: &TokenSet) -> Result<Vec<f32>> {
+fn of(source: &Source, set: &TokenSet, events: &Events) -> Result<Vec<f32>> {
     let reading = ReadConfig {
         keep: vec![COLUMN.to_owned()],
         ..source.reading()
@@ -38,11 +39,13 @@ fn of(source: &Source, set: &TokenSet) -> Result<Vec<f32>> {
     }
     let without = given.iter().filter(|margin| margin.is_none()).count();
     if without > 0 {
-        output::note(format!(
-            "`{}`: {without} of {} rows have no `{COLUMN}`, and 0 is taken for theirs",
-            source.path.display(),
-            rows.len()
-        ));
+        events.note(|| {
+            format!(
+                "`{}`: {without} of {} rows have no `{COLUMN}`, and 0 is taken for theirs",
+                source.path.display(),
+                rows.len()
+            )
+        });
     }
     let number = |(idx, value): (usize, Option<&Value>)| match value {
         None => Ok(0.0),

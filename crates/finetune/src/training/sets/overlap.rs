@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use anyhow::Result;
 use data::TokenSet;
+use events::Events;
 
 use super::learnable::used;
-use crate::output;
 use crate::recipe::Source;
 
 /// A sample as a number; two of the same tokens have the same.
@@ -24,7 +24,7 @@ fn of_sample(set: &TokenSet, sample: usize) -> Result<u64> {
 }
 
 /// Says how many samples of each evaluation set are among those that are learnt.
-pub(super) fn tell(sources: &[Source], train: &[TokenSet], eval: &[(String, TokenSet)]) -> Result<()> {
+pub(super) fn tell(sources: &[Source], train: &[TokenSet], eval: &[(String, TokenSet)], events: &Events) -> Result<()> {
     if eval.is_empty() {
         return Ok(());
     }
@@ -38,21 +38,25 @@ pub(super) fn tell(sources: &[Source], train: &[TokenSet], eval: &[(String, Toke
         let each = (0..set.len())
             .map(|sample| of_sample(set, sample))
             .collect::<Result<Vec<_>>>()?;
-        count(name, &learnt, &each, "samples");
+        count(name, &learnt, &each, "samples", events);
     }
     Ok(())
 }
 
 /// The same of prompts, which are a document each.
-pub(in crate::training) fn tell_prompts<'p>(train: impl Iterator<Item = &'p [u32]>, eval: &[(&str, Vec<&'p [u32]>)]) {
+pub(in crate::training) fn tell_prompts<'p>(
+    train: impl Iterator<Item = &'p [u32]>,
+    eval: &[(&str, Vec<&'p [u32]>)],
+    events: &Events,
+) {
     let learnt: HashSet<u64> = train.map(|tokens| of(&[tokens])).collect();
     for (name, prompts) in eval {
         let each: Vec<u64> = prompts.iter().map(|tokens| of(&[tokens])).collect();
-        count(name, &learnt, &each, "prompts");
+        count(name, &learnt, &each, "prompts", events);
     }
 }
 
-fn count(name: &str, learnt: &HashSet<u64>, each: &[u64], what: &str) {
+fn count(name: &str, learnt: &HashSet<u64>, each: &[u64], what: &str, events: &Events) {
     let both = each.iter().filter(|sample| learnt.contains(sample)).count();
     if both == 0 {
         return;
@@ -62,8 +66,10 @@ fn count(name: &str, learnt: &HashSet<u64>, each: &[u64], what: &str) {
     } else {
         "they make its numbers look better than new rows would give"
     };
-    output::note(format!(
-        "{name}: {both} of {} {what} are in the training data too; {meaning}",
-        each.len()
-    ));
+    events.note(|| {
+        format!(
+            "{name}: {both} of {} {what} are in the training data too; {meaning}",
+            each.len()
+        )
+    });
 }

@@ -9,6 +9,7 @@ use tch::Device;
 use tensor_core::{Dense, ModulePath, Param, Role};
 
 use crate::bottleneck;
+use crate::methods::Attached as _;
 use crate::model::Adapter;
 use crate::output;
 use crate::quantised::Quantisation;
@@ -85,7 +86,7 @@ impl Tuned {
         }
         let held = if path.join("adapter_config.json").is_file() {
             let adapter = Adapter::open(path)?;
-            adapter.tell();
+            adapter.tell(&output::events());
             if let Some(own) = Quantisation::of_adapter(path)? {
                 output::note(format!(
                     "warning: adapter `{}` was trained over {own}; how far it moved the weights is measured against the dense ones",

@@ -12,6 +12,7 @@ use super::object;
 use crate::machine::Machine;
 use crate::methods::{Adaptation as _, Cost, ModelShape, Packed};
 use crate::model::Source;
+use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe};
 use crate::training::reference;
 
@@ -115,7 +116,10 @@ impl Model {
 fn second_model(recipe: &Recipe, base: f64) -> Result<f64> {
     let has_copy = match &recipe.objective {
         ObjectiveConfig::Distill(distill) => {
-            return Ok(Source::open(&distill.teacher)?.dir().config().num_parameters() as f64);
+            return Ok(Source::open(&distill.teacher, &output::events())?
+                .dir()
+                .config()
+                .num_parameters() as f64);
         }
         // Known numbers are computed before the first step, and the copy is let go.
         ObjectiveConfig::Dpo(config) => config.needs_reference() && !config.precompute_ref_log_probs,

@@ -19,6 +19,7 @@ use train::{Optimizer, Row};
 use crate::machine::Machine;
 use crate::methods::{self, Adapted};
 use crate::model::Source;
+use crate::output;
 use crate::recipe::{ObjectiveConfig, Recipe};
 use crate::training::rows::ToRow;
 use crate::training::states;
@@ -157,7 +158,7 @@ fn shallow(
         read,
         &source.options(Existing::Refuse, "estimate"),
     )?;
-    let small = Source::open(&folder.display().to_string())?;
+    let small = Source::open(&folder.display().to_string(), &output::events())?;
     let recipe = without_costly_beginnings(recipe, &folder);
     let model = methods::load(&small, machine, &recipe)?;
     let model = match (labels, &recipe.objective) {

@@ -97,15 +97,17 @@ impl Judge for Loaded {
             task.name,
             said.len()
         );
-        let verdicts = output::patiently(&waiting, || rewards.judge(&said)).map_err(|error| match error {
-            // What to do is the program's own, not how rewards are written.
-            align_dpo_ppo::Error::Program { program, found, hint } => Error::Task {
-                task: task.name.clone(),
-                found: format!("reward program `{program}`: {found}"),
-                hint,
-            },
-            other => refused(other.to_string()),
-        })?;
+        let verdicts = output::events()
+            .wait(&waiting, || rewards.judge(&said))
+            .map_err(|error| match error {
+                // What to do is the program's own, not how rewards are written.
+                align_dpo_ppo::Error::Program { program, found, hint } => Error::Task {
+                    task: task.name.clone(),
+                    found: format!("reward program `{program}`: {found}"),
+                    hint,
+                },
+                other => refused(other.to_string()),
+            })?;
         Ok(verdicts.into_iter().map(verdict).collect())
     }
 }

@@ -62,13 +62,13 @@ fn classify(task: &Task, loaded: &Loaded, labels: &[String]) -> Result<TaskRepor
     }
     let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
     let mut confusion = vec![vec![0; labels.len()]; labels.len()];
-    let bar = output::bar(documents.len(), &task.name);
+    let work = output::events().begin(&task.name, documents.len());
     let tokens: Vec<&[u32]> = documents.iter().map(|(tokens, _)| tokens.as_slice()).collect();
-    let outputs = classifier::outputs(loaded, &tokens, &mixes, &mut |read| bar.inc(read as u64))?;
+    let outputs = classifier::outputs(loaded, &tokens, &mixes, &mut |read| work.advance(read))?;
     for ((_, label), logits) in documents.iter().zip(&outputs) {
         confusion[*label][Classified::of(logits).best] += 1;
     }
-    bar.finish_and_clear();
+    drop(work);
     let right: usize = (0..labels.len()).map(|label| confusion[label][label]).sum();
     let share = right as f64 / documents.len() as f64;
     Ok(TaskReport {

@@ -12,7 +12,7 @@ use crate::output;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>> {
-    let source = Source::open(name)?;
+    let source = Source::open(name, &output::events())?;
     let (dir, config) = (source.dir(), source.dir().config());
     let mut bytes = 0;
     let (mut tensors, mut schemes) = (Vec::new(), BTreeSet::new());

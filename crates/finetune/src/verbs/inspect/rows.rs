@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::datafile::ReadArgs;
 use crate::model::Source;
+use crate::output;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(
@@ -47,7 +48,7 @@ pub(super) fn facts(
         );
         return Ok(facts);
     };
-    let source = Source::open(model)?;
+    let source = Source::open(model, &output::events())?;
     let tokenizer = source.tokenizer()?;
     let positions = source.dir().config().max_positions() as usize;
     // Class numbers do not matter here, so the data's own names will do.

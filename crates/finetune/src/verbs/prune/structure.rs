@@ -154,11 +154,11 @@ impl Structure {
                 "`--method taylor` asks for the next token's loss, which a classifier has not\nhint: `--method activation`"
             );
         }
-        let bar = output::bar(rows.len(), "rows");
+        let work = output::events().begin("rows", rows.len());
         let mut operate =
             |model: Decoder, surgeon: &mut tensor_core::ProjectionSurgeon| Ok(model.map_projections(surgeon)?);
-        let (model, units) = prune::units(model, before, importance, &rows, &mut operate, &mut |_| bar.inc(1))?;
-        bar.finish_and_clear();
+        let (model, units) = prune::units(model, before, importance, &rows, &mut operate, &mut |_| work.advance(1))?;
+        drop(work);
         let units = units.checked()?;
         let mut cut = nothing;
         if let Some(channels) = self.sizes.intermediate_size {

@@ -43,7 +43,7 @@ pub(super) fn quantize(
     folder: &Path,
     as_json: bool,
 ) -> Result<()> {
-    let source = Source::open(name)?;
+    let source = Source::open(name, &output::events())?;
     let dir = source.dir();
     if dir.config().is_quantised() {
         bail!("model `{name}` is in 4 bits already\nhint: `finetune export --format hf` makes it dense");
@@ -61,12 +61,12 @@ pub(super) fn quantize(
         let module = name.strip_suffix(".weight").map(ModulePath::from);
         module.filter(|module| quantizing.contains(module))
     };
-    let bar = output::bar(dir.names().len(), "tensors");
+    let work = output::events().begin("tensors", dir.names().len());
     let (mut infos, mut packed): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
     let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
     let mut dense = 0;
     for name in dir.names() {
-        bar.inc(1);
+        work.advance(1);
         let info = dir.info(name)?;
         let Some(module) = chosen(name) else {
             dense += info.shape.iter().product::<i64>() as usize * dtype.elt_size_in_bytes();
@@ -93,7 +93,7 @@ pub(super) fn quantize(
         drop((weight, made));
         device::trim_memory();
     }
-    bar.finish_and_clear();
+    drop(work);
     let skip = (config.skip_modules != QuantizeConfig::default().skip_modules).then_some(&*config.skip_modules);
     let code = if config.scheme == Scheme::Fp4 {
         PackedCode::Fp4
