@@ -31,3 +31,7 @@ mod work;
 pub use event::Event;
 pub use handle::Events;
 pub use work::Work;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
+use methods::recipe::Recipe;
 
-use crate::recipe::Recipe;
 use crate::verbs;
 
 /// Fine-tune language models: train, measure, merge, hand on.
@@ -151,8 +151,9 @@ impl Verb {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::CommandFactory as _;
+
+    use super::*;
 
     #[test]
     fn a_key_given_as_a_flag_is_told_how_it_is_set() {

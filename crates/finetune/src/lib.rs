@@ -1,33 +1,14 @@
-//! The fine-tuning command: verbs, recipes, and the glue between the crates.
+//! The fine-tuning command: verbs, flags, and the terminal.
 //!
-//! This is the only place that knows every method: [`methods`] lists them. A verb is a file of [`verbs`]; a recipe is read by
-//! [`recipe`].
+//! A verb is a file of [`verbs`]: it reads its flags, has the crates below do the work, and shows what they return and
+//! tell. Runs and loaded models are the crate `session`'s, recipes and the registry of methods the crate `methods`'.
 
-pub mod adapters;
-pub mod agents;
-pub mod bottleneck;
-pub mod classifier;
+pub mod args;
 pub mod cli;
-pub mod convert;
-pub mod datafile;
-pub mod experts;
 pub mod failure;
-pub mod machine;
-pub mod memories;
-pub mod methods;
-pub mod model;
 pub mod output;
-pub mod prompts;
-pub mod provenance;
-pub mod pruning;
-pub mod quantised;
 pub mod ranges;
-pub mod rates;
-pub mod recipe;
-pub mod rewards;
-pub mod training;
 pub mod verbs;
-pub mod zeros;
 
 use std::process::ExitCode;
 

@@ -5,9 +5,8 @@ mod terminal;
 use std::io::{self, Write as _};
 
 use anyhow::Result;
-use serde::Serialize;
-
 pub use events::figures::{bytes, count, seconds};
+use serde::Serialize;
 pub use terminal::events;
 
 /// A line of text.

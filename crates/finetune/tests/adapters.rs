@@ -3,12 +3,12 @@
 
 use decoder::{Decoder, GenerateOptions, Sampler};
 use events::Events;
-use finetune::adapters::{AdapterArg, Adapters, mix};
-use finetune::machine::Machine;
-use finetune::model::Source;
 use golden::{Vectors, assert_close};
 use lora::AdapterNames;
+use models::Source;
+use models::machine::Machine;
 use serde_json::json;
+use session::adapters::{AdapterArg, Adapters, mix};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, Mix};
 

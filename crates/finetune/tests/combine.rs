@@ -1,15 +1,16 @@
 //! `finetune combine` on PEFT's own adapters: what it writes computes what PEFT computes, and bad input is refused.
 
-use events::Events;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use events::Events;
 use finetune::cli::Cli;
-use finetune::machine::Machine;
-use finetune::model::{Adapter, Source};
 use golden::{Vectors, assert_close};
+use methods::peft::Adapter;
+use models::Source;
+use models::machine::Machine;
 use serde_json::Value;
 use tch::{Device, Kind};
 use tensor_core::Documents;

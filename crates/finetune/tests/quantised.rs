@@ -1,19 +1,20 @@
 //! Weights in 4 bits through the command: bitsandbytes' own files, LoRA over them, merging, small adapters.
 
-use events::Events;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use decoder::{Decoder, projection_paths};
+use events::Events;
 use finetune::cli::Cli;
-use finetune::machine::{Dtype, Machine};
-use finetune::methods::{apply, load as load_recipe};
-use finetune::model::{Adapter, Source};
-use finetune::quantised::Quantisation;
-use finetune::recipe::Recipe;
 use golden::{Vectors, assert_close};
 use lora::{LoraConfig, Wrapping};
+use methods::peft::Adapter;
+use methods::recipe::Recipe;
+use methods::{apply, load as load_recipe};
+use models::Source;
+use models::machine::{Dtype, Machine};
+use models::quantised::Quantisation;
 use quant::codec::Scheme;
 use quant::{QuantizeConfig, Quantizing};
 use tch::{Device, Kind, Tensor};
@@ -155,7 +156,7 @@ fn qlora(folder: &Path, config: &QuantizeConfig) -> Decoder {
     let targets: Vec<ModulePath> = wrapping.chosen().cloned().collect();
     let file = lora::to_peft_config(&lora, Some("base"), "CAUSAL_LM", &targets);
     fs::create_dir_all(folder).unwrap();
-    finetune::model::save_adapter(folder, file, &lora::adapter_tensors(&model)).unwrap();
+    methods::peft::save_adapter(folder, file, &lora::adapter_tensors(&model)).unwrap();
     let quantisation = Quantisation {
         config: config.clone(),
         dtype: Dtype::F32,
@@ -307,7 +308,7 @@ fn adapted(surgeries: &str) -> Decoder {
     fs::write(&path, recipe).unwrap();
     fs::write(home.path().join("none.jsonl"), "{\"text\": \"a\"}\n").unwrap();
     let recipe = Recipe::read(&path, &[]).unwrap();
-    let source = Source::of(&recipe.model, &Events::none()).unwrap();
+    let source = recipe.model.open(&Events::none()).unwrap();
     let model = load_recipe(&source, F32, &recipe).unwrap();
     apply(model, &recipe, &source).unwrap().model
 }

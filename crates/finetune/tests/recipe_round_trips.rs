@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use finetune::recipe::Recipe;
+use methods::recipe::Recipe;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use tempfile::TempDir;

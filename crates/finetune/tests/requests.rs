@@ -1,17 +1,16 @@
 //! The command with several adapters: rows that choose by name, weights that mix, one that is alone.
 
-use events::Events;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use finetune::machine::Machine;
-use finetune::methods::apply;
-use finetune::model::Source;
-use finetune::recipe::Recipe;
-use finetune::training::saving;
-use finetune::training::sets::Sets;
+use events::Events;
+use methods::apply;
+use methods::recipe::Recipe;
+use models::machine::Machine;
 use serde_json::{Value, json};
+use session::training::saving;
+use session::training::sets::Sets;
 use tch::{Device, Kind};
 
 fn tiny() -> String {
@@ -29,7 +28,7 @@ fn adapter(folder: &Path, seed: u64) -> String {
     fs::write(folder.join("recipe.toml"), text).unwrap();
     fs::write(folder.join("rows.jsonl"), "{\"text\": \"a\"}\n").unwrap();
     let recipe = Recipe::read(&folder.join("recipe.toml"), &[]).unwrap();
-    let source = Source::of(&recipe.model, &Events::none()).unwrap();
+    let source = recipe.model.open(&Events::none()).unwrap();
     let machine = Machine {
         device: Device::Cpu,
         kind: Kind::Float,

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Gguf, ModelDir, PeftAdapter, Safetensors};
-use finetune::methods;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use train::{RunDir, Start};

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use align_dpo_ppo::reward::Answers;
 use data::{Chat, ChatTemplate, Dataset, EncodeConfig, Ending, Message, ReadConfig, SpecialTokens, Tokenizer, encode};
-use finetune::recipe::Recipe;
+use methods::recipe::Recipe;
 
 const EXTENSIONS: [&str; 6] = ["jsonl", "json", "csv", "tsv", "parquet", "txt"];
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use finetune::methods::{METHODS, Method};
-use finetune::recipe::{Document, Recipe};
+use methods::recipe::{Document, Recipe};
+use methods::{METHODS, Method};
 use syn::Type;
 use toml::{Table, Value};
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use finetune::recipe::Recipe;
+use methods::recipe::Recipe;
 use toml::{Table, Value};
 
 use super::{links, pages};

@@ -31,5 +31,6 @@ mod quantised;
 mod recipes;
 mod rollouts;
 mod runs;
+mod side_by_side;
 mod smollm2;
 mod verbs;

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use finetune::methods::{METHODS, Trains};
-use finetune::recipe::combinations::rules;
+use methods::recipe::combinations::rules;
+use methods::{METHODS, Trains};
 
 use super::bases::{Base, Precision, Stock};
 use super::matrix::declared;
@@ -14,7 +14,7 @@ use super::run::{self, Case};
 
 const HEAD: &str = "# Which techniques can be combined
 
-This page is written by a test, from the registry of methods (`crates/finetune/src/methods`), whose rules the program applies before it trains, and from the variants of the law matrix (`tests/tests/laws/methods.rs`).
+This page is written by a test, from the registry of methods (`crates/methods/src`), whose rules the program applies before it trains, and from the variants of the law matrix (`tests/tests/laws/methods.rs`).
 `UPDATE_DOCS=1 cargo test -p end-to-end --test laws` writes it anew.
 
 The test trains every method on every base below, stops it and resumes it, saves and loads the result, merges and exports it, and compares the model's output each time; `docs/reliability.md` describes this.

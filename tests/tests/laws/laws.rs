@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use finetune::training::Begin;
+use session::training::Begin;
 
 use super::bases::Precision;
 use super::methods::Form;

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use checkpoint::ModelDir;
-use finetune::recipe::Recipe;
-use finetune::recipe::combinations::{self, Refusal};
-use finetune::training::Begin;
+use methods::recipe::Recipe;
+use methods::recipe::combinations::{self, Refusal};
+use session::training::Begin;
 
 use super::bases::{Base, Precision};
 use super::known::KNOWN;
@@ -48,7 +48,7 @@ pub(crate) fn declared(case: &Case, room: &Path) -> Result<Option<Refusal>> {
 
 /// The rule that refuses the recipe `text` at `path` over `model`.
 pub(crate) fn declared_of(path: &Path, text: &str, model: &ModelDir) -> Result<Option<Refusal>> {
-    let document = finetune::recipe::Document::parse(path, text.to_owned(), &[])?;
+    let document = methods::recipe::Document::parse(path, text.to_owned(), &[])?;
     let recipe = Recipe::unchecked(&document)?;
     Ok(combinations::refusal(&recipe.combination(Some(model))))
 }

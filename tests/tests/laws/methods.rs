@@ -7,7 +7,7 @@ mod others;
 
 use std::sync::OnceLock;
 
-use finetune::methods::{METHODS, Trains};
+use methods::{METHODS, Trains};
 
 use super::bases::Precision;
 use super::bases::Stock::{self, Dense};
@@ -66,7 +66,7 @@ const fn over(stock: Stock, method: Method) -> Method {
 }
 
 /// A surgery of the registry's method, with its options of a small run.
-pub(crate) fn example(method: &finetune::methods::Method) -> String {
+pub(crate) fn example(method: &methods::Method) -> String {
     format!("kind = '{}'\n{}", method.kind, method.example)
 }
 
@@ -117,7 +117,7 @@ fn every_method_of_the_registry_is_held_to_the_laws() {
         let mut surgery = Precision::ALL.into_iter().filter_map(Precision::surgery);
         surgery.any(|table| table.lines().next() == Some(header.as_str()))
     };
-    let missing: Vec<&str> = finetune::methods::kinds()
+    let missing: Vec<&str> = methods::kinds()
         .into_iter()
         .filter(|kind| !is_listed(kind) && !packs(kind))
         .collect();

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::ModelDir;
-use finetune::methods::METHODS;
-use finetune::recipe::combinations::rules;
-use finetune::training::Begin;
+use methods::METHODS;
+use methods::recipe::combinations::rules;
+use session::training::Begin;
 use tch::Kind;
 
 use super::bases::{Base, Precision, Stock};

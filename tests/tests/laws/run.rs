@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use decoder::{Decoder, HeadKind};
 use events::{Event, Events};
+use finetune::args::MachineArgs;
+use finetune::args::ModelArgs;
 use finetune::cli::Cli;
-use finetune::machine::{Dtype, Machine, MachineArgs};
-use finetune::methods;
-use finetune::model::{ModelArgs, Source};
-use finetune::recipe::Recipe;
-use finetune::training::{self, Begin, Watch};
+use methods::recipe::Recipe;
+use models::machine::{Dtype, Machine};
+use session::training::{self, Begin, Watch};
 use tch::{Device, Kind, Tensor};
 use tensor_core::Documents;
 
@@ -164,7 +164,7 @@ pub(crate) fn train(path: &Path, machine: Machine, begin: Begin, one_step: bool)
 /// What the base of a case says before anything is put into it but what its recipe packs.
 pub(crate) fn base(case: &Case, recipe: &Path) -> Result<Decoder> {
     let recipe = Recipe::read(recipe, &[])?;
-    methods::load(&Source::of(&recipe.model, &Events::none())?, case.machine(), &recipe)
+    methods::load(&recipe.model.open(&Events::none())?, case.machine(), &recipe)
 }
 
 /// The model of a finished run, as every verb would read it.

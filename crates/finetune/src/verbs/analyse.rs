@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result, bail};
 use checkpoint::write_file;
 use dora::{Change, Line, regression};
 use lora::TargetModules;
+use models::Source;
 use serde::Serialize;
 use tensor_core::{ModulePath, Modules};
 
 use self::tuned::{Tuned, of_runs};
-use crate::machine::MachineArgs;
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
 
 /// Arguments of `analyse`.

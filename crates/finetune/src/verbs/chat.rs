@@ -9,14 +9,16 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use decoder::Stop;
+use models::PromptFormat;
+use session::Loaded;
+use session::adapters;
 
 use self::commands::Command;
 use self::conversation::{Conversation, Room};
 use self::settings::{ChatArgs, Settings};
 use self::terminal::{Input, Read};
-use crate::adapters;
-use crate::classifier::needs_language_model;
-use crate::model::{Loaded, ModelArgs, PromptFormat};
+use crate::args::ModelArgs;
+use crate::args::needs_language_model;
 use crate::{failure, output};
 
 /// Arguments of `chat`.

@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use data::{Dataset, Row};
 use decoder::HeadKind;
 use serde_json::{Map, Value, json};
+use session::Loaded;
+use session::adapters;
+use session::classifier::{self, Classified, Input};
 use tensor_core::Mix;
 
-use crate::adapters;
-use crate::classifier::{self, Classified, Input};
-use crate::model::{Loaded, ModelArgs};
+use crate::args::ModelArgs;
 use crate::output;
 
 /// Arguments of `classify`.
@@ -58,7 +59,7 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &self.model.reading(), &output::events()))
+            .map(|path| models::datafile::read(path, &self.model.reading(), &output::events()))
             .transpose()?;
         let loaded = self.model.load(&output::events())?;
         if *loaded.model.head_kind() == HeadKind::LanguageModel {

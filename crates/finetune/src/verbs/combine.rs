@@ -8,15 +8,15 @@ use anyhow::{Context as _, Result, bail};
 use checkpoint::{StagedDir, TokenizerFiles};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use lora::combine::{Combination, CombinationType, CombineConfig, MajoritySign, Weighted, combine};
+use methods::Attached as _;
+use methods::peft::{Adapter, LABELS, save_adapter};
+use models::provenance::{self, Base};
+use models::quantised::Quantisation;
 use serde_json::{Value, json};
+use session::adapters::{AdapterArg, Templates};
 
-use crate::adapters::{AdapterArg, Templates};
 use crate::failure::usage;
-use crate::methods::Attached as _;
-use crate::model::{Adapter, LABELS, save_adapter};
 use crate::output;
-use crate::provenance::{self, Base};
-use crate::quantised::Quantisation;
 use crate::ranges;
 
 /// Arguments of `combine`.

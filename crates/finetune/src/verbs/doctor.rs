@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use models::machine::{cpu_features, cpu_line, default_threads, physical_cores};
+use models::rates;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 use tensor_core::{Unit, device, parallel};
 
-use crate::machine::{cpu_features, cpu_line, default_threads, physical_cores};
-use crate::{output, rates};
+use crate::output;
 
 /// Arguments of `doctor`.
 #[derive(clap::Args, Debug)]

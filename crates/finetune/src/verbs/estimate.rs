@@ -1,23 +1,14 @@
 //! `finetune estimate`: what a run will take, and how wrong that was.
 
-mod memory;
-mod past;
-mod rates;
-mod time;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use estimate::Estimate;
+use methods::recipe::Recipe;
 
-use crate::machine::{Machine, MachineArgs};
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::recipe::Recipe;
-use crate::training::rollouts;
-use crate::training::sets::{self, Sets};
-use crate::training::steps::Steps;
 
 /// Arguments of `estimate`.
 #[derive(clap::Args, Debug)]
@@ -47,45 +38,19 @@ pub struct Args {
 impl Args {
     /// Counts and measures.
     pub fn run(self) -> Result<ExitCode> {
-        let mut recipe = Recipe::read(&self.recipe, &self.set)?;
+        let recipe = Recipe::read(&self.recipe, &self.set)?;
+        let folder = recipe.output_dir().clone();
         let machine = self
             .machine
             .clone()
             .or(recipe.model.dtype, &recipe.model.device)
             .start()?;
-        let source = Source::of(&recipe.model, &output::events())?;
-        recipe.fits(source.dir())?;
-        let tokenizer = source.tokenizer()?;
-        sets::within_positions(&mut recipe, &source);
-        let sets = Sets::read(&recipe, &tokenizer, &output::events())?;
-        let extent = rollouts::extent(&recipe, &tokenizer, source.events())?;
-        let steps = match &extent {
-            Some(_) => None,
-            None => Some(Steps::training(&sets, &recipe, machine.device)?),
-        };
-        let work = match (&extent, &steps) {
-            (Some(extent), _) => time::Work::of_rollouts(extent),
-            (None, Some(steps)) => time::Work::of(&sets, steps, &recipe),
-            (None, None) => anyhow::bail!("there is nothing to learn from"),
-        };
-        let learnt_tokens = sets.train.iter().map(|set| set.report().trained_tokens).sum();
-        let model = memory::Model::of(source.dir().config(), &recipe, sets.labels.as_deref(), learnt_tokens)?;
-        let memory = memory::estimate(&model, &recipe, machine, work.longest);
-        let rates = self.rates(
-            &recipe,
-            &source,
-            machine,
-            (sets.labels.as_deref(), steps.as_ref(), work.replies),
-            memory.recomputed_share(),
-        );
-        let time = time::estimate(&model, &recipe, machine, &work, memory.recomputed_share(), rates);
-        let past = past::read(recipe.output_dir());
+        let found = Estimate::of(recipe, machine, !self.no_measure, &output::events())?;
         if self.json {
-            output::json(
-                &json!({ "memory": memory.as_json(), "time": time.as_json(), "run": past.as_ref().map(|past| past.as_json(machine)) }),
-            )?;
+            output::json(&found.as_json(machine))?;
             return Ok(ExitCode::SUCCESS);
         }
+        let Estimate { memory, time, past } = found;
         output::line("memory")?;
         for (name, bytes) in memory.parts() {
             output::line(format!("  {name:<32} {:>10}", output::bytes(bytes)))?;
@@ -112,7 +77,7 @@ impl Args {
             output::line(format!("  {name:<32} {value:>10}"))?;
         }
         if let Some(past) = past {
-            output::line(format!("the run in `{}`", recipe.output_dir().display()))?;
+            output::line(format!("the run in `{}`", folder.display()))?;
             let differs = past.differs(machine);
             let off = |estimated: f64, found: f64| match &differs {
                 Some(why) => format!("not compared: {why}"),
@@ -137,37 +102,4 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-impl Args {
-    /// What parts of a step cost; none, with a message, where they cannot be measured.
-    fn rates(
-        &self,
-        recipe: &Recipe,
-        source: &Source,
-        machine: Machine,
-        (labels, steps, replies): (Option<&[String]>, Option<&Steps>, Option<rates::Replies>),
-        recomputed: f64,
-    ) -> Option<rates::Rates> {
-        if self.no_measure {
-            return None;
-        }
-        let found = rates::measure(recipe, source, machine, labels, steps, replies, recomputed);
-        found
-            .inspect_err(|error| {
-                output::note(format!(
-                    "the time is computed from the machine's matrix rate, and may be off by half: nothing could be measured ({error:#})"
-                ));
-            })
-            .ok()
-    }
-}
-
-/// Numbers by name.
-fn object<'n>(numbers: impl Iterator<Item = (&'n str, f64)>) -> Value {
-    Value::Object(
-        numbers
-            .map(|(name, number)| (name.replace(' ', "_"), json!(number)))
-            .collect(),
-    )
 }

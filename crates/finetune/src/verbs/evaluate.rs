@@ -1,24 +1,20 @@
 //! `finetune evaluate`: a model measured by a suite of tasks, and held against an earlier report; or the reports of a
 //! sequence of tasks held together.
 
-mod adapted;
-mod head;
-
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use data::{Dataset, Row};
-use decoder::HeadKind;
 use evaluate::{Change, Metric, PlainPrompts, Report, Sequence, Suite, Task};
-use events::Work;
+use methods::recipe::listing;
+use models::prompts;
 use serde_json::json;
 
+use crate::args::FormArgs;
+use crate::args::ModelArgs;
 use crate::failure::usage;
-use crate::model::{Loaded, ModelArgs};
 use crate::output;
-use crate::prompts::{self, FormArgs};
-use crate::recipe::listing;
 
 /// Arguments of `evaluate`.
 #[derive(clap::Args, Debug)]
@@ -79,12 +75,12 @@ impl Args {
             check_same(before, &suite, self.compare.as_deref().unwrap_or(Path::new("")))?;
         }
         for task in &suite.tasks {
-            crate::datafile::tell(&task.data, &task.reading(), &output::events());
+            models::datafile::tell(&task.data, &task.reading(), &output::events());
         }
         let mut loaded = model.load(&output::events())?;
-        let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
+        let form = self.form.choice().choose(&loaded.source, &loaded.tokenizer)?;
         loaded.form = Some(form);
-        if self.form.is_open(&loaded.source, form) && suite.tasks.iter().any(has_plain_prompts) {
+        if self.form.choice().is_open(&loaded.source, form) && suite.tasks.iter().any(has_plain_prompts) {
             prompts::tell_open(&output::events());
         }
         let adapters: Vec<String> = model.adapter.iter().map(ToString::to_string).collect();
@@ -92,7 +88,7 @@ impl Args {
             [] => model.model.clone(),
             adapters => format!("{} with {}", model.model, adapters.join(", ")),
         };
-        let report = measure(&suite, &name, &loaded)?;
+        let report = session::evaluation::evaluate(&suite, &name, &loaded)?;
         if let Some(before) = &before {
             tell_other_form(before, &report);
         }
@@ -139,19 +135,6 @@ impl Args {
             worse.join("\n")
         )
     }
-}
-
-fn measure(suite: &Suite, name: &str, loaded: &Loaded) -> Result<Report> {
-    if let HeadKind::Classification { labels } = loaded.model.head_kind() {
-        return head::measure(suite, name, loaded, labels);
-    }
-    let mut work: Option<(String, Work)> = None;
-    let report = evaluate::evaluate(suite, name, loaded, &loaded.tokenizer, &mut |task, done, all| {
-        work = work.take().filter(|(shown, _)| shown == task);
-        let (_, work) = work.get_or_insert_with(|| (task.to_owned(), output::events().begin(task, all)));
-        work.set(done, all);
-    })?;
-    Ok(report)
 }
 
 /// Says where two reports were made with prompts in different forms.

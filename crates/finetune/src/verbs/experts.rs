@@ -10,17 +10,18 @@ use checkpoint::Existing;
 use clap::ValueEnum;
 use data::{Dataset, ReadConfig};
 use decoder::Decoder;
+use models::Source;
+use models::experts::RouterOptions;
+use models::machine::Machine;
+use models::prompts::{self, Form};
 use moe::{Calibration, Experts, Groups, keep_most_used, keep_nearest, merge_experts};
 use serde_json::json;
 use tch::Tensor;
 use tensor_core::{Documents, ModulePath, Param, Parameters, Pass, ProjectionSurgeon, Sublayer};
 
-use crate::experts::RouterOptions;
+use crate::args::MachineArgs;
 use crate::failure::usage;
-use crate::machine::{Machine, MachineArgs};
-use crate::model::Source;
 use crate::output;
-use crate::prompts::{self, Form};
 use crate::ranges;
 
 /// Arguments of `experts`.
@@ -115,7 +116,7 @@ impl Args {
                 self.keep()
             )));
         }
-        let rows = crate::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
+        let rows = models::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
         let tokenizer = source.tokenizer()?;
         let machine = self.machine.keeping(source.dir().config().dtype).start()?;
         let inputs = Inputs::default();

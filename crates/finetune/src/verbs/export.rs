@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use checkpoint::Existing;
 use clap::ValueEnum;
+use models::Source;
+use models::quantised::Against;
+use session::convert::Conversion;
 
-use crate::convert::Conversion;
-use crate::machine::MachineArgs;
-use crate::methods;
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::quantised::Against;
 
 /// Arguments of `export`.
 #[derive(clap::Args, Debug)]

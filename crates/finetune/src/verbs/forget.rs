@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use data::{EncodeConfig, ReadConfig, TokenSet};
+use methods::facts::{self, Written};
+use methods::memories::{self, Memories};
+use models::Source;
 use serde_json::{Value, json};
 
-use crate::machine::MachineArgs;
-use crate::memories::{self, Memories};
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::training::memory::facts::{self, Written};
 
 /// Arguments of `forget`.
 #[derive(clap::Args, Debug)]
@@ -111,7 +111,7 @@ impl Args {
 
     /// The tokens of each row's question.
     fn questions(&self, source: &Source) -> Result<HashSet<Vec<u32>>> {
-        let rows = crate::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
+        let rows = models::datafile::read(&self.data, &ReadConfig::default(), &output::events())?;
         let set = TokenSet::build(&rows, &source.tokenizer()?, &EncodeConfig::default(), None, &|_| ())?;
         let facts = facts::of_sets(std::iter::once((&set, None)))?;
         Ok(facts.iter().map(|fact| fact.prompt().to_vec()).collect())

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use data::Dataset;
 use decoder::{GenerateOptions, HeadKind, Stop};
-use serde_json::{Value, json};
-
+use models::prompts::{self, Asked, Form, Length};
 pub use sampling::SamplingArgs;
+use serde_json::{Value, json};
+use session::Loaded;
+use session::adapters;
 
 use super::classify;
-use crate::adapters;
-use crate::model::{Loaded, ModelArgs};
+use crate::args::FormArgs;
+use crate::args::ModelArgs;
 use crate::output;
-use crate::prompts::{self, Asked, Form, FormArgs, Length};
 
 /// Arguments of `generate`.
 #[derive(clap::Args, Debug)]
@@ -55,7 +56,7 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &self.model.reading(), &output::events()))
+            .map(|path| models::datafile::read(path, &self.model.reading(), &output::events()))
             .transpose()?;
         let loaded = self.model.load(&output::events())?;
         if *loaded.model.head_kind() != HeadKind::LanguageModel {
@@ -64,7 +65,10 @@ impl Args {
         }
         match (rows, &self.prompt) {
             (Some(rows), _) => {
-                let form = self.form.choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
+                let form = self
+                    .form
+                    .choice()
+                    .choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
                 answer_rows(&loaded, &rows, form, &options)?;
             }
             (None, prompt) => {
@@ -74,7 +78,7 @@ impl Args {
                     "`--prompt`",
                     loaded.source.events(),
                 );
-                let form = self.form.choose(&loaded.source, &loaded.tokenizer)?;
+                let form = self.form.choice().choose(&loaded.source, &loaded.tokenizer)?;
                 let asked = prompts::of_text(prompt.as_deref().unwrap_or_default(), form, &loaded.tokenizer)?;
                 if self.json {
                     answer_json(&loaded, &asked, &options)?;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::Existing;
+use models::Source;
+use session::convert::Conversion;
 
-use crate::convert::Conversion;
-use crate::machine::MachineArgs;
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
 
 /// Arguments of `import`.

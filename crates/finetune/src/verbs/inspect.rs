@@ -10,8 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::datafile::ReadArgs;
-use crate::methods;
+use crate::args::ReadArgs;
 use crate::output;
 use crate::ranges;
 

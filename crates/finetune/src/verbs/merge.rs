@@ -5,13 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use checkpoint::Existing;
+use models::Source;
+use models::quantised::Against;
+use session::convert::Conversion;
 
-use crate::convert::Conversion;
-use crate::machine::MachineArgs;
-use crate::methods;
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::quantised::Against;
 
 /// Arguments of `merge`.
 #[derive(clap::Args, Debug)]

@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use data::{Dataset, ReadConfig};
 use moa::{Call, Endpoints, Listener, Message, Mixture, MoaConfig, Outcome, copied, distinct, roles};
+use models::prompts;
 use serde_json::{Value, json};
+use session::agents::LocalAgents;
 
-use crate::agents::LocalAgents;
-use crate::machine::MachineArgs;
-use crate::{output, prompts};
+use crate::args::MachineArgs;
+use crate::output;
 
 /// Arguments of `moa`.
 #[derive(clap::Args, Debug)]
@@ -58,10 +59,10 @@ impl Args {
         let rows = self
             .data
             .as_deref()
-            .map(|path| crate::datafile::read(path, &ReadConfig::default(), &output::events()))
+            .map(|path| models::datafile::read(path, &ReadConfig::default(), &output::events()))
             .transpose()?;
         let transcript = self.transcript.as_deref().map(create).transpose()?;
-        let mut local = LocalAgents::load(&config, &self.machine, &output::events())?;
+        let mut local = LocalAgents::load(&config, &|| self.machine.start(), &output::events())?;
         if let (true, Some(rows)) = (self.roles, &rows) {
             let mut heard = Heard {
                 transcript,

@@ -14,16 +14,16 @@ use anyhow::{Result, bail};
 use checkpoint::{Existing, StagedDir};
 use clap::ValueEnum;
 use decoder::Decoder;
+use methods::pruning::{self, Samples};
+use models::Source;
 
 use self::measure::Measured;
 use self::report::{Done, Report};
 use self::structure::StructureArgs;
 use self::weights::WeightArgs;
+use crate::args::{CalibrationArgs, MachineArgs};
 use crate::failure::usage;
-use crate::machine::MachineArgs;
-use crate::model::Source;
 use crate::output;
-use crate::pruning::{self, CalibrationConfig, Samples};
 
 /// Arguments of `prune`.
 #[derive(clap::Args, Debug)]
@@ -53,7 +53,7 @@ pub struct Args {
     #[command(flatten)]
     structure: StructureArgs,
     #[command(flatten)]
-    calibration: CalibrationConfig,
+    calibration: CalibrationArgs,
     /// Text whose perplexity is measured before and after
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
@@ -155,7 +155,7 @@ impl Args {
         self.check_calibration(plan.needs_calibration())?;
         let tokenizer = source.tokenizer()?;
         let samples = Samples::read(
-            &self.calibration,
+            &self.calibration.config(),
             plan.needs_calibration(),
             &tokenizer,
             source.dir().config(),
@@ -202,7 +202,7 @@ impl Args {
         self.check_calibration(true)?;
         let tokenizer = source.tokenizer()?;
         let Some(samples) = Samples::read(
-            &self.calibration,
+            &self.calibration.config(),
             true,
             &tokenizer,
             source.dir().config(),

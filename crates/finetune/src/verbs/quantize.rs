@@ -11,8 +11,8 @@ use quant::QuantizeConfig;
 use quant::codec::{BlockSize, Scheme};
 
 use self::model::Form;
+use crate::args::MachineArgs;
 use crate::failure::usage;
-use crate::machine::MachineArgs;
 
 /// Arguments of `quantize`.
 #[derive(clap::Args, Debug)]

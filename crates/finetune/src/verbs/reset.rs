@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use checkpoint::{Existing, SaveOptions, TensorInfo};
 use hft::{Granularity, HalfSelection, Piece};
+use methods::hft::pieces_of_config;
+use models::Source;
 use serde_json::json;
 use tch::Tensor;
 
-use crate::machine::MachineArgs;
-use crate::methods::hft::pieces_of_config;
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
 use crate::ranges;
 

@@ -6,15 +6,17 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use checkpoint::TensorInfo;
 use data::Dataset;
+use models::prompts::{self, Form, Length};
 use serde_json::{Value, json};
+use session::Loaded;
+use session::adapters::{COLUMN, tell_base};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, Mix};
 
-use crate::adapters::{COLUMN, tell_base};
-use crate::classifier::needs_language_model;
-use crate::model::{Loaded, ModelArgs};
+use crate::args::FormArgs;
+use crate::args::ModelArgs;
+use crate::args::needs_language_model;
 use crate::output;
-use crate::prompts::{self, Form, FormArgs, Length};
 
 /// Arguments of `score`.
 #[derive(clap::Args, Debug)]
@@ -73,10 +75,13 @@ struct Sums {
 impl Args {
     /// Scores row by row, packed.
     pub fn run(self) -> Result<ExitCode> {
-        let rows = crate::datafile::read(&self.data, &self.model.reading(), &output::events())?;
+        let rows = models::datafile::read(&self.data, &self.model.reading(), &output::events())?;
         let loaded = self.model.load(&output::events())?;
         needs_language_model(&loaded, &self.model, "score")?;
-        let form = self.form.choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
+        let form = self
+            .form
+            .choice()
+            .choose_for(&rows, &loaded.source, &loaded.tokenizer)?;
         check_lengths(&loaded, &rows, form)?;
         let work = output::events().begin("rows", rows.len());
         let mut sums = Sums::default();

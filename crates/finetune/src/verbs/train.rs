@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow, bail};
 use checkpoint::TokenizerFiles;
+use methods::recipe::{ObjectiveConfig, Recipe, Surgery};
+use models::PromptFormat;
+use models::machine::Dtype;
+use session::training::{self, Begin, Watch, record};
 use train::{Outcome, Report};
 
-use crate::machine::{Dtype, MachineArgs};
-use crate::methods;
-use crate::model::PromptFormat;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::recipe::{ObjectiveConfig, Recipe, Surgery};
-use crate::training::{self, Begin, Watch, record};
 
 /// Arguments of `train`.
 #[derive(clap::Args, Debug)]

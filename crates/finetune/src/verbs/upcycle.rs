@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use checkpoint::{Existing, ExpertsConfig, ModelConfig, SaveOptions, TensorInfo};
 use clap::ValueEnum;
+use models::Source;
 use moe::{Part, UpcycleConfig};
 use serde_json::json;
 use tch::{Kind, Tensor};
 use tensor_core::ModulePath;
 
+use crate::args::MachineArgs;
 use crate::failure::usage;
-use crate::machine::MachineArgs;
-use crate::model::Source;
 use crate::output;
 use crate::ranges;
 

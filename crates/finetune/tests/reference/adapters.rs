@@ -1,16 +1,18 @@
 //! Adapters that PEFT saved, through [`Adapter`] and [`Source`]: what they compute, their gradients, and what merging
 //! makes of them.
 
-use events::Events;
 use std::path::PathBuf;
 
 use checkpoint::Existing;
 use decoder::loss::{SupervisedLoss, TokenRow};
 use decoder::{Decoder, HeadKind};
-use finetune::convert::Conversion;
-use finetune::machine::Machine;
-use finetune::model::{Adapter, LABELS, Source};
+use events::Events;
 use golden::Vectors;
+use methods::peft::Adapter;
+use methods::peft::LABELS;
+use models::Source;
+use models::machine::Machine;
+use session::convert::Conversion;
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, DropoutKey, Objective, Plan, Policy, Treatment, named_params};
 

@@ -1,19 +1,22 @@
 //! The chat template that a model was trained with is the one that is loaded.
 
-use events::Events;
 use std::path::Path;
 
 use clap::Parser as _;
 use data::{Chat, Ending, Message, Tokenizer};
-use finetune::adapters::AdapterArg;
+use events::Events;
+use finetune::args::MachineArgs;
+use finetune::args::ModelArgs;
 use finetune::cli::Cli;
-use finetune::machine::{Dtype, Machine, MachineArgs};
-use finetune::methods::apply;
-use finetune::model::{Adapter, ModelArgs, Source};
-use finetune::recipe::Recipe;
-use finetune::training::saving;
-use finetune::training::sets::Sets;
+use methods::apply;
+use methods::peft::Adapter;
+use methods::recipe::Recipe;
+use models::Source;
+use models::machine::{Dtype, Machine};
 use serde_json::Value;
+use session::adapters::AdapterArg;
+use session::training::saving;
+use session::training::sets::Sets;
 use tch::{Device, Kind};
 
 const OWN: &str = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}";
@@ -34,7 +37,7 @@ fn save(folder: &Path, base: &str, surgery: &str, template: Option<&str>) {
     std::fs::write(folder.join("rows.jsonl"), "{\"text\": \"a\"}\n").expect("a file");
     std::fs::write(folder.join("recipe.toml"), text).expect("a file");
     let recipe = Recipe::read(&folder.join("recipe.toml"), &[]).expect("a recipe");
-    let source = Source::of(&recipe.model, &Events::none()).expect("a model");
+    let source = recipe.model.open(&Events::none()).expect("a model");
     let machine = Machine {
         device: Device::Cpu,
         kind: Kind::Float,
@@ -121,7 +124,7 @@ fn a_template_goes_with_its_adapter_into_the_merged_model() {
         .with_templates_of(adapter.path())
         .expect("a template");
     let to = home.path().join("merged");
-    finetune::convert::Conversion {
+    session::convert::Conversion {
         source: &source,
         adapter: Some(&adapter),
         dtype: None,

@@ -48,8 +48,8 @@ fn written_logits_are_the_model_s_of_every_row() {
         .expect("scores");
     let written = Vectors::open_file(&out);
     assert_eq!(written.names().count(), texts.len());
-    let source = finetune::model::Source::open(&path(&tiny), &Events::none()).expect("a model");
-    let machine = finetune::machine::Machine {
+    let source = models::Source::open(&path(&tiny), &Events::none()).expect("a model");
+    let machine = models::machine::Machine {
         device: tch::Device::Cpu,
         kind: tch::Kind::Float,
     };

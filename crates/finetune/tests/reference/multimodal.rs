@@ -2,10 +2,12 @@
 
 use checkpoint::{PeftConfig, Safetensors};
 use events::Events;
-use finetune::machine::Machine;
-use finetune::model::{Adapter, Source, save_adapter};
 use golden::Vectors;
 use lora::{LoraConfig, TargetModules};
+use methods::peft::Adapter;
+use methods::peft::save_adapter;
+use models::Source;
+use models::machine::Machine;
 use tch::{Device, Kind};
 use tensor_core::{Documents, ModulePath};
 

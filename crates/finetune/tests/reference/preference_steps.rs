@@ -2,23 +2,23 @@
 //!
 //! `preference_steps` of the golden vectors holds TRL's losses, gradient norms, metrics and the adapters at the end.
 
-use events::Events;
 use std::path::Path;
 use std::rc::Rc;
 
 use align_dpo_ppo::preference::PreferenceConfig;
 use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, SingleReplies, SingleRow};
 use data::{Arrange, Mixture, Part, Sample, TokenSet, Tokenized};
-use finetune::machine::Machine;
-use finetune::methods::{Adapted, apply};
-use finetune::model::Source;
-use finetune::recipe::{ObjectiveConfig, Recipe};
-use finetune::training::rows::ToRow;
-use finetune::training::sets::Sets;
-use finetune::training::steps::Steps;
-use finetune::training::{reference, saving};
+use events::Events;
 use golden::{Vectors, assert_close};
+use methods::recipe::{ObjectiveConfig, Recipe};
+use methods::{Adapted, apply};
+use models::Source;
+use models::machine::Machine;
 use serde_json::Value;
+use session::training::rows::ToRow;
+use session::training::sets::Sets;
+use session::training::steps::Steps;
+use session::training::{reference, saving};
 use tch::{Device, Kind};
 use tensor_core::{Objective, named_params};
 use train::{Hooks, Report, RunDir, Start};
@@ -131,7 +131,7 @@ impl Recorded {
     fn check(&self, settings: &[&str]) {
         let folder = tempfile::tempdir().expect("a folder");
         let recipe = self.recipe(folder.path(), settings);
-        let source = Source::of(&recipe.model, &Events::none()).expect("the recorded base");
+        let source = recipe.model.open(&Events::none()).expect("the recorded base");
         let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&adapted);
         let reference = reference::choose(&recipe, &source, MACHINE, &adapted).expect("a reference");

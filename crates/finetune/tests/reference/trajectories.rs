@@ -3,22 +3,23 @@
 //! `trajectory/*` of the golden vectors holds the losses, gradient norms and rates of every step and what was trained at
 //! the end. Each run here goes from a recipe's text over surgery and the loop to the files that it leaves.
 
-use events::Events;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use data::{Arrange, Mixture, Part, Sample, TokenSet, Tokenized};
 use decoder::Decoder;
 use decoder::loss::SupervisedLoss;
-use finetune::machine::Machine;
-use finetune::methods::apply;
-use finetune::model::{Adapter, Source};
-use finetune::recipe::Recipe;
-use finetune::training::saving;
-use finetune::training::sets::Sets;
-use finetune::training::steps::Steps;
+use events::Events;
 use golden::Vectors;
+use methods::apply;
+use methods::peft::Adapter;
+use methods::recipe::Recipe;
+use models::Source;
+use models::machine::Machine;
 use serde_json::Value;
+use session::training::saving;
+use session::training::sets::Sets;
+use session::training::steps::Steps;
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Documents, ModulePath, named_params};
 use train::{Hooks, RunDir, Start};
@@ -190,7 +191,7 @@ impl Recorded {
 
     fn run_in(&self, folder: &Path, settings: &[&str]) -> (Decoder, Ours) {
         let recipe = self.recipe(folder, settings);
-        let source = Source::of(&recipe.model, &Events::none()).expect("the recorded base");
+        let source = recipe.model.open(&Events::none()).expect("the recorded base");
         let adapted = apply(source.decoder(MACHINE).expect("weights"), &recipe, &source).expect("surgery");
         self.begin(&adapted.model);
         let sets = Sets {

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use checkpoint::ModelDir;
 use dora::{Change, change};
+use methods::Attached as _;
+use methods::bottleneck;
+use methods::peft::Adapter;
+use models::quantised::Quantisation;
 use tch::Device;
 use tensor_core::{Dense, ModulePath, Param, Role};
 
-use crate::bottleneck;
-use crate::methods::Attached as _;
-use crate::model::Adapter;
 use crate::output;
-use crate::quantised::Quantisation;
 
 /// One result of training, with the group that it is a point of.
 #[derive(Debug)]

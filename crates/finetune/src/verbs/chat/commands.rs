@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use methods::recipe::nearest;
 
 use super::settings::Change;
-use crate::recipe::nearest;
 
 /// What a line that begins with a slash asks for.
 #[derive(Clone, Debug, PartialEq)]

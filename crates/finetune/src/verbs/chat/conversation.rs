@@ -6,9 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use data::{Chat, Message, Tokenizer};
+use models::prompts;
 use serde_json::json;
-
-use crate::prompts;
 
 /// Turns, user and assistant by turns.
 #[derive(Clone, Debug, Default)]

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Result, bail};
 use decoder::{GenerateOptions, Sampler};
 use serde_json::{Map, Value};
+use session::Loaded;
 use tensor_core::Mix;
 
-use crate::model::Loaded;
 use crate::ranges;
 
 /// What is used where neither a flag nor the model says otherwise: enough chance that answers do not run in circles.
@@ -198,8 +198,9 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn settings(args: &ChatArgs, config: Value) -> (f64, f64, usize, f64) {
         let Value::Object(config) = config else {

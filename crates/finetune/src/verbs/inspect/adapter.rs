@@ -4,10 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use checkpoint::TokenizerFiles;
+use models::PromptFormat;
 use serde_json::{Map, Value, json};
-
-use crate::methods;
-use crate::model::PromptFormat;
 
 /// The facts, in the order they are shown.
 pub(super) fn facts(path: &Path) -> Result<Map<String, Value>> {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use checkpoint::{Output, Rope, RopeScaling};
+use models::Source;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use crate::model::Source;
 use crate::output;
 
 /// The facts, in the order they are shown.
@@ -25,7 +25,7 @@ pub(super) fn facts(name: &str, with_tensors: bool) -> Result<Map<String, Value>
                 dtype(info.kind).to_owned(),
             ),
             Some(packed) => {
-                let scheme = crate::quantised::scheme(packed.code).to_string();
+                let scheme = models::quantised::scheme(packed.code).to_string();
                 schemes.insert(scheme.clone());
                 (packed.num_bytes(), scheme)
             }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use data::{ControlTokens, Dataset, EncodeConfig, Stretch, Tokenizer, encode, remarks, stretches, to_ansi};
+use models::Source;
 use serde_json::{Map, Value, json};
 
-use crate::datafile::ReadArgs;
-use crate::model::Source;
+use crate::args::ReadArgs;
 use crate::output;
 
 /// The facts, in the order they are shown.

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use checkpoint::write_file;
+use methods::pruning::Samples;
 use prune::{PruneConfig, Thinned};
 use serde_json::{Value, json};
 
 use super::measure::Measured;
 use super::structure::Taken;
 use crate::output;
-use crate::pruning::Samples;
 
 /// Everything that is told.
 pub(super) struct Report<'a> {

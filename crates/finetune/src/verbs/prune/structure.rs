@@ -6,15 +6,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Existing, ModelConfig, StagedDir, TensorInfo};
 use decoder::{Decoder, HeadKind};
+use methods::pruning::Samples;
+use models::Source;
 use prune::{Calibration, Cut, Importance, Shape};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
 use super::Method;
 use crate::failure::usage;
-use crate::model::Source;
 use crate::output;
-use crate::pruning::Samples;
 
 /// The sizes that the smaller model shall have, under their names in `config.json`.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]

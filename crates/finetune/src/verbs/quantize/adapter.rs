@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::{StagedDir, TensorInfo, write_tensors};
+use methods::peft::Adapter;
+use models::quantised::{Lost, to_file};
 use quant::QuantizedWeight;
 use quant::codec::{BlockSize, Scheme};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use crate::model::Adapter;
 use crate::output;
-use crate::quantised::{Lost, to_file};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::{Existing, PackedCode, SaveOptions, TensorInfo};
+use models::Source;
+use models::machine::Dtype;
+use models::quantised::{Lost, to_file};
 use quant::codec::Scheme;
 use quant::{QuantizeConfig, QuantizedWeight, Quantizing};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{ModulePath, device};
 
-use crate::machine::{Dtype, MachineArgs};
-use crate::model::Source;
+use crate::args::MachineArgs;
 use crate::output;
-use crate::quantised::{Lost, to_file};
 
 /// What packing did to the tensors of one name in all layers.
 #[derive(Default)]
