@@ -12,7 +12,7 @@ use methods::recipe::Recipe;
 use methods::recipe::combinations::{self, Refusal};
 use session::training::Begin;
 
-use super::bases::{Base, Precision};
+use super::bases::{Base, Precision, Stock};
 use super::known::KNOWN;
 use super::laws;
 use super::methods::methods;
@@ -20,18 +20,27 @@ use super::run::{self, Case};
 
 /// Every method over every precision; head and biases take turns, so that every pair of a method and a head, a method and
 /// biases, a precision and a head, a precision and biases is there.
+///
+/// Over experts, whose model is another one where there are biases, and with `LAWS_ALL` in the environment everywhere,
+/// every method meets every head and biases in every precision.
 pub(crate) fn cases() -> Vec<Case> {
+    let walks_all = std::env::var_os("LAWS_ALL").is_some();
     let mut cases = Vec::new();
     for (row, method) in methods().enumerate() {
         for (column, precision) in Precision::ALL.into_iter().enumerate() {
-            let turn = (row + column) % 4;
-            let base = Base {
-                precision,
-                stock: method.stock,
-                tied: turn % 2 == 0,
-                biases: turn / 2 == 1,
+            let turns = match walks_all || method.stock == Stock::Experts {
+                true => 0..4,
+                false => (row + column) % 4..(row + column) % 4 + 1,
             };
-            cases.push(Case { method, base });
+            cases.extend(turns.map(|turn| {
+                let base = Base {
+                    precision,
+                    stock: method.stock,
+                    tied: turn % 2 == 0,
+                    biases: turn / 2 == 1,
+                };
+                Case { method, base }
+            }));
         }
     }
     cases

@@ -17,7 +17,7 @@ use methods::recipe::Recipe;
 use models::machine::{Dtype, Machine};
 use session::training::{self, Begin, Watch};
 use tch::{Device, Kind, Tensor};
-use tensor_core::Documents;
+use tensor_core::{Documents, Pass, SideLosses};
 
 use super::bases::{Base, VOCABULARY};
 use super::methods::Method;
@@ -126,10 +126,43 @@ pub(crate) fn room() -> &'static Path {
 /// What a model says of three documents, as bits.
 pub(crate) type Said = Vec<f32>;
 
+/// Tokens of each of the three documents.
+pub(crate) const DOCUMENTS: [usize; 3] = [12, 7, 1];
+
+fn tokens() -> Vec<i64> {
+    (0..20).map(|n| (n * 37 + 5) % (VOCABULARY - 1)).collect()
+}
+
+/// The experts that each token of the documents is given to: a row a token, a number for each expert of each layer.
+///
+/// A layer counts the tokens of each expert in a pass, and what follows a token does not reach it: what the counts of a
+/// document grow by with a token more is that token's.
+pub(crate) fn routes(model: &Decoder) -> Vec<Vec<f64>> {
+    let all = tokens();
+    let (mut rows, mut start) = (Vec::new(), 0);
+    for length in DOCUMENTS {
+        let mut before: Vec<f64> = Vec::new();
+        for end in 1..=length {
+            let tokens = Tensor::from_slice(&all[start..start + end]);
+            let (documents, side) = (Documents::new(&[end]), SideLosses::default());
+            model.hidden(&tokens, &Pass::evaluate(&documents).with_side_losses(&side));
+            let counts: Vec<f64> = side
+                .drain_tallies()
+                .into_iter()
+                .flat_map(|(_, counts)| counts)
+                .collect();
+            before.resize(counts.len(), 0.0);
+            rows.push(counts.iter().zip(&before).map(|(now, before)| now - before).collect());
+            before = counts;
+        }
+        start += length;
+    }
+    rows
+}
+
 /// What `model` says of three documents.
 pub(crate) fn say(model: &Decoder) -> Said {
-    let tokens: Vec<i64> = (0..20).map(|n| (n * 37 + 5) % (VOCABULARY - 1)).collect();
-    let (tokens, documents) = (Tensor::from_slice(&tokens), Documents::new(&[12, 7, 1]));
+    let (tokens, documents) = (Tensor::from_slice(&tokens()), Documents::new(&DOCUMENTS));
     let said = match model.head_kind() {
         HeadKind::LanguageModel => model.logits(&tokens, &documents),
         _ => model.classify(&tokens, &documents),
