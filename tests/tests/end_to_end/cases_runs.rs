@@ -305,6 +305,68 @@ fn the_day_that_a_template_tells_stays_that_of_the_run() {
     );
 }
 
+/// The files of a folder and, with the folder itself, when each was changed: what is made there and taken away shows in the
+/// folder's own time.
+fn stamps(folder: &Path) -> Vec<(std::path::PathBuf, std::time::SystemTime)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = entries.chain([folder.to_owned()]).collect();
+    all.sort();
+    let stamp = |path: std::path::PathBuf| {
+        let changed = fs::metadata(&path).unwrap().modified().unwrap();
+        (path, changed)
+    };
+    all.into_iter().map(stamp).collect()
+}
+
+#[test]
+fn a_model_in_a_read_only_folder_is_trained_asked_and_measured_and_nothing_is_written_there() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let home = Home::new();
+    rows(&home, "yes");
+    let (recipe, texts) = (recipe(&home), home.texts());
+    let model = home.model();
+    let folder = Path::new(&model);
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let before = stamps(folder);
+    let named = format!("model.name_or_path={model}");
+    train(&home, &recipe, &["--set", &named]).works();
+    let adapter = home.at("out");
+    let asked = [
+        &[
+            "generate",
+            "--model",
+            &model,
+            "--adapter",
+            &adapter,
+            "--prompt",
+            "q",
+            "--max-new-tokens",
+            "2",
+        ][..],
+        &["score", "--model", &model, "--data", &texts],
+        &["inspect", &model],
+        &[
+            "merge",
+            "--model",
+            &model,
+            "--adapter",
+            &adapter,
+            "--output",
+            &home.at("merged"),
+        ],
+    ];
+    for args in asked {
+        finetune(&home, args).works();
+    }
+    // The superuser may write all the same, so what is looked at is whether anything was.
+    assert_eq!(stamps(folder), before);
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 #[test]
 fn reading_needs_no_writing_and_where_writing_fails_it_is_said() {
     let home = Home::new();

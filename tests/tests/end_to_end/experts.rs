@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use tch::{Kind, Tensor};
 
 use super::command::{Home, finetune, losses, metrics, perplexity, tiny};
 
@@ -129,6 +130,46 @@ fn only_the_experts_that_a_task_goes_to_are_trained() {
         }
         let gate = format!("{at}.gate.weight");
         assert_eq!(before.get(&gate), after.get(&gate), "{gate}");
+    }
+}
+
+#[test]
+fn fewer_experts_are_written_in_the_models_own_dtype_whatever_the_machine_multiplies_faster() {
+    let home = Home::new();
+    let texts = home.texts();
+    for (dtype, kind, faster) in [("f32", Kind::Float, 1000.0), ("bf16", Kind::BFloat16, 0.001)] {
+        let mixture = home.at(&format!("of-{dtype}"));
+        let tiny = tiny().display().to_string();
+        let make = [
+            "upcycle",
+            "--model",
+            &tiny,
+            "--num-experts",
+            "4",
+            "--dtype",
+            dtype,
+            "--output",
+            &mixture,
+        ];
+        finetune(&home, &make).works();
+        home.rates(faster);
+        let fewer = home.at(&format!("fewer-{dtype}"));
+        let keep = [
+            "experts", "--model", &mixture, "--keep", "2", "--by", "usage", "--data", &texts, "--output", &fewer,
+        ];
+        finetune(&home, &keep).works();
+        let tensors = |folder: &str| -> Vec<(String, Tensor)> {
+            Tensor::read_safetensors(Path::new(folder).join("model.safetensors")).unwrap()
+        };
+        let before = tensors(&mixture);
+        for (name, tensor) in tensors(&fewer) {
+            assert_eq!(tensor.kind(), kind, "{name}");
+            // What is no expert's is copied bit for bit.
+            if !name.contains("block_sparse_moe") {
+                let (_, old) = before.iter().find(|(old, _)| *old == name).unwrap();
+                assert!(tensor.equal(old), "{name}");
+            }
+        }
     }
 }
 

@@ -183,6 +183,55 @@ fn ctrl_c_saves_and_says_how_to_go_on_and_going_on_changes_nothing() {
 }
 
 #[test]
+fn a_second_ctrl_c_leaves_at_once_in_the_middle_of_a_step() {
+    let home = Home::new();
+    let recipe = home.recipe("");
+    let pairs = fs::read_to_string(home.pairs()).unwrap();
+    let data = format!(
+        "data.train=[{{path={:?}}}]",
+        home.file("many.jsonl", &pairs.repeat(500))
+    );
+    // Two threads and a reference, so that libtorch's workers are busy when the process ends.
+    let mut command = command(&home);
+    command
+        .env("OMP_NUM_THREADS", "2")
+        .args([
+            "train",
+            &recipe,
+            "--threads",
+            "2",
+            "--set",
+            &data,
+            "--set",
+            "objective={kind=\"dpo\"}",
+        ])
+        .args(["--set", "train.max_steps=1000000", "--set", "train.save_steps=1000000"])
+        // One step over all rows: the first signal alone cannot end it soon.
+        .args(["--set", "train.gradient_accumulation_steps=3000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().expect("the command was built");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !home.path().join("run/recipe.toml").exists() {
+        assert!(Instant::now() < deadline, "no run in a minute");
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(1500));
+    for _ in 0..2 {
+        let interrupt = format!("kill -INT {}", child.id());
+        assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
+        sleep(Duration::from_millis(200));
+    }
+    let begun = Instant::now();
+    let found = answer(child.wait_with_output().unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    found.fails_with(130, &["stopping after this step"]);
+    for word in ["terminate", "assert", "Aborted", "core dumped"] {
+        assert!(!found.stderr.contains(word), "{}", found.stderr);
+    }
+}
+
+#[test]
 fn a_run_in_one_folder_keeps_a_second_one_out() {
     let home = Home::new();
     let recipe = home.recipe("");

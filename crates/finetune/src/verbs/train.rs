@@ -142,7 +142,8 @@ fn stop_flag() -> Result<&'static AtomicBool> {
     static CAUGHT: OnceLock<Result<(), String>> = OnceLock::new();
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
+            // Handlers at the exit would take apart what libtorch's threads are working with.
+            signal_hook::low_level::exit(130);
         }
         eprintln!("stopping after this step; once more to stop at once and lose what was not saved");
     };
