@@ -58,14 +58,26 @@ impl Finetune {
         texts(&answer(command)?)
     }
 
-    /// `finetune train`, its progress on the terminal. An earlier demo's run is replaced.
-    pub(super) fn train(&self, recipe: &Path, output: &Path) -> Result<Run> {
+    /// Seconds that `finetune train` would take for the whole recipe here, by `finetune estimate`.
+    pub(super) fn estimate(&self, recipe: &Path) -> Result<f64> {
+        let mut command = Command::new(&self.binary);
+        command
+            .current_dir(checkout())
+            .arg("estimate")
+            .arg(recipe)
+            .arg("--json");
+        seconds(&answer(command)?)
+    }
+
+    /// `finetune train` on the first `rows` rows, its progress on the terminal. An earlier demo's run is replaced.
+    pub(super) fn train(&self, recipe: &Path, rows: usize, output: &Path) -> Result<Run> {
         let mut command = Command::new(&self.binary);
         command.current_dir(checkout()).arg("train").arg(recipe);
         command
             .arg("--set")
             .arg(setting("train.output_dir", output.as_os_str()));
         command.args(["--set", "train.overwrite_output_dir=true"]);
+        command.args(["--set", &format!("data.train.0.max_samples={rows}")]);
         cargo::run(&mut command)?;
         let metrics = output.join("metrics.jsonl");
         run(&fs::read_to_string(&metrics).with_context(|| format!("cannot read `{}`", metrics.display()))?)
@@ -93,6 +105,12 @@ fn answer(mut command: Command) -> Result<String> {
         .with_context(|| format!("cannot run `{shown}`"))?;
     ensure!(output.status.success(), "`{shown}` failed ({})", output.status);
     String::from_utf8(output.stdout).with_context(|| format!("the answer of `{shown}`"))
+}
+
+fn seconds(json: &str) -> Result<f64> {
+    let report: serde_json::Value = serde_json::from_str(json).context("the answer of `finetune estimate --json`")?;
+    let seconds = report["time"]["seconds"].as_f64();
+    seconds.context("the answer of `finetune estimate --json` has no `time.seconds`")
 }
 
 fn report(json: &str) -> Result<Measured> {
@@ -189,6 +207,13 @@ mod tests {
             }
         );
         assert!(run("").is_err());
+    }
+
+    #[test]
+    fn an_estimate_without_a_time_is_named() {
+        assert_eq!(seconds(r#"{"time": {"seconds": 960.5, "steps": 188}}"#).unwrap(), 960.5);
+        let error = seconds(r#"{"time": {}}"#).unwrap_err().to_string();
+        assert!(error.contains("`time.seconds`"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::finetune::{Measured, Run};
 use crate::progress::size;
-use crate::rows::{Data, HELD_OUT, TRAINED};
+use crate::rows::{Data, HELD_OUT};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub(super) struct Outcome {
     pub(super) answers_before: Vec<String>,
     pub(super) answers_after: Vec<String>,
     pub(super) run: Run,
+    /// Headlines that were trained on.
+    pub(super) rows: usize,
     /// Until everything was fetched and built.
     pub(super) ready: Duration,
     pub(super) trained: Duration,
@@ -56,10 +58,11 @@ pub(super) fn table(outcome: &Outcome, data: &Data, model: &str, output: &str) -
     let minutes = |time: Duration| format!("{} min {:02} s", time.as_secs() / 60, time.as_secs() % 60);
     let _ = write!(
         text,
-        "\n  training   {TRAINED} headlines, {} steps, {} ({:.0} tokens/s, peak memory {})\n\
+        "\n  training   {} headlines, {} steps, {} ({:.0} tokens/s, peak memory {})\n\
          \x20 total      {}, of which fetching and building {}\n\
          \x20 adapter    {output}/adapter_model.safetensors (loads in PEFT); the run's report is {output}/report.md\n\
          \x20 try it     cargo run --release -p finetune -- chat --model {model} --adapter {output}\n",
+        outcome.rows,
         run.steps,
         minutes(outcome.trained),
         run.tokens_per_second,
@@ -104,6 +107,7 @@ mod tests {
                 peak_memory_bytes: 1.25e9,
                 steps: 188,
             },
+            rows: 3000,
             ready: Duration::from_secs(61),
             trained: Duration::from_secs(185),
             total: Duration::from_secs(304),
@@ -127,6 +131,7 @@ mod tests {
         for wanted in wanted.iter().chain(&[
             "1500 tokens/s",
             "1250 MB",
+            "3000 headlines",
             "188 steps",
             "3 min 05 s",
             "runs/demo/adapter_model",

@@ -1,21 +1,16 @@
 //! `finetune analyse`: how training moved a model's weights, in magnitude and in direction.
 
-mod scatter;
-mod tuned;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use checkpoint::write_file;
-use dora::{Change, Line, regression};
 use lora::TargetModules;
 use models::Source;
-use serde::Serialize;
+use rewrite::analyse::{Analysis, Point, of_runs};
 use tensor_core::{ModulePath, Modules};
 
-use self::tuned::{Tuned, of_runs};
 use crate::args::MachineArgs;
 use crate::output;
 
@@ -51,72 +46,17 @@ pub struct Args {
     machine: MachineArgs,
 }
 
-/// One matrix at one time.
-#[derive(Clone, Debug, Serialize)]
-struct Point {
-    group: String,
-    checkpoint: String,
-    module: String,
-    layer: Option<usize>,
-    delta_magnitude: f64,
-    delta_direction: f64,
-}
-
-/// The line through a group's points.
-#[derive(Clone, Debug, Serialize)]
-struct Slope {
-    group: String,
-    method: &'static str,
-    points: usize,
-    #[serde(flatten)]
-    line: Option<LineNumbers>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct LineNumbers {
-    slope: f64,
-    intercept: f64,
-    correlation: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Analysis {
-    lines: Vec<Slope>,
-    points: Vec<Point>,
-}
-
 impl Args {
     /// Measures every matrix of every result.
     pub fn run(self) -> Result<ExitCode> {
-        let tuned = of_runs(&self.adapter, &self.checkpoints)?;
+        let tuned = of_runs(&self.adapter, &self.checkpoints, &output::events())?;
         let source = Source::open(&self.model, &output::events())?;
         let device = self.machine.start()?.device;
         let modules = self.modules(&source)?;
-        let work = output::events().begin("matrices", tuned.len() * modules.len());
-        let mut points = Vec::new();
-        for result in &tuned {
-            let place = || format!("`{}` on model `{}`", result.path().display(), self.model);
-            let before = points.len();
-            for at in &modules {
-                work.advance(1);
-                if let Some(change) = result.change(source.dir(), at, device).with_context(place)? {
-                    points.push(point(result, at, change));
-                }
-            }
-            if points.len() == before {
-                bail!(
-                    "{}: it changes none of {}\nhint: `--target-modules` names others",
-                    place(),
-                    self.target_modules.join(", ")
-                );
-            }
-        }
-        drop(work);
-        let lines = lines(&tuned, &points);
-        let analysis = Analysis { lines, points };
+        let analysis = Analysis::of(&source, &tuned, &modules, device)?;
         if let Some(folder) = &self.output {
             let numbers = serde_json::to_string_pretty(&analysis)?;
-            let picture = scatter::draw(&analysis)?;
+            let picture = analysis.draw()?;
             std::fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
             write_file(&folder.join("analysis.json"), numbers.as_bytes())?;
             write_file(&folder.join("magnitude-direction.svg"), picture.as_bytes())?;
@@ -141,47 +81,6 @@ impl Args {
         let chosen = Modules::new(targets.targets())?.choose(all)?;
         Ok(chosen)
     }
-}
-
-fn point(result: &Tuned, at: &ModulePath, change: Change) -> Point {
-    Point {
-        group: result.group().to_owned(),
-        checkpoint: result.name().to_owned(),
-        module: at.name().to_owned(),
-        layer: at.layer_idx(),
-        delta_magnitude: change.magnitude,
-        delta_direction: change.direction,
-    }
-}
-
-/// A line a group, in the order in which the groups came.
-fn lines(tuned: &[Tuned], points: &[Point]) -> Vec<Slope> {
-    let mut found: Vec<Slope> = Vec::new();
-    for result in tuned {
-        if found.iter().any(|line| line.group == result.group()) {
-            continue;
-        }
-        let of: Vec<Change> = points
-            .iter()
-            .filter(|point| point.group == result.group())
-            .map(|point| Change {
-                magnitude: point.delta_magnitude,
-                direction: point.delta_direction,
-            })
-            .collect();
-        let numbers = |line: Line| LineNumbers {
-            slope: line.slope,
-            intercept: line.intercept,
-            correlation: line.correlation,
-        };
-        found.push(Slope {
-            group: result.group().to_owned(),
-            method: result.method(),
-            points: of.len(),
-            line: regression(&of).map(numbers),
-        });
-    }
-    found
 }
 
 /// A line of the table: group, checkpoint, layer, and a point a module.

@@ -1,6 +1,5 @@
 //! `finetune prune`: a model in, a sparser or smaller one out.
 
-mod measure;
 mod report;
 mod structure;
 mod weights;
@@ -16,8 +15,8 @@ use clap::ValueEnum;
 use decoder::Decoder;
 use methods::pruning::{self, Samples};
 use models::Source;
+use rewrite::prune::{By, Measured};
 
-use self::measure::Measured;
 use self::report::{Done, Report};
 use self::structure::StructureArgs;
 use self::weights::WeightArgs;
@@ -87,14 +86,23 @@ enum Method {
     Activation,
 }
 
+/// What is chosen, and by what.
+enum Rule {
+    Weights(prune::Method),
+    Parts(By),
+}
+
 impl Method {
-    /// The rule for weights one by one, if it is one.
-    fn of_weights(self) -> Option<prune::Method> {
+    /// The rule for weights one by one, or that for whole parts.
+    fn rule(self) -> Rule {
         match self {
-            Self::Magnitude => Some(prune::Method::Magnitude),
-            Self::Wanda => Some(prune::Method::Wanda),
-            Self::SparseGpt => Some(prune::Method::SparseGpt),
-            _ => None,
+            Self::Magnitude => Rule::Weights(prune::Method::Magnitude),
+            Self::Wanda => Rule::Weights(prune::Method::Wanda),
+            Self::SparseGpt => Rule::Weights(prune::Method::SparseGpt),
+            Self::BlockInfluence => Rule::Parts(By::BlockInfluence),
+            Self::Angular => Rule::Parts(By::Angular),
+            Self::Taylor => Rule::Parts(By::Taylor),
+            Self::Activation => Rule::Parts(By::Activation),
         }
     }
 }
@@ -118,9 +126,9 @@ impl Args {
             samples,
             before,
             after,
-        } = match self.method.of_weights() {
-            Some(method) => self.thin(method, &source)?,
-            None => self.cut(&source)?,
+        } = match self.method.rule() {
+            Rule::Weights(method) => self.thin(method, &source)?,
+            Rule::Parts(by) => self.cut(by, &source)?,
         };
         let report = Report {
             model: &self.model,
@@ -191,14 +199,14 @@ impl Args {
         }
     }
 
-    fn cut(&self, source: &Source) -> Result<Outcome> {
+    fn cut(&self, by: By, source: &Source) -> Result<Outcome> {
         if let Some(option) = self.weights.given() {
             return Err(usage(format!(
                 "`--method {}` takes out whole parts, found `--{option}` beside it\nhint: remove it",
                 self.method
             )));
         }
-        let structure = self.structure.structure(self.method, source.dir().config())?;
+        let structure = self.structure.structure(self.method, by, source.dir().config())?;
         self.check_calibration(true)?;
         let tokenizer = source.tokenizer()?;
         let Some(samples) = Samples::read(
@@ -215,7 +223,7 @@ impl Args {
         let model = source.decoder(machine)?;
         let measure = |model: &Decoder| Measured::of(model, &tokenizer, self.eval.as_deref());
         let before = measure(&model)?;
-        let (model, taken) = structure.choose(model, &samples)?;
+        let (model, taken) = structure.choose(model, &samples, source.events())?;
         let staged = taken.stage(&model, source, &self.output)?;
         drop(model);
         // What is measured is what lies on the disk.

@@ -1,18 +1,20 @@
 //! `finetune quantize`: a model in bitsandbytes' 4 bits, or an adapter in 8 or 4.
 
-mod adapter;
-mod model;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use models::Source;
 use quant::QuantizeConfig;
 use quant::codec::{BlockSize, Scheme};
+use rewrite::quantize::adapter::{self, AdapterCost};
+use rewrite::quantize::model::{self, Form};
+use serde_json::{Value, json};
+use tch::{Device, Kind};
 
-use self::model::Form;
 use crate::args::MachineArgs;
 use crate::failure::usage;
+use crate::output;
 
 /// Arguments of `quantize`.
 #[derive(clap::Args, Debug)]
@@ -97,7 +99,8 @@ impl Args {
                 _ => bail!("`--bits`: wanted 8 or 4"),
             };
             self.machine.start()?;
-            adapter::quantize(adapter, scheme, self.block_size, &self.output, self.json)?;
+            let cost = adapter::quantize(adapter, scheme, self.block_size, &self.output)?;
+            self.show_adapter(scheme, &cost)?;
         } else if let Some(model) = &self.model {
             let mut config = QuantizeConfig {
                 scheme: self.scheme.unwrap_or_default(),
@@ -116,8 +119,69 @@ impl Args {
                 )));
             }
             let form = if self.dense { Form::Dense } else { Form::Packed };
-            model::quantize(model, &config, form, &self.machine, &self.output, self.json)?;
+            let source = Source::open(model, &output::events())?;
+            self.machine.start()?;
+            let dtype = self.machine.written(Device::Cpu).unwrap_or(Kind::BFloat16);
+            let report = model::quantize(&source, &config, form, dtype, &self.output)?;
+            match self.json {
+                true => output::json(&report)?,
+                false => show(&report)?,
+            }
+            let what = if self.dense { "dequantised" } else { "4-bit" };
+            output::note(format!("{what} model written to `{}`", self.output.display()));
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    fn show_adapter(&self, scheme: Scheme, cost: &AdapterCost) -> Result<()> {
+        if self.json {
+            let modules: serde_json::Map<String, Value> = cost
+                .modules
+                .iter()
+                .map(|(module, lost)| (module.clone(), json!(lost.relative())))
+                .collect();
+            output::json(&json!({
+                "scheme": scheme, "block_size": self.block_size, "bytes_before": cost.bytes_before,
+                "bytes": cost.bytes, "relative_error": cost.relative(), "modules": modules,
+            }))?;
+        } else {
+            for (module, lost) in &cost.modules {
+                output::line(format!("{module:<48} {:>8.3} %", 100.0 * lost.relative()))?;
+            }
+            output::line(format!(
+                "{} became {}; the updates changed by {:.3} %",
+                output::bytes(cost.bytes_before as f64),
+                output::bytes(cost.bytes as f64),
+                100.0 * cost.relative()
+            ))?;
+        }
+        output::note(format!("quantised adapter written to `{}`", self.output.display()));
+        Ok(())
+    }
+}
+
+/// The report for people.
+fn show(report: &Value) -> Result<()> {
+    let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(0.0);
+    let row = |name: &str, value: &Value| {
+        let (before, after) = (
+            output::bytes(number(value, "bytes_before")),
+            output::bytes(number(value, "bytes")),
+        );
+        format!(
+            "{name:<16} {before:>10} {after:>10} {:>9.3} %",
+            100.0 * number(value, "relative_rmse")
+        )
+    };
+    output::line(format!("{:<16} {:>10} {:>10} {:>11}", "", "before", "after", "error"))?;
+    for (name, value) in report["kinds"].as_object().into_iter().flatten() {
+        output::line(row(name, value))?;
+    }
+    let dense = output::bytes(number(report, "bytes_dense"));
+    output::line(format!("{:<16} {dense:>10} {dense:>10} {:>11}", "stays dense", "none"))?;
+    output::line(row("all", report))?;
+    output::line(format!(
+        "{:.3} bits a packed number",
+        number(report, "bits_per_packed_number")
+    ))
 }

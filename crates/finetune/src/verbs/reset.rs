@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use checkpoint::{Existing, SaveOptions, TensorInfo};
-use hft::{Granularity, HalfSelection, Piece};
+use anyhow::Result;
+use hft::{Granularity, Piece};
 use methods::hft::pieces_of_config;
 use models::Source;
+use rewrite::reset::{Choice, Mixing};
 use serde_json::json;
-use tch::Tensor;
 
 use crate::args::MachineArgs;
 use crate::output;
@@ -76,35 +75,7 @@ impl Args {
             base: &base,
             choice,
         };
-        let dtype = self.machine.written(device);
-        let mut infos = Vec::new();
-        let mut kept = Vec::new();
-        for piece in &pieces {
-            let kind = tuned.dir().info(piece.path.as_str())?.kind;
-            if !mixing.check(piece)? {
-                kept.push(piece.path.to_string());
-            }
-            infos.push(TensorInfo {
-                name: piece.path.to_string(),
-                shape: piece.shape.clone(),
-                kind: dtype.unwrap_or(kind),
-            });
-        }
-        if !kept.is_empty() {
-            output::note(format!("not in `{}`, so left as tuned: {}", self.base, kept.join(", ")));
-        }
-        let work = output::events().begin("tensors", infos.len());
-        let make = |info: &TensorInfo| {
-            work.advance(1);
-            let made = mixing.tensor(&info.name).map_err(|error| format!("{error:#}"))?;
-            Ok(made.to_kind(info.kind).contiguous())
-        };
-        let options = SaveOptions {
-            dtype,
-            ..tuned.options(Existing::Refuse, "reset")
-        };
-        checkpoint::save_model(&self.output, tuned.dir().config(), &infos, make, &options)?;
-        drop(work);
+        mixing.write(&self.output, &pieces, self.machine.written(device))?;
         self.tell(&mixing.choice, pieces.len())?;
         Ok(ExitCode::SUCCESS)
     }
@@ -146,69 +117,5 @@ impl Args {
         }
         output::note(format!("{what}; written to `{}`", self.output.display()));
         Ok(())
-    }
-}
-
-enum Choice {
-    Reset(HalfSelection),
-    Average(f64),
-}
-
-/// Two models that become one.
-struct Mixing<'a> {
-    tuned: &'a Source,
-    base: &'a Source,
-    choice: Choice,
-}
-
-impl Mixing<'_> {
-    /// How much of a tensor is the base's.
-    fn share(&self, piece: &str) -> f64 {
-        match &self.choice {
-            Choice::Average(share) => *share,
-            Choice::Reset(selection) if selection.trains(&piece.into()) => 0.0,
-            Choice::Reset(_) => 1.0,
-        }
-    }
-
-    /// The base's name of a tensor: a tied output layer is its embedding.
-    fn in_base<'n>(&self, name: &'n str) -> Option<&'n str> {
-        let dir = self.base.dir();
-        let tied = name == "lm_head.weight" && dir.config().tie_word_embeddings;
-        let name = if tied { "model.embed_tokens.weight" } else { name };
-        dir.contains(name).then_some(name)
-    }
-
-    /// Whether the base has this tensor; an error if it should have it, or has it in another shape.
-    fn check(&self, piece: &Piece) -> Result<bool> {
-        let Some(name) = self.in_base(piece.path.as_str()) else {
-            // A new head has no past.
-            if piece.role == tensor_core::Role::Head {
-                return Ok(false);
-            }
-            bail!(
-                "`{}`: wanted a tensor `{}`, found none of that name\nhint: `--base` is the model that `--model` was tuned from",
-                self.base.name(),
-                piece.path
-            );
-        };
-        let found = self.base.dir().info(name)?.shape;
-        if found != piece.shape {
-            let (at, wanted) = (piece.path.clone(), piece.shape.clone());
-            return Err(hft::Error::Shape { at, wanted, found }.into());
-        }
-        Ok(true)
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        let tuned = self.tuned.dir().tensor(name)?;
-        let (share, base) = (self.share(name), self.in_base(name));
-        match base {
-            Some(base) if share > 0.0 => {
-                let base = self.base.dir().tensor(base)?;
-                Ok(hft::average(&name.into(), &tuned, &base, share)?)
-            }
-            _ => Ok(tuned),
-        }
     }
 }

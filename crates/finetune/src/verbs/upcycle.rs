@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use checkpoint::{Existing, ExpertsConfig, ModelConfig, SaveOptions, TensorInfo};
-use clap::ValueEnum;
+use anyhow::{Result, bail};
+use checkpoint::ModelConfig;
 use models::Source;
-use moe::{Part, UpcycleConfig};
+use moe::UpcycleConfig;
+use rewrite::upcycle::{self, Rest, Upcycling};
 use serde_json::json;
-use tch::{Kind, Tensor};
-use tensor_core::ModulePath;
 
 use crate::args::MachineArgs;
 use crate::failure::usage;
@@ -65,15 +63,6 @@ pub struct Args {
     machine: MachineArgs,
 }
 
-/// Weights that are no expert's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Rest {
-    /// The mean of the copies'
-    Average,
-    /// The model's
-    Base,
-}
-
 impl Args {
     /// Writes the model tensor by tensor.
     pub fn run(self) -> Result<ExitCode> {
@@ -84,7 +73,7 @@ impl Args {
             .map(|name| Source::open(name, &output::events()))
             .collect::<Result<Vec<_>>>()?;
         for copy in &copies {
-            fits(&base, copy)?;
+            upcycle::fits(&base, copy)?;
         }
         let config = self.config(copies.len())?;
         let (e, k) = (config.num_local_experts as i64, config.num_experts_per_tok as i64);
@@ -100,20 +89,7 @@ impl Args {
             config,
             rest: self.rest,
         };
-        let dtype = self.machine.written(device);
-        let infos = upcycling.infos(&sparse, dtype)?;
-        let work = output::events().begin("tensors", infos.len());
-        let make = |info: &TensorInfo| {
-            work.advance(1);
-            let made = upcycling.tensor(info).map_err(|error| format!("{error:#}"))?;
-            Ok(made.to_kind(info.kind).contiguous())
-        };
-        let options = SaveOptions {
-            dtype,
-            ..base.options(Existing::Refuse, "upcycle")
-        };
-        checkpoint::save_model(&self.output, &sparse, &infos, make, &options)?;
-        drop(work);
+        upcycling.write(&self.output, &sparse, self.machine.written(device))?;
         self.tell(&upcycling, &sparse)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -167,139 +143,5 @@ impl Args {
             self.output.display()
         ));
         Ok(())
-    }
-}
-
-/// Refuses a copy that is not of the same shapes.
-fn fits(base: &Source, copy: &Source) -> Result<()> {
-    let of = |source: &Source| {
-        let mut tensors = source.dir().config().tensors();
-        tensors.retain(|(name, _)| name != "lm_head.weight");
-        tensors
-    };
-    let (wanted, found) = (of(base), of(copy));
-    let differs = wanted.iter().zip(&found).find(|(wanted, found)| wanted != found);
-    if let Some((wanted, found)) = differs {
-        bail!(
-            "`--expert {}`: wanted `{}` of shape {:?} as in `{}`, found `{}` of {:?}\nhint: experts are tuned copies of the one model",
-            copy.name(),
-            wanted.0,
-            wanted.1,
-            base.name(),
-            found.0,
-            found.1,
-        );
-    }
-    if wanted.len() != found.len() || base.dir().config().family != copy.dir().config().family {
-        bail!(
-            "`--expert {}`: wanted a {} of {} tensors as `{}` is, found a {} of {}\nhint: experts are tuned copies of the one model",
-            copy.name(),
-            base.dir().config().family.name(),
-            wanted.len(),
-            base.name(),
-            copy.dir().config().family.name(),
-            found.len(),
-        );
-    }
-    Ok(())
-}
-
-/// A mixture in the making.
-struct Upcycling<'a> {
-    base: &'a Source,
-    copies: &'a [Source],
-    experts: ExpertsConfig,
-    config: UpcycleConfig,
-    rest: Rest,
-}
-
-/// What a tensor of the mixture is made of.
-enum Origin {
-    /// A new router.
-    Router { at: ModulePath },
-    /// A matrix of an expert, and the dense tensor that it comes from.
-    Expert {
-        at: ModulePath,
-        idx: usize,
-        part: Part,
-        dense: String,
-    },
-    /// The tensor of the same name.
-    Same,
-}
-
-impl Upcycling<'_> {
-    fn infos(&self, sparse: &ModelConfig, dtype: Option<Kind>) -> Result<Vec<TensorInfo>> {
-        let tensors = sparse.tensors().into_iter();
-        let infos = tensors.map(|(name, shape)| {
-            let like = match self.origin(&name)? {
-                Origin::Router { at } => self.dense_name(&at, Part::Gate),
-                Origin::Expert { dense, .. } => dense,
-                Origin::Same => name.clone(),
-            };
-            let kind = match dtype {
-                Some(kind) => kind,
-                // Packed weights become dense ones.
-                None => match self.base.dir().info(&like)?.kind {
-                    kind @ (Kind::Float | Kind::BFloat16 | Kind::Half) => kind,
-                    _ => Kind::Float,
-                },
-            };
-            Ok(TensorInfo { name, shape, kind })
-        });
-        infos.collect()
-    }
-
-    fn dense_name(&self, at: &ModulePath, part: Part) -> String {
-        let block = at.as_str().trim_end_matches(self.experts.names.sublayer());
-        format!("{block}mlp.{}.weight", part.dense_name())
-    }
-
-    fn origin(&self, name: &str) -> Result<Origin> {
-        let sublayer = self.experts.names.sublayer();
-        let Some((block, inside)) = name.split_once(&format!(".{sublayer}.")) else {
-            return Ok(Origin::Same);
-        };
-        let at = ModulePath::from(block).join(sublayer);
-        if inside == "gate.weight" {
-            return Ok(Origin::Router { at });
-        }
-        let names = self.experts.names.projections();
-        let parts: Vec<&str> = inside.split('.').collect();
-        let &["experts", idx, matrix, "weight"] = parts.as_slice() else {
-            bail!("`{name}` has no place in a mixture of experts");
-        };
-        let part = names.iter().position(|name| *name == matrix);
-        let part = Part::ALL[part.with_context(|| format!("`{name}` is no matrix of an expert"))?];
-        let dense = self.dense_name(&at, part);
-        let at = at.join("experts").join(idx);
-        let idx = idx.parse()?;
-        Ok(Origin::Expert { at, idx, part, dense })
-    }
-
-    fn tensor(&self, info: &TensorInfo) -> Result<Tensor> {
-        match self.origin(&info.name)? {
-            Origin::Router { at } => Ok(self.config.router(&at, info.shape[1])),
-            Origin::Expert { at, idx, part, dense } => {
-                let of = match self.copies.len() {
-                    0 => self.base,
-                    count => &self.copies[idx % count],
-                };
-                let weight = of.dir().tensor_as(&dense, Kind::Float)?;
-                Ok(self.config.matrix(&at, part, &weight))
-            }
-            Origin::Same if self.copies.is_empty() || self.rest == Rest::Base => {
-                Ok(self.base.dir().tensor(&info.name)?)
-            }
-            Origin::Same => {
-                let mut sum = Tensor::zeros(info.shape.as_slice(), (Kind::Float, tch::Device::Cpu));
-                for copy in self.copies {
-                    let tied = info.name == "lm_head.weight" && copy.dir().config().tie_word_embeddings;
-                    let name = if tied { "model.embed_tokens.weight" } else { &info.name };
-                    sum += copy.dir().tensor_as(name, Kind::Float)?;
-                }
-                Ok(sum / self.copies.len() as f64)
-            }
-        }
     }
 }

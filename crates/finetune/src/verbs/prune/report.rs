@@ -9,8 +9,8 @@ use methods::pruning::Samples;
 use prune::{PruneConfig, Thinned};
 use serde_json::{Value, json};
 
-use super::measure::Measured;
-use super::structure::Taken;
+use rewrite::prune::{Measured, Taken};
+
 use crate::output;
 
 /// Everything that is told.

@@ -12,19 +12,19 @@ use tensor_core::{Documents, Parameters, Pass};
 
 /// One model's numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Measured {
+pub struct Measured {
     /// Numbers in it, a tied head once.
-    pub(super) parameters: usize,
+    pub parameters: usize,
     /// Of them, those that are not zero.
-    pub(super) nonzero: usize,
+    pub nonzero: usize,
     /// What they take in a file.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// Tokens read in a second, in one pass.
-    pub(super) read_per_second: f64,
+    pub read_per_second: f64,
     /// Tokens written in a second, one after the other; none of a model that does not write.
-    pub(super) written_per_second: Option<f64>,
+    pub written_per_second: Option<f64>,
     /// On the text that was given.
-    pub(super) perplexity: Option<f64>,
+    pub perplexity: Option<f64>,
 }
 
 /// Tokens of a pass, and tokens written.
@@ -33,7 +33,7 @@ const WRITTEN: usize = 32;
 
 impl Measured {
     /// Of `model`; perplexity on `text` if there is one.
-    pub(super) fn of(model: &Decoder, tokenizer: &Tokenizer, text: Option<&Path>) -> Result<Self> {
+    pub fn of(model: &Decoder, tokenizer: &Tokenizer, text: Option<&Path>) -> Result<Self> {
         let (mut parameters, mut nonzero, mut bytes) = (0, 0, 0);
         model.visit(&tensor_core::ModulePath::root(), &mut |_, param| {
             let value = param.value();

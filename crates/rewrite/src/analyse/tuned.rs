@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use checkpoint::ModelDir;
 use dora::{Change, change};
+use events::Events;
 use methods::Attached as _;
 use methods::bottleneck;
 use methods::peft::Adapter;
@@ -12,11 +13,9 @@ use models::quantised::Quantisation;
 use tch::Device;
 use tensor_core::{Dense, ModulePath, Param, Role};
 
-use crate::output;
-
 /// One result of training, with the group that it is a point of.
 #[derive(Debug)]
-pub(super) struct Tuned {
+pub struct Tuned {
     path: PathBuf,
     group: String,
     name: String,
@@ -30,10 +29,10 @@ enum Held {
 }
 
 /// The results that the command line names, runs resolved to their checkpoints.
-pub(super) fn of_runs(single: &[PathBuf], runs: &[PathBuf]) -> Result<Vec<Tuned>> {
+pub fn of_runs(single: &[PathBuf], runs: &[PathBuf], events: &Events) -> Result<Vec<Tuned>> {
     let mut found = Vec::new();
     for path in single {
-        let mut result = Tuned::open(path, String::new(), path.display().to_string())?;
+        let mut result = Tuned::open(path, String::new(), path.display().to_string(), events)?;
         result.method().clone_into(&mut result.group);
         found.push(result);
     }
@@ -55,7 +54,7 @@ pub(super) fn of_runs(single: &[PathBuf], runs: &[PathBuf]) -> Result<Vec<Tuned>
             );
         }
         for (step, path) in checkpoints {
-            found.push(Tuned::open(&path, group.clone(), format!("checkpoint-{step}"))?);
+            found.push(Tuned::open(&path, group.clone(), format!("checkpoint-{step}"), events)?);
         }
     }
     Ok(found)
@@ -77,7 +76,7 @@ fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
 }
 
 impl Tuned {
-    fn open(path: &Path, group: String, name: String) -> Result<Self> {
+    fn open(path: &Path, group: String, name: String, events: &Events) -> Result<Self> {
         if bottleneck::is_in(path) {
             bail!(
                 "`{}`: bottleneck adapters stand beside the weights and move none of them: nothing to analyse",
@@ -86,10 +85,10 @@ impl Tuned {
         }
         let held = if path.join("adapter_config.json").is_file() {
             let adapter = Adapter::open(path)?;
-            adapter.tell(&output::events());
+            adapter.tell(events);
             if let Some(own) = Quantisation::of_adapter(path)? {
-                output::note(format!(
-                    "warning: adapter `{}` was trained over {own}; how far it moved the weights is measured against the dense ones",
+                events.warn(|| format!(
+                    "adapter `{}` was trained over {own}; how far it moved the weights is measured against the dense ones",
                     path.display()
                 ));
             }
@@ -106,19 +105,23 @@ impl Tuned {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn group(&self) -> &str {
+    /// The group that it is a point of.
+    pub fn group(&self) -> &str {
         &self.group
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// What tells it from the others of its group.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn method(&self) -> &'static str {
+    /// How it was trained.
+    pub fn method(&self) -> &'static str {
         match &self.held {
             Held::Adapter(held) if held.0.use_dora() => "DoRA",
             Held::Adapter(..) => "LoRA",
@@ -127,7 +130,7 @@ impl Tuned {
     }
 
     /// How far the matrix at `at` moved; none if the result does not hold it.
-    pub(super) fn change(&self, base: &ModelDir, at: &ModulePath, device: Device) -> Result<Option<Change>> {
+    pub fn change(&self, base: &ModelDir, at: &ModulePath, device: Device) -> Result<Option<Change>> {
         let name = at.join("weight");
         let stored = match base.contains(name.as_str()) {
             true => name.as_str(),

@@ -9,16 +9,32 @@ use methods::peft::Adapter;
 use models::quantised::{Lost, to_file};
 use quant::QuantizedWeight;
 use quant::codec::{BlockSize, Scheme};
-use serde_json::{Value, json};
 use tch::{Kind, Tensor};
-
-use crate::output;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// Writes the adapter in `from` into `folder` and shows the cost.
-pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &Path, as_json: bool) -> Result<()> {
+/// What an adapter in fewer bits costs.
+#[derive(Debug)]
+pub struct AdapterCost {
+    /// What became of each module's update, in the adapter's order.
+    pub modules: Vec<(String, Lost)>,
+    /// Bytes of its tensors before.
+    pub bytes_before: usize,
+    /// And after.
+    pub bytes: usize,
+}
+
+impl AdapterCost {
+    /// All updates together: a relative root mean square error.
+    pub fn relative(&self) -> f64 {
+        let all = self.modules.iter().map(|(_, lost)| *lost);
+        all.fold(Lost::default(), Lost::and).relative()
+    }
+}
+
+/// Writes the adapter in `from` into `folder`.
+pub fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &Path) -> Result<AdapterCost> {
     let adapter = Adapter::open(from)?;
     if folder.join(CONFIG).exists() {
         return Err(checkpoint::Error::Exists {
@@ -50,33 +66,13 @@ pub(super) fn quantize(from: &Path, scheme: Scheme, block: BlockSize, folder: &P
     if read_back.is_empty() {
         bail!("`{}`: the adapter holds no matrix to quantise", from.display());
     }
-    let errors = errors(&adapter, &read_back)?;
+    let modules = errors(&adapter, &read_back)?;
     write(from, folder, &tensors)?;
-    let whole = errors
-        .iter()
-        .fold(Lost::default(), |sum, (_, lost)| sum.and(*lost))
-        .relative();
-    if as_json {
-        let modules: serde_json::Map<String, Value> = errors
-            .iter()
-            .map(|(module, lost)| (module.clone(), json!(lost.relative())))
-            .collect();
-        output::json(&json!({
-            "scheme": scheme, "block_size": block, "bytes_before": before, "bytes": after,
-            "relative_error": whole, "modules": modules,
-        }))?;
-    } else {
-        for (module, lost) in &errors {
-            output::line(format!("{module:<48} {:>8.3} %", 100.0 * lost.relative()))?;
-        }
-        let (before, after) = (output::bytes(before as f64), output::bytes(after as f64));
-        output::line(format!(
-            "{before} became {after}; the updates changed by {:.3} %",
-            100.0 * whole
-        ))?;
-    }
-    output::note(format!("quantised adapter written to `{}`", folder.display()));
-    Ok(())
+    Ok(AdapterCost {
+        modules,
+        bytes_before: before,
+        bytes: after,
+    })
 }
 
 /// What became of each module's update `B A`, and of matrices that are trained whole, by module.

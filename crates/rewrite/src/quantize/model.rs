@@ -11,11 +11,8 @@ use models::quantised::{Lost, to_file};
 use quant::codec::Scheme;
 use quant::{QuantizeConfig, QuantizedWeight, Quantizing};
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, device};
-
-use crate::args::MachineArgs;
-use crate::output;
 
 /// What packing did to the tensors of one name in all layers.
 #[derive(Default)]
@@ -28,29 +25,20 @@ struct Cost {
 
 /// What is written of a quantised weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// Codes and scales, as bitsandbytes has them.
     Packed,
     /// The numbers that they stand for.
     Dense,
 }
 
-/// Writes the model `name` into `folder` and shows the cost.
-pub(super) fn quantize(
-    name: &str,
-    config: &QuantizeConfig,
-    form: Form,
-    machine: &MachineArgs,
-    folder: &Path,
-    as_json: bool,
-) -> Result<()> {
-    let source = Source::open(name, &output::events())?;
-    let dir = source.dir();
+/// Writes `source`, what stays dense of it in `dtype`, into `folder`; returns what that cost: bytes, and relative root mean
+/// square errors.
+pub fn quantize(source: &Source, config: &QuantizeConfig, form: Form, dtype: Kind, folder: &Path) -> Result<Value> {
+    let (dir, name) = (source.dir(), source.name());
     if dir.config().is_quantised() {
         bail!("model `{name}` is in 4 bits already\nhint: `finetune export --format hf` makes it dense");
     }
-    machine.start()?;
-    let dtype = machine.written(Device::Cpu).unwrap_or(Kind::BFloat16);
     let quantizing = Quantizing::choose(config.clone(), &decoder::projection_paths(dir.config()))?;
     if dir.config().tie_word_embeddings && quantizing.contains(&ModulePath::from("lm_head")) {
         // No file could hold a packed head beside the embedding that it is tied to.
@@ -62,7 +50,7 @@ pub(super) fn quantize(
         let module = name.strip_suffix(".weight").map(ModulePath::from);
         module.filter(|module| quantizing.contains(module))
     };
-    let work = output::events().begin("tensors", dir.names().len());
+    let work = source.events().begin("tensors", dir.names().len());
     let (mut infos, mut packed): (Vec<TensorInfo>, HashMap<String, Tensor>) = Default::default();
     let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
     let mut dense = 0;
@@ -120,18 +108,7 @@ pub(super) fn quantize(
         ..source.options(Existing::Refuse, "quantize")
     };
     checkpoint::save_model(folder, &written, &infos, tensor, &options)?;
-    let report = report(config, dtype, dense, &costs);
-    if as_json {
-        output::json(&report)?;
-    } else {
-        show(&report)?;
-    }
-    if form == Form::Dense {
-        output::note(format!("dequantised model written to `{}`", folder.display()));
-        return Ok(());
-    }
-    output::note(format!("4-bit model written to `{}`", folder.display()));
-    Ok(())
+    Ok(report(config, dtype, dense, &costs))
 }
 
 fn report(config: &QuantizeConfig, dtype: Kind, dense: usize, costs: &BTreeMap<String, Cost>) -> Value {
@@ -155,30 +132,4 @@ fn report(config: &QuantizeConfig, dtype: Kind, dense: usize, costs: &BTreeMap<S
         "bytes_before": dense + numbers * size, "bytes": dense + bytes, "bytes_dense": dense,
         "relative_rmse": lost.relative(), "kinds": kinds,
     })
-}
-
-/// The report for people.
-fn show(report: &Value) -> Result<()> {
-    let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(0.0);
-    let row = |name: &str, value: &Value| {
-        let (before, after) = (
-            output::bytes(number(value, "bytes_before")),
-            output::bytes(number(value, "bytes")),
-        );
-        format!(
-            "{name:<16} {before:>10} {after:>10} {:>9.3} %",
-            100.0 * number(value, "relative_rmse")
-        )
-    };
-    output::line(format!("{:<16} {:>10} {:>10} {:>11}", "", "before", "after", "error"))?;
-    for (name, value) in report["kinds"].as_object().into_iter().flatten() {
-        output::line(row(name, value))?;
-    }
-    let dense = output::bytes(number(report, "bytes_dense"));
-    output::line(format!("{:<16} {dense:>10} {dense:>10} {:>11}", "stays dense", "none"))?;
-    output::line(row("all", report))?;
-    output::line(format!(
-        "{:.3} bits a packed number",
-        number(report, "bits_per_packed_number")
-    ))
 }
