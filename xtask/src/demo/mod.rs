@@ -63,9 +63,12 @@ pub(crate) fn run(cache: &Cache, tools: &Tools) -> Result<()> {
 
 /// How many headlines train in about [`TRAINING`] seconds on a machine that needs `all` seconds for all of them.
 fn share(all: f64) -> usize {
-    let rows = (TRAINED as f64 * TRAINING / all.max(1.0)) as usize;
+    if all <= TRAINING {
+        return TRAINED;
+    }
+    let rows = (TRAINED as f64 * TRAINING / all) as usize;
     // Whole steps of the recipe's batch.
-    (rows / 16 * 16).clamp(LEAST, TRAINED)
+    (rows / 16 * 16).max(LEAST)
 }
 
 /// What the user is told of it.
