@@ -1,10 +1,11 @@
 //! What stands between the two matrices: φ and its slope.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// The non-linearity of an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `max(u, 0)`.
@@ -13,6 +14,7 @@ pub enum Activation {
     Gelu,
     /// `u σ(u)`.
     #[serde(alias = "silu")]
+    #[schemars(extend("x-aliases" = ["silu"]))]
     Swish,
 }
 

@@ -4,28 +4,32 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Activation, Error, Result};
 
 /// A placement with its defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
     /// Behind attention and behind the feed-forward: Houlsby's.
     #[serde(alias = "houlsby")]
+    #[schemars(extend("x-aliases" = ["houlsby"]))]
     DoubleSeqBn,
     /// Behind the feed-forward: Pfeiffer's.
     #[default]
     #[serde(alias = "pfeiffer")]
+    #[schemars(extend("x-aliases" = ["pfeiffer"]))]
     SeqBn,
     /// Beside the feed-forward: He's.
     #[serde(alias = "parallel")]
+    #[schemars(extend("x-aliases" = ["parallel"]))]
     ParBn,
 }
 
 /// How many times narrower than the model an adapter is: one number, or one a layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "wanted a number, or numbers by layer such as { default = 16, 11 = 8 }"
@@ -38,7 +42,7 @@ pub enum ReductionFactor {
 }
 
 /// What the adapter's output is multiplied by.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "wanted a number or \"learned\"")]
 pub enum Scaling {
     /// A number.
@@ -48,7 +52,7 @@ pub enum Scaling {
 }
 
 /// The word `learned`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Learned {
     /// The only word.
@@ -61,7 +65,7 @@ impl Scaling {
 }
 
 /// How the two matrices begin; biases begin as zeros.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InitWeights {
     /// `W_down` as `bert`, `W_up` zero: the adapter is nothing at step 0.
@@ -71,40 +75,42 @@ pub enum InitWeights {
     Bert,
     /// `W_down` uniform in `±1/√d` (Kaiming with a = √5), `W_up` zero.
     #[serde(rename = "mam_adapter", alias = "mam")]
+    #[schemars(extend("x-aliases" = ["mam"]))]
     Mam,
     /// Both normal with deviation 0.01, cut off at two deviations.
     Houlsby,
 }
 
 /// What makes adapters of a model's sublayers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Options")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct AdapterConfig {
-    /// The placement that the other fields started from.
+    /// The placement whose defaults the other options begin with.
     pub config: Preset,
-    /// Whether attention gets one.
+    /// Whether there is an adapter at attention.
     pub mh_adapter: bool,
-    /// Whether the feed-forward gets one.
+    /// Whether there is an adapter at the feed-forward.
     pub output_adapter: bool,
-    /// `m = d / reduction_factor`, rounded down, at least 1.
+    /// How many times narrower than the model the adapter is: its width is `hidden_size / reduction_factor`, rounded
+    /// down, at least 1. One number, or numbers by layer.
     pub reduction_factor: ReductionFactor,
-    /// φ.
+    /// The function between the adapter's two matrices.
     pub non_linearity: Activation,
-    /// Whether it reads the sublayer's input instead of its output.
+    /// Whether the adapter reads the input of attention or feed-forward instead of their output.
     pub is_parallel: bool,
-    /// s.
+    /// What the adapter's output is multiplied by: a number, or `learned` for a number that trains, from 1.
     pub scaling: Scaling,
-    /// How its matrices begin.
+    /// How the two matrices begin.
     pub init_weights: InitWeights,
-    /// Layers without adapters.
+    /// Layers without adapters, counted from 0.
     pub leave_out: Vec<usize>,
     /// Probability of dropping a number of the adapter's output while training.
     pub dropout: f64,
-    /// Whether the model's own norms train too, as Houlsby's do. They have no other state: with adapters off they stay
-    /// as they were trained.
+    /// Whether the model's own norms train too, as Houlsby's do. They have no other state: with adapters off they
+    /// stay as they were trained.
     pub train_norms: bool,
-    /// Seeds the matrices.
+    /// The seed of the matrices.
     pub seed: u64,
 }
 
@@ -228,21 +234,35 @@ impl AdapterConfig {
 }
 
 /// The fields as they are written: what is left out is the placement's.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
+    /// The placement whose defaults the other options begin with.
     #[serde(default)]
     config: Preset,
+    /// Whether there is an adapter at attention.
     mh_adapter: Option<bool>,
+    /// Whether there is an adapter at the feed-forward.
     output_adapter: Option<bool>,
+    /// How many times narrower than the model the adapter is: its width is `hidden_size / reduction_factor`, rounded
+    /// down, at least 1. One number, or numbers by layer.
     reduction_factor: Option<ReductionFactor>,
+    /// The function between the adapter's two matrices.
     non_linearity: Option<Activation>,
+    /// Whether the adapter reads the input of attention or feed-forward instead of their output.
     is_parallel: Option<bool>,
+    /// What the adapter's output is multiplied by: a number, or `learned` for a number that trains, from 1.
     scaling: Option<Scaling>,
+    /// How the two matrices begin.
     init_weights: Option<InitWeights>,
+    /// Layers without adapters, counted from 0.
     leave_out: Option<Vec<usize>>,
+    /// Probability of dropping a number of the adapter's output while training.
     dropout: Option<f64>,
+    /// Whether the model's own norms train too, as Houlsby's do. They have no other state: with adapters off they
+    /// stay as they were trained.
     train_norms: Option<bool>,
+    /// The seed of the matrices.
     seed: Option<u64>,
 }
 

@@ -5,6 +5,7 @@
 //! Shapes: t tokens, n pairs.
 
 use decoder::loss::label_logits;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tensor_core::{Documents, Error as CoreError, Loss, ModulePath, Objective, Policy};
@@ -13,7 +14,7 @@ use crate::preference::bradley_terry;
 use crate::{Error, Result};
 
 /// Options of a reward model: TRL's keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardConfig {
     /// How strongly scores are pulled towards 0 in the mean of a pair; TRL suggests 0.01.

@@ -8,6 +8,7 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tensor_core::{Loss, Objective, Pass, Policy};
@@ -17,7 +18,7 @@ use crate::preference::{Desirability, baseline, kto};
 use crate::{Error, Reference, ReplyRow, Result};
 
 /// Which loss single replies have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KtoLoss {
     /// With the drift as baseline.
@@ -28,16 +29,17 @@ pub enum KtoLoss {
 }
 
 /// Options of KTO: TRL's keys.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KtoConfig {
-    /// β.
+    /// How strongly the policy is held to the reference: β. Larger values keep it nearer; 0.01 to 0.5 are usual.
     pub beta: f64,
-    /// What is minimised.
+    /// The loss: KTO with its baseline, or APO without one.
     pub loss_type: KtoLoss,
-    /// `λ_D`. With `λ_U`, such that the weighted counts of good and bad replies relate as 1 to 4/3.
+    /// What a good reply counts in the loss: λ_D. Choose both weights such that the weighted counts of good and bad
+    /// replies relate as 1 to 4/3.
     pub desirable_weight: f64,
-    /// `λ_U`.
+    /// What a bad reply counts in the loss: λ_U.
     pub undesirable_weight: f64,
 }
 

@@ -47,6 +47,7 @@ use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::Blocks;
@@ -61,7 +62,7 @@ pub use path::InstructionSet;
 pub use {gemm, half, ndarray};
 
 /// Which levels a block's numbers are rounded to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
     /// 16 levels that a normal distribution fills: [`NF4`].
@@ -118,8 +119,9 @@ impl fmt::Display for Scheme {
 }
 
 /// Numbers that share a scale: a power of two from 32 to 4096.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "usize", into = "usize")]
+#[schemars(extend("enum" = [32, 64, 128, 256, 512, 1024, 2048, 4096]))]
 pub struct BlockSize(usize);
 
 impl BlockSize {

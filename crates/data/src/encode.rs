@@ -4,6 +4,7 @@
 //! false. The BOS token stands in front of a text where the tokenizer puts one, once; plain texts and completions end
 //! in EOS, and learn it; a conversation begins and ends as its template has it, and nothing is put around it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spans::{self, Spanned};
@@ -30,7 +31,7 @@ pub struct EncodeConfig {
 }
 
 /// What becomes of a row that cannot be learnt.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reject {
     /// Everything stops with an error that names the row.
@@ -41,7 +42,7 @@ pub enum Reject {
 }
 
 /// What becomes of the end of a long plain text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
     /// It is cut off and counted in the report.

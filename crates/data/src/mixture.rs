@@ -2,13 +2,14 @@
 //!
 //! An order is a function of seed and epoch alone, so training resumes at any position without replaying anything.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::random::Random;
 
 /// How the sets of a mixture share an epoch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MixStrategy {
     /// Every set in full, `weight` times: 0.5 takes half of its rows, others each epoch; 2 takes each row twice.

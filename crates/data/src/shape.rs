@@ -6,6 +6,7 @@
 //! is one of its texts (`UltraChat`'s `prompt` is the first of its `messages`), or their only text shows all of its texts in
 //! order (Alpaca's `text` is its row, rendered). Else the row is refused as ambiguous.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -13,7 +14,7 @@ use crate::message::is_absent;
 use crate::{Problem, columns};
 
 /// The shapes of rows that are read; each is named by its keys in `NAMES`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// TRL's language modelling: `text`.

@@ -1,11 +1,13 @@
 //! DoRA's options: LoRA's, and two of its own.
 
 use lora::{Error, LoraConfig, Result, TargetModules};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor_core::Modules;
 
 /// What makes a [`crate::Dora`] of a projection.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[schemars(default)]
 pub struct DoraConfig {
     /// The update's options.
     #[serde(flatten)]

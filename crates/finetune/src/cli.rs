@@ -71,6 +71,8 @@ pub enum Verb {
     Estimate(verbs::estimate::Args),
     /// Show what this machine can do
     Doctor(verbs::doctor::Args),
+    /// Print the JSON Schema of recipes, with which an editor completes and checks them
+    Schema(verbs::schema::Args),
     /// Print completions for a shell
     Completions(verbs::completions::Args),
     /// Print a manual page, or write all of them
@@ -143,6 +145,7 @@ impl Verb {
             Self::Inspect(args) => args.run(),
             Self::Estimate(args) => args.run(),
             Self::Doctor(args) => args.run(),
+            Self::Schema(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
         }

@@ -20,6 +20,7 @@ pub mod moa;
 pub mod prune;
 pub mod quantize;
 pub mod reset;
+pub mod schema;
 pub mod score;
 pub mod train;
 pub mod upcycle;

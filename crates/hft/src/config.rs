@@ -1,11 +1,12 @@
 //! The options of half fine-tuning and of its relatives, and what cannot go together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Resample, Result};
 
 /// What is drawn, or named.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
     /// The paper's: of each layer so many attention matrices, feed-forward matrices and norms.
@@ -17,6 +18,7 @@ pub enum Granularity {
     Layer,
     /// Any matrices of the model, and any norms.
     #[serde(alias = "matrix")]
+    #[schemars(extend("x-aliases" = ["matrix"]))]
     Model,
     /// Nothing is drawn: the last (or first) layers train, as `freeze_trainable_layers` says.
     FixedLayers,
@@ -27,21 +29,24 @@ pub enum Granularity {
 }
 
 /// What makes a [`crate::Halves`] of a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HftConfig {
-    /// What is drawn.
+    /// Among which parts the frozen share is drawn.
     #[serde(alias = "hft_granularity")]
+    #[schemars(extend("x-aliases" = ["hft_granularity"]))]
     pub granularity: Granularity,
     /// The share that is frozen, from 0 to below 1.
     pub freeze_ratio: f64,
-    /// When it is drawn anew.
+    /// When it is drawn anew: `run` (once), `epoch`, or a number of optimiser steps.
     #[serde(alias = "hft_resample")]
+    #[schemars(extend("x-aliases" = ["hft_resample"]))]
     pub resample: Resample,
     /// Whether every second round trains exactly what the round before it froze.
     pub complement: bool,
     /// Where the draws come from: the same seed draws the same halves.
     #[serde(alias = "hft_seed")]
+    #[schemars(extend("x-aliases" = ["hft_seed"]))]
     pub seed: u64,
     /// Whether embedding and head are left out of the draw, and so train.
     pub skip_embeddings_and_head: bool,

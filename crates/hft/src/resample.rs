@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How long a round is: `"run"`, `"epoch"`, or a number of optimiser steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Resample {
     /// The whole run: the paper's rounds are stages of fine-tuning.
@@ -17,10 +18,11 @@ pub enum Resample {
     Steps(NonZeroUsize),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
     Steps(i64),
+    #[schemars(extend("enum" = ["run", "epoch", "stage"]))]
     Word(String),
 }
 

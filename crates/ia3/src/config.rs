@@ -1,12 +1,13 @@
 //! IA3's options, under PEFT's names and with PEFT's meaning.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{ModulePath, Modules, Targets};
 
 use crate::{Error, Result, Side};
 
 /// `target_modules` and its like: a list of names, or one string (a pattern, or `all-linear`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum TargetModules {
     /// `all-linear`, or a regular expression for whole paths.
@@ -26,13 +27,13 @@ impl TargetModules {
 }
 
 /// What makes [`crate::Ia3`] of a model's projections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ia3Config {
     /// Which modules are scaled. PEFT's choice for a Llama by default: keys, values and the second matrix of the
     /// feed-forward.
     pub target_modules: TargetModules,
-    /// Which of them are not.
+    /// Which of them are not scaled; in the same form.
     pub exclude_modules: Option<TargetModules>,
     /// Which of them are scaled by their inputs, and not by their outputs: names, or one regular expression for whole
     /// paths. `down_proj` if none.

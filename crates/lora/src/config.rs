@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use fancy_regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{ModulePath, Modules, Targets};
 
 use crate::{Error, Init, Result};
 
 /// `target_modules` and its like: a list of names, or one string (a pattern, or `all-linear`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum TargetModules {
     /// `all-linear`, or a regular expression for whole paths.
@@ -30,34 +31,35 @@ impl TargetModules {
 }
 
 /// What makes a [`crate::Lora`] of a projection. The names and defaults are PEFT's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
-    /// Rank of the update.
+    /// Rank of the update: the width of its two factors. 8 to 64 are usual.
     pub r: i64,
     /// The update is scaled by `lora_alpha / r`.
     pub lora_alpha: f64,
     /// Probability of dropping an input of the update while training.
     pub lora_dropout: f64,
-    /// Which modules are wrapped.
+    /// Which modules get an update: names or path suffixes, a regular expression for whole paths, or `all-linear`.
     pub target_modules: TargetModules,
-    /// Which of them are not.
+    /// Which of them get none; in the same form.
     pub exclude_modules: Option<TargetModules>,
-    /// Scale by `lora_alpha / √r` instead.
+    /// Whether the update is scaled by `lora_alpha / √r` instead (rank-stabilised LoRA).
     pub use_rslora: bool,
-    /// How A and B begin.
+    /// How the factors A and B begin: true or `default`, `gaussian`, `pissa`, `pissa_niter_N`, `olora`, `loftq`;
+    /// false draws both at random, for tests.
     pub init_lora_weights: Init,
     /// Other ranks for the modules whose path ends with the key (a regular expression).
     pub rank_pattern: BTreeMap<String, i64>,
     /// Other alphas, in the same way.
     pub alpha_pattern: BTreeMap<String, f64>,
-    /// Only these layers.
+    /// Update only the layers of these numbers, counted from 0; all by default.
     pub layers_to_transform: Option<Vec<usize>>,
     /// The module lists that count the layers; any if empty.
     pub layers_pattern: Vec<String>,
     /// Modules that are trained whole and saved with the adapter.
     pub modules_to_save: Vec<String>,
-    /// Seeds A.
+    /// The seed of the factor A.
     pub seed: u64,
 }
 

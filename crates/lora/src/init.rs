@@ -6,9 +6,12 @@
 //! so that the base is the one that anybody gets who quantises W). PEFT leaves out s, which is 1 there.
 //! `olora`: `W = QR`, `A = R[..r]`, `B = Q[.., ..r]`, and `W - s B A` stays (arXiv:2406.01775).
 
+use std::borrow::Cow;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tch::{Kind, Tensor};
 
@@ -171,6 +174,22 @@ pub(crate) fn normal(rng: &mut StdRng, rows: i64, columns: i64, deviation: f32) 
         .map(|_| rng.sample::<f32, _>(StandardNormal) * deviation)
         .collect();
     Tensor::from_slice(&values).view([rows, columns])
+}
+
+impl JsonSchema for Init {
+    fn schema_name() -> Cow<'static, str> {
+        "Init".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "boolean" },
+                { "enum": ["default", "gaussian", "pissa", "olora", "loftq"] },
+                { "type": "string", "pattern": "^pissa_niter_[0-9]+$" },
+            ],
+        })
+    }
 }
 
 impl Serialize for Init {

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{Modules, Targets};
 
 use crate::{Error, Result};
 
 /// `target_modules`: a list of names, or one string (a pattern, or `all-linear`), with PEFT's meaning.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum TargetModules {
     /// `all-linear`, or a regular expression for whole paths.
@@ -18,7 +19,7 @@ pub enum TargetModules {
 }
 
 /// What one row of the table computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpertKind {
     /// `v (uᵀ x)`: a `LoRA` of rank `expert_rank`, as in Lamini's mixture of memory experts.
@@ -29,28 +30,28 @@ pub enum ExpertKind {
 }
 
 /// What makes the memories of a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// Which projections get a memory beside them.
     pub target_modules: TargetModules,
-    /// Only in these layers.
+    /// Only in the layers of these numbers, counted from 0; in all by default.
     pub layers_to_transform: Option<Vec<usize>>,
-    /// N, experts of each table: a square, since an expert's key is a pair of sub-keys.
+    /// How many experts each memory has: a square number, since an expert's key is a pair of sub-keys.
     pub num_experts: usize,
-    /// What an expert is.
+    /// What an expert computes.
     pub expert: ExpertKind,
-    /// ρ, the rank of a low-rank expert.
+    /// The rank of a low-rank expert.
     pub expert_rank: usize,
-    /// k, experts that answer a token.
+    /// How many experts answer a token.
     pub top_k: usize,
-    /// τ of the softmax over their scores: the lower, the more the best of them says.
+    /// The temperature of the softmax over their scores: the lower, the more the best of them counts.
     pub temperature: f64,
-    /// Width of the queries and keys.
+    /// The width of queries and keys.
     pub query_dim: usize,
-    /// c, what the experts' sum is multiplied by.
+    /// What the experts' sum is multiplied by.
     pub scale: f64,
-    /// Seeds the keys and the experts' first factors.
+    /// The seed of the keys and the experts' first factors.
     pub seed: u64,
     /// A saved memory that is gone on with: more facts, or other answers to the same questions.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 //! AdamW counts a row's own updates, so that a row which is touched for the first time at step 1000 moves as a new
 //! parameter would. A row without a gradient does not move, not by its running means nor by decay.
 
+use schemars::JsonSchema;
 use std::collections::HashMap;
 
 use crate::map::MappedRows;
@@ -59,7 +60,7 @@ impl Gradients {
 }
 
 /// How rows move.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowOptimizer {
     /// Loshchilov and Hutter 2019, arXiv:1711.05101.

@@ -1,5 +1,6 @@
 //! `kind = "adapter"`: bottleneck adapters behind or beside frozen sublayers.
 
+use schemars::JsonSchema as _;
 use std::path::Path;
 
 use adapters::{AdapterConfig, Insertion};
@@ -19,7 +20,7 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "adapter",
     summary: "Puts small bottleneck networks behind or beside frozen sublayers",
-    options: "AdapterConfig",
+    schema: AdapterConfig::json_schema,
     example: "reduction_factor = 4",
     trains: Trains::Beside,
     reshapes: false,

@@ -17,7 +17,7 @@ use crate::recipe::combinations::modules::updates_table;
 pub(super) static METHOD: Method = Method {
     kind: "dora",
     summary: "Updates the direction of frozen weights by low rank, and trains their magnitudes",
-    options: "DoraConfig",
+    schema: low_rank::schema,
     example: "r = 4",
     trains: Trains::Update,
     reshapes: false,

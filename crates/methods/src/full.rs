@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use regex::RegexSet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{ModulePath, Role};
 
@@ -11,7 +12,7 @@ use crate::recipe::Surgery;
 pub(super) static METHOD: Method = Method {
     kind: "full",
     summary: "Trains the model's own parameters, all or those that regular expressions choose",
-    options: "FullConfig",
+    schema: FullConfig::json_schema,
     example: "",
     trains: Trains::Weights,
     reshapes: false,
@@ -21,7 +22,7 @@ pub(super) static METHOD: Method = Method {
 };
 
 /// Options of `full`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FullConfig {
     /// Regular expressions; a parameter trains if one of them is found in its path. Everything trains by default.

@@ -1,5 +1,6 @@
 //! `kind = "hft"`: each round a half of the model trains.
 
+use schemars::JsonSchema as _;
 use std::collections::BTreeSet;
 
 use anyhow::Result;
@@ -18,7 +19,7 @@ use crate::recipe::{Recipe, Surgery};
 pub(super) static METHOD: Method = Method {
     kind: "hft",
     summary: "Trains a random half of the model's own parameters, drawn anew each round",
-    options: "HftConfig",
+    schema: HftConfig::json_schema,
     example: "",
     trains: Trains::Weights,
     reshapes: false,

@@ -1,5 +1,6 @@
 //! `kind = "ia3"`: vectors that scale what frozen projections give out, or what they read.
 
+use schemars::JsonSchema as _;
 use std::path::{Path, PathBuf};
 
 use ::ia3::{Ia3Config, Placement, Side, Wrapping};
@@ -25,7 +26,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 pub(super) static METHOD: Method = Method {
     kind: "ia3",
     summary: "Scales the outputs, or the inputs, of frozen projections by learned vectors (IA3)",
-    options: "Ia3Config",
+    schema: Ia3Config::json_schema,
     example: "",
     // Scaled rows and columns keep their zeros.
     trains: Trains::Beside,

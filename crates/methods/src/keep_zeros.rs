@@ -1,6 +1,7 @@
 //! `kind = "keep_zeros"`: what was pruned from the base is not trained back.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Saved, Trains};
@@ -11,7 +12,7 @@ use crate::recipe::combinations::modules::pruned_whole;
 pub(super) static METHOD: Method = Method {
     kind: "keep_zeros",
     summary: "Keeps the zeros of a pruned model under what trains over them",
-    options: "KeepZerosConfig",
+    schema: KeepZerosConfig::json_schema,
     example: "",
     trains: Trains::Nothing,
     reshapes: false,
@@ -77,7 +78,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Options of `keep_zeros`: none yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepZerosConfig {}
 

@@ -31,6 +31,7 @@ mod saved;
 mod upcycle;
 
 use anyhow::Result;
+use schemars::{Schema, SchemaGenerator};
 
 pub use self::adaptation::{Adaptation, Resolved, Trains};
 use self::apply::adaptable;
@@ -54,8 +55,8 @@ pub struct Method {
     pub kind: &'static str,
     /// What it does, in one sentence without a final period.
     pub summary: &'static str,
-    /// The name of the type that its options are read into: the reference of recipes lists its fields.
-    pub options: &'static str,
+    /// What its options are: for editors, for the reference of recipes, and for messages.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Options of a small run, as lines of a recipe: what the law matrix trains.
     pub example: &'static str,
     /// What it makes train.

@@ -23,7 +23,7 @@ use crate::recipe::combinations::modules::updated;
 pub(super) static METHOD: Method = Method {
     kind: "lora",
     summary: "Adds low-rank updates to frozen weights",
-    options: "LoraConfig",
+    schema: low_rank::schema,
     example: "r = 4",
     trains: Trains::Update,
     reshapes: false,

@@ -8,7 +8,8 @@ use ::lora::{LoraConfig, TargetModules};
 use anyhow::Result;
 use decoder::{Decoder, HeadKind};
 use models::Source;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
 use tensor_core::ModulePath;
 use toml::Table;
 
@@ -22,6 +23,21 @@ struct Own {
     use_dora: Option<bool>,
     exact_norm: Option<bool>,
     magnitude_only_modules: Option<TargetModules>,
+}
+
+/// DoRA's keys with the switch: LoRA's are among them.
+#[derive(Default, Serialize, JsonSchema)]
+#[serde(default)]
+struct All {
+    #[serde(flatten)]
+    config: DoraConfig,
+    /// Whether magnitudes train too, which makes `lora` the method `dora`. Unset, the kind decides.
+    use_dora: Option<bool>,
+}
+
+/// The options of both.
+pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
+    All::json_schema(generator)
 }
 
 const OWN: [&str; 3] = ["use_dora", "exact_norm", "magnitude_only_modules"];

@@ -1,5 +1,6 @@
 //! `kind = "memory"`: a mixture of memory experts beside frozen projections.
 
+use schemars::JsonSchema as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +21,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "memory",
     summary: "Puts a mixture of memory experts beside frozen projections, for facts (`objective.kind = \"memory\"`)",
-    options: "MemoryConfig",
+    schema: MemoryConfig::json_schema,
     example: "num_experts = 64\ntop_k = 4\nquery_dim = 8",
     trains: Trains::Beside,
     reshapes: false,

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use prune::PruneConfig;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Trains};
@@ -12,7 +13,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "prune",
     summary: "Makes weights zero before the model trains: by magnitude, Wanda or SparseGPT",
-    options: "PruneOptions",
+    schema: PruneOptions::json_schema,
     example: "method = 'magnitude'\nsparsity = 0.5",
     trains: Trains::Nothing,
     reshapes: true,
@@ -31,7 +32,7 @@ const RULES: &[Rule] = &[Rule {
 }];
 
 /// Options of `prune`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PruneOptions {
     /// What goes.
     #[serde(flatten)]

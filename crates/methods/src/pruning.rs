@@ -9,12 +9,13 @@ use decoder::Decoder;
 use events::Events;
 use models::prompts::{self, Form};
 use prune::{Calibration, Thinned};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tensor_core::{Documents, DropoutKey};
 
 /// Which text is looked at: keys of `kind = "prune"`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CalibrationConfig {
     /// Text to look at: rows with a `text`, or of any other shape that has one whole text.
@@ -24,7 +25,7 @@ pub struct CalibrationConfig {
     pub nsamples: usize,
     /// The most tokens of a sample.
     pub max_length: usize,
-    /// Which samples are taken.
+    /// The seed by which the samples are drawn from the text.
     pub seed: u64,
 }
 

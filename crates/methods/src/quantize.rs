@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use quant::{QuantizeConfig, Quantizing};
+use schemars::JsonSchema as _;
 use tensor_core::ModulePath;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Packed, Trains};
@@ -11,7 +12,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "quantize",
     summary: "Packs the frozen weights in 4 or 8 bits while the model is read, under an adapter (QLoRA)",
-    options: "QuantizeConfig",
+    schema: QuantizeConfig::json_schema,
     example: "",
     trains: Trains::Nothing,
     reshapes: false,

@@ -11,6 +11,7 @@ mod objective;
 mod overrides;
 mod places;
 mod rewards;
+mod schema;
 mod surgery;
 
 use std::path::{Path, PathBuf};
@@ -22,9 +23,11 @@ use events::Events;
 pub use memory::MemoryObjective;
 use models::experts::RouterOptions;
 use models::machine::Dtype;
-pub use objective::{ClassifyConfig, DistillConfig, ObjectiveConfig, SftConfig};
+pub use objective::{ClassifyConfig, DistillConfig, OBJECTIVES, Objective, ObjectiveConfig, SftConfig};
 pub(crate) use places::Places;
 pub use rewards::find_beside;
+pub use schema::schema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use surgery::Surgery;
 use train::TrainConfig;
@@ -53,17 +56,20 @@ pub struct Recipe {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// A model directory, a `.gguf` file, a name in the local store, or a hub id.
     #[serde(alias = "model_name_or_path", alias = "base_model")]
+    #[schemars(extend("x-aliases" = ["model_name_or_path", "base_model"]))]
     pub name_or_path: String,
     /// The branch, tag or commit of a hub id: `main`.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "model_revision")]
+    #[schemars(extend("x-aliases" = ["model_revision"]))]
     pub revision: Option<String>,
-    /// What to compute in.
+    /// The number format to compute in; `auto` is the one that this machine multiplies faster (`finetune doctor`).
     #[serde(default, alias = "torch_dtype")]
+    #[schemars(extend("x-aliases" = ["torch_dtype"]))]
     pub dtype: Dtype,
     /// Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "auto")]
@@ -93,7 +99,7 @@ pub enum HeadConfig {
 }
 
 /// Options of a classification head.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassificationHead {
     /// Names of the classes, in the order of their numbers; those of the data if empty.
@@ -104,12 +110,12 @@ pub struct ClassificationHead {
 }
 
 /// `[report]`: samples, and what was forgotten, before and after.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReportConfig {
     /// How many prompts of the evaluation data (the training data if there are none) are answered before and after.
     pub samples: usize,
-    /// Further prompts.
+    /// Further prompts that are answered before and after.
     pub prompts: Vec<String>,
     /// The most tokens of an answer.
     pub max_new_tokens: usize,

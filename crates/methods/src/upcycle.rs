@@ -5,6 +5,7 @@ use checkpoint::{Family, ModelConfig};
 use kernels::Activation;
 use models::experts::RouterOptions;
 use moe::UpcycleConfig;
+use schemars::JsonSchema as _;
 use tensor_core::ModulePath;
 
 use super::{Adaptation, Adapting, Context, Cost, Method, ModelShape, Options, Trains};
@@ -14,7 +15,7 @@ use crate::recipe::combinations::Rule;
 pub(super) static METHOD: Method = Method {
     kind: "upcycle",
     summary: "Turns each dense feed-forward into a mixture of experts that begin as copies of it",
-    options: "UpcycleConfig",
+    schema: UpcycleConfig::json_schema,
     example: "num_local_experts = 3\nnum_experts_per_tok = 2",
     trains: Trains::Nothing,
     reshapes: true,

@@ -4,13 +4,14 @@ use anyhow::Result;
 use checkpoint::{ExpertNames, ExpertsConfig};
 use decoder::{Decoder, ExpertSlots};
 use moe::{BIAS, Balance, Expert, Experts, Gating, Names, Router, RouterConfig, Shared, max_violation, update_bias};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tensor_core::{ModulePath, Param, Parameters, Role, Sublayer, Tally};
 use train::{AfterStep, Tallies};
 
 /// `[router]`: how experts are chosen while training, and what evens out their load.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterOptions {
     /// Coefficient of the balance loss, shared by all layers; the model's own by default.
@@ -30,7 +31,7 @@ pub struct RouterOptions {
 }
 
 /// How many experts a token is given to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GatingOption {
     /// As many as the model says.

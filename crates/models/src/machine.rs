@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -11,7 +12,7 @@ use tensor_core::{Unit, device, parallel};
 use crate::rates;
 
 /// What to compute in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
@@ -20,9 +21,11 @@ pub enum Dtype {
     Auto,
     /// 32-bit floats.
     #[serde(alias = "float32")]
+    #[schemars(extend("x-aliases" = ["float32"]))]
     F32,
     /// bfloat16.
     #[serde(alias = "bfloat16")]
+    #[schemars(extend("x-aliases" = ["bfloat16"]))]
     Bf16,
 }
 

@@ -10,6 +10,7 @@
 //! Deviations: every layer is upcycled, as Mixtral wants it; noise is given as a share of the matrix's own deviation.
 
 use kernels::Activation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{Dense, DropoutKey, Linear, ModulePath, Param, Role, Sublayer};
@@ -17,22 +18,25 @@ use tensor_core::{Dense, DropoutKey, Linear, ModulePath, Param, Role, Sublayer};
 use crate::{Balance, Error, Expert, Experts, Names, Result, Router, RouterConfig};
 
 /// How a dense feed-forward becomes experts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpcycleConfig {
-    /// e.
+    /// How many experts each layer gets.
     #[serde(alias = "num_experts")]
+    #[schemars(extend("x-aliases" = ["num_experts"]))]
     pub num_local_experts: usize,
-    /// Experts a token.
+    /// How many experts each token is given to.
     #[serde(alias = "experts_per_token")]
+    #[schemars(extend("x-aliases" = ["experts_per_token"]))]
     pub num_experts_per_tok: usize,
-    /// Deviation of the noise on each expert's matrices, as a share of the matrix's own.
+    /// Standard deviation of the noise on each expert's matrices, as a share of the matrix's own.
     pub noise_scale: f64,
-    /// Share of each expert's inner neurons that are drawn anew, with the mean and deviation of those they replace.
+    /// The share of each expert's inner neurons that are drawn anew, with the mean and standard deviation of those
+    /// they replace.
     pub reinitialise: f64,
-    /// Deviation of the new router's numbers.
+    /// Standard deviation of the new router's weights.
     pub router_scale: f64,
-    /// Where all of this is drawn from.
+    /// The seed of all these random numbers.
     pub seed: u64,
 }
 

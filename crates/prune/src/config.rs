@@ -1,12 +1,13 @@
 //! The options of pruning weights one by one, and what cannot go together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{Modules, Targets};
 
 use crate::{Error, Pattern, Per, Result, SparseGptConfig, Sparsity};
 
 /// By what weights are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Their size: needs no text.
@@ -29,7 +30,7 @@ impl Method {
 }
 
 /// Within what magnitudes are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Each matrix.
@@ -42,10 +43,10 @@ pub enum Scope {
 }
 
 /// What makes a [`Plan`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneConfig {
-    /// By what weights are chosen.
+    /// By what the weights that become zero are chosen.
     pub method: Method,
     /// The share of each matrix that goes; or
     #[serde(default, skip_serializing_if = "Option::is_none")]

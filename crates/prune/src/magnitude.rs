@@ -4,6 +4,7 @@
 //! arXiv:1506.02626; the groupings are those of the Wanda paper's comparison. Deviation: exactly `⌊s n⌋` weights go,
 //! where the authors' code takes all up to a threshold and so one more.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tensor_core::blob;
@@ -11,7 +12,7 @@ use tensor_core::blob;
 use crate::{Error, Mask, Result, Sparsity, choose};
 
 /// Within what weights are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
     /// Each matrix loses the share.

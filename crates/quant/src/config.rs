@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor_core::{Error as CoreError, Found, ModulePath, Projection};
 
@@ -9,16 +10,18 @@ use crate::codec::{BlockSize, Scheme};
 use crate::{Error, Quantized, QuantizedWeight, Result};
 
 /// What makes a [`Quantized`] of a projection. Names in brackets are those of `BitsAndBytesConfig`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
     /// `nf4`, `fp4`, `int4` or `int8` (`bnb_4bit_quant_type`).
     #[serde(alias = "bnb_4bit_quant_type")]
+    #[schemars(extend("x-aliases" = ["bnb_4bit_quant_type"]))]
     pub scheme: Scheme,
-    /// Numbers that share a scale.
+    /// How many neighbouring numbers share a scale: a power of two from 32 to 4096.
     pub block_size: BlockSize,
     /// Whether the scales are held in 8 bits too (`bnb_4bit_use_double_quant`).
     #[serde(alias = "bnb_4bit_use_double_quant")]
+    #[schemars(extend("x-aliases" = ["bnb_4bit_use_double_quant"]))]
     pub double_quant: bool,
     /// Modules that stay as they are: whole paths, or parts of them between dots.
     pub skip_modules: Vec<String>,

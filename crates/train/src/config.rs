@@ -5,12 +5,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Result, Schedule, ScheduleOptions, ScheduleType};
 
 /// When to evaluate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvalStrategy {
     /// Never.
@@ -23,7 +24,7 @@ pub enum EvalStrategy {
 }
 
 /// When to save a checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SaveStrategy {
     /// Only when interrupted.
@@ -38,7 +39,7 @@ pub enum SaveStrategy {
 }
 
 /// Where metrics go besides `metrics.jsonl` and `trainer_state.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportTo {
     /// TensorBoard event files in `output_dir`.
@@ -48,17 +49,20 @@ pub enum ReportTo {
 }
 
 /// Which optimiser, and where it keeps its states.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Optim {
     /// `AdamW` with both running means in f32.
     #[default]
     #[serde(rename = "adamw", alias = "adamw_torch", alias = "adamw_torch_fused")]
+    #[schemars(extend("x-aliases" = ["adamw_torch", "adamw_torch_fused"]))]
     Adamw,
     /// With the running means of large parameters in 8 bits.
     #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit")]
+    #[schemars(extend("x-aliases" = ["adamw_bnb_8bit"]))]
     Adamw8bit,
     /// In f32, in a file of `output_dir` whose pages need not stay in memory.
     #[serde(rename = "paged_adamw", alias = "paged_adamw_32bit")]
+    #[schemars(extend("x-aliases" = ["paged_adamw_32bit"]))]
     PagedAdamw,
     /// Both.
     #[serde(rename = "paged_adamw_8bit")]
@@ -78,7 +82,7 @@ impl Optim {
 }
 
 /// `gradient_checkpointing`: which blocks keep their graph and which run again in the backward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Checkpointing", into = "Checkpointing")]
 pub enum GradientCheckpointing {
     /// As many blocks keep their graph as the memory is estimated to hold.
@@ -90,10 +94,11 @@ pub enum GradientCheckpointing {
     Never,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Checkpointing {
     Switch(bool),
+    #[schemars(extend("enum" = ["auto"]))]
     Word(String),
 }
 
@@ -122,7 +127,7 @@ impl From<GradientCheckpointing> for Checkpointing {
 }
 
 /// How to train. Every option acts or is refused.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of `[train]` of its own")]
 pub struct TrainConfig {
@@ -138,11 +143,11 @@ pub struct TrainConfig {
     pub per_device_train_batch_size: usize,
     /// Micro-batches of an optimiser step. Equals one batch of all of them exactly.
     pub gradient_accumulation_steps: usize,
-    /// The peak learning rate.
+    /// The highest learning rate of the run.
     pub learning_rate: f64,
     /// Decoupled decay of every parameter but norms and biases.
     pub weight_decay: f64,
-    /// The optimiser.
+    /// The optimiser, and where it keeps its states.
     pub optim: Optim,
     /// Decay of the gradient's running mean.
     pub adam_beta1: f64,
@@ -152,9 +157,9 @@ pub struct TrainConfig {
     pub adam_epsilon: f64,
     /// Largest norm of the gradient over all parameters; 0 for any.
     pub max_grad_norm: f64,
-    /// The learning rate's course.
+    /// How the learning rate changes over the run.
     pub lr_scheduler_type: ScheduleType,
-    /// The course's own options.
+    /// Options of that schedule.
     pub lr_scheduler_kwargs: ScheduleOptions,
     /// Optimiser steps of the warm-up; below 1, a share of all steps.
     pub warmup_steps: f64,
@@ -169,16 +174,16 @@ pub struct TrainConfig {
     pub logging_steps: usize,
     /// Whether step 1 is logged too.
     pub logging_first_step: bool,
-    /// Where metrics go.
+    /// Where metrics are written besides `metrics.jsonl`.
     pub report_to: Vec<ReportTo>,
-    /// When to evaluate.
+    /// When the evaluation files are measured.
     pub eval_strategy: EvalStrategy,
     /// Optimiser steps between evaluations: as `logging_steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_steps: Option<usize>,
     /// Whether to evaluate before the first step.
     pub eval_on_start: bool,
-    /// When to save.
+    /// When checkpoints are saved.
     pub save_strategy: SaveStrategy,
     /// Optimiser steps between checkpoints: 500.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,12 +5,13 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// `lr_scheduler_type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleType {
     /// Down to 0 in a straight line.
@@ -37,7 +38,7 @@ pub enum ScheduleType {
 }
 
 /// The form of a warm-up or decay in `warmup_stable_decay`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Ramp {
     /// A straight line.
     #[default]
@@ -52,13 +53,13 @@ pub enum Ramp {
 }
 
 /// `lr_scheduler_kwargs`. Each belongs to some schedules; elsewhere it is refused.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleOptions {
     /// Waves of the cosine: 0.5, or 1 for restarts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_cycles: Option<f64>,
-    /// The lowest learning rate.
+    /// The lowest learning rate, for schedules that end above 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_lr: Option<f64>,
     /// The lowest learning rate as a share of the peak.
@@ -67,7 +68,7 @@ pub struct ScheduleOptions {
     /// Where the warm-up begins, as a share of the peak.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_lr_rate: Option<f64>,
-    /// The polynomial's power: 1.
+    /// The power of `polynomial`; 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<f64>,
     /// The polynomial's last learning rate: 1e-7.
@@ -85,7 +86,7 @@ pub struct ScheduleOptions {
     /// Form of the warm-up: linear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_type: Option<Ramp>,
-    /// Form of the decay: cosine.
+    /// The form of the decay in `warmup_stable_decay`; cosine by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_type: Option<Ramp>,
     /// Where `warmup_stable_decay` begins and ends, as a share of the peak: 0.

@@ -1,20 +1,18 @@
-//! `docs/reference/recipe.md`: every key of a recipe, from the types that read it and their defaults.
+//! `docs/reference/recipe.md`: every key of a recipe, from its schema and what a recipe that says nothing has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use methods::recipe::{Document, Recipe};
-use methods::{METHODS, Method};
-use syn::Type;
-use toml::{Table, Value};
+use methods::recipe::{self, Document, Recipe};
+use serde_json::Value;
+use toml::Table;
 
-use super::keys::{Definition, Key, Sources};
-use super::{pages, types};
+use super::{pages, words};
 
 const HEAD: &str = "# Recipe keys
 
-A test writes this page from the types that read a recipe: `UPDATE_DOCS=1 cargo test -p end-to-end --test book`.
+A test writes this page from the schema of recipes (`finetune schema`): `UPDATE_DOCS=1 cargo test -p end-to-end --test book`.
 
 A recipe is a TOML file with these sections:
 
@@ -67,95 +65,83 @@ fn resolved(surgery: &str, objective: &str) -> Table {
 }
 
 struct Page<'a> {
-    sources: &'a Sources,
+    schema: &'a Value,
     text: String,
     count: usize,
 }
 
 impl Page<'_> {
-    /// A table of the keys of `kind`; `defaults` is what a recipe that says nothing has.
-    fn keys(&mut self, from: &str, kind: &Type, defaults: Option<&Table>, given: &[&str]) {
-        let (name, _) = types::parts(kind).expect("a named type");
-        let Some((from, Definition::Table(keys))) = self.sources.get(from, &name) else {
-            panic!("`{name}`: no table of that name in the sources of `{from}`");
-        };
+    /// A table of the keys of `table`, a schema; `defaults` is what a recipe that says nothing has. Keys of `given` were
+    /// given only because a recipe cannot be read without them.
+    fn keys(&mut self, table: &Value, defaults: &Table, given: &[&str]) {
+        let properties = table["properties"].as_object().expect("a table has keys");
+        let is_alias = |about: &str| about.starts_with("Another name of `");
+        let about = |value: &Value| value["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let keys: Vec<(&String, &Value)> = properties
+            .iter()
+            .filter(|(name, value)| *name != "kind" && !is_alias(&about(value)))
+            .collect();
         if keys.is_empty() {
             self.text += "\nNo keys.\n";
             return;
         }
+        let required = table.to_string();
+        let is_required = |name: &str| {
+            // A key with several names is required by any of them.
+            let of = |list: &Value| list.as_array().is_some_and(|names| names.iter().any(|one| one == name));
+            of(&table["required"]) || required.contains(&format!("{{\"required\":[\"{name}\"]}}"))
+        };
         self.text += "\n| key | value | default | meaning |\n|---|---|---|---|\n";
-        self.rows(from, keys, defaults, given);
-    }
-
-    fn rows(&mut self, from: &str, keys: &[Key], defaults: Option<&Table>, given: &[&str]) {
-        for key in keys {
-            if key.is_flat {
-                let (name, _) = types::parts(&key.kind).expect("a named type");
-                let Some((from, Definition::Table(keys))) = self.sources.get(from, &name) else {
-                    panic!("`{name}`: no table of that name");
-                };
-                self.rows(from, keys, defaults, given);
-                continue;
-            }
-            assert!(!key.about.is_empty(), "`{}` says nothing of itself", key.name);
-            let is_option = types::parts(&key.kind).is_some_and(|(name, _)| name == "Option");
-            let default = match defaults.and_then(|table| table.get(&key.name)) {
-                _ if !key.is_optional && !is_option => "required".to_owned(),
-                _ if given.contains(&&*key.name) => String::new(),
-                Some(value) if key.name == "seed" && value.as_integer() == Some(42) && from != "train" => {
+        for (name, value) in keys {
+            let meaning = about(value);
+            assert!(!meaning.is_empty(), "`{name}` says nothing of itself");
+            let default = match defaults.get(name) {
+                _ if is_required(name) => "required".to_owned(),
+                _ if given.contains(&name.as_str()) => String::new(),
+                Some(found) if name == "seed" && found.as_integer() == Some(42) && table["title"].is_string() => {
                     "`train.seed`".into()
                 }
-                Some(value) => format!("`{}`", shown(value)),
+                Some(found) => format!("`{}`", shown(found)),
                 None => String::new(),
             };
-            let aliases = match &*key.aliases.join("`, `") {
+            let others: Vec<&str> = properties
+                .iter()
+                .filter(|(_, value)| about(value) == format!("Another name of `{name}`."))
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let others = match &*others.join("`, `") {
                 "" => String::new(),
                 names => format!(" (also `{names}`)"),
             };
-            let words = types::words(self.sources, from, &key.kind);
-            let _ = writeln!(
-                self.text,
-                "| `{}`{aliases} | {words} | {default} | {} |",
-                key.name, key.about
-            );
+            let words = words::of(self.schema, value);
+            let _ = writeln!(self.text, "| `{name}`{others} | {words} | {default} | {meaning} |");
             self.count += 1;
         }
     }
 
-    /// A section for each method of the registry.
-    fn methods(&mut self, given: &BTreeMap<&str, Vec<&str>>) {
-        for method in METHODS {
-            let Method { kind, summary, .. } = method;
-            let _ = write!(self.text, "\n### Surgery, `kind = \"{kind}\"`\n\n{summary}.\n");
-            let options: Type = syn::parse_str(method.options).expect("a type");
+    /// A section for each kind of a table.
+    fn kinds(
+        &mut self,
+        head: &str,
+        tables: &[Value],
+        defaults: impl Fn(&str) -> Table,
+        given: &BTreeMap<&str, Vec<&str>>,
+    ) {
+        for table in tables {
+            let kind = table["title"].as_str().expect("a kind");
+            let about = table["description"].as_str().expect("what it is");
+            let _ = write!(self.text, "\n### {head}, `kind = \"{kind}\"`\n\n{about}\n");
             let given = given.get(kind).map_or(&[][..], Vec::as_slice);
-            self.keys("finetune", &options, Some(&surgery(resolved(kind, "sft"))), given);
-        }
-    }
-
-    /// A section for each variant of the enum `name`, which are the kinds of a table.
-    fn kinds(&mut self, name: &str, head: &str, table: impl Fn(&str) -> Table, given: &BTreeMap<&str, Vec<&str>>) {
-        let Some((from, Definition::Choice(variants))) = self.sources.get("finetune", name) else {
-            panic!("`{name}`: no choice of that name");
-        };
-        for variant in variants {
-            let _ = write!(
-                self.text,
-                "\n### {head}, `kind = \"{}\"`\n\n{}\n",
-                variant.name, variant.about
-            );
-            let inner = variant.inner.as_ref().expect("a kind has options");
-            let given = given.get(&*variant.name).map_or(&[][..], Vec::as_slice);
-            self.keys(from, inner, Some(&table(&variant.name)), given);
+            self.keys(table, &defaults(kind), given);
         }
     }
 }
 
 /// A value in one line, without the folder in which the test runs.
-fn shown(value: &Value) -> String {
+fn shown(value: &toml::Value) -> String {
     let here = std::env::current_dir().expect("a working directory");
     match value {
-        Value::String(text) => match Path::new(text).strip_prefix(&here) {
+        toml::Value::String(text) => match Path::new(text).strip_prefix(&here) {
             Ok(inside) => format!("\"{}\"", inside.display()),
             Err(_) => value.to_string(),
         },
@@ -164,54 +150,51 @@ fn shown(value: &Value) -> String {
 }
 
 #[test]
-fn the_page_of_keys_is_what_the_types_say() {
-    let sources = Sources::read();
+fn the_page_of_keys_is_what_the_schema_says() {
+    let schema = recipe::schema();
     let mut page = Page {
-        sources: &sources,
+        schema: &schema,
         text: HEAD.to_owned(),
         count: 0,
     };
     let plain = resolved("lora", "sft");
-    let Some((_, Definition::Table(sections))) = sources.get("finetune", "Recipe") else {
-        panic!("no recipe in the sources");
-    };
     let given = BTreeMap::from([
         ("prune", vec!["method", "sparsity", "calibration"]),
         ("ppo", vec!["rewards"]),
         ("grpo", vec!["rewards"]),
     ]);
-    for section in sections {
-        let name = &*section.name;
+    let list = |value: &Value| value["oneOf"].as_array().expect("kinds").clone();
+    for (name, section) in schema["properties"].as_object().expect("sections") {
         let mark = if name == "surgery" {
             "[[surgery]]".to_owned()
         } else {
             format!("[{name}]")
         };
-        let _ = write!(page.text, "\n## {mark}\n\n{}\n", section.about);
-        match name {
-            "surgery" => page.methods(&given),
-            "objective" => page.kinds(
-                "ObjectiveConfig",
-                "Objective",
-                |kind| part(resolved("lora", kind), "objective"),
+        let about = section["description"].as_str().expect("what it is");
+        let _ = write!(page.text, "\n## {mark}\n\n{about}\n");
+        match name.as_str() {
+            "surgery" => {
+                let defaults = |kind: &str| surgery(resolved(kind, "sft"));
+                page.kinds("Surgery", &list(&section["items"]), defaults, &given);
+            }
+            "objective" => {
+                let defaults = |kind: &str| part(resolved("lora", kind), "objective");
+                page.kinds("Objective", &list(section), defaults, &given);
+            }
+            "head" => page.kinds(
+                "Head",
+                std::slice::from_ref(section),
+                |_| part(plain.clone(), "head"),
                 &given,
             ),
-            "head" => page.kinds("HeadConfig", "Head", |_| part(plain.clone(), "head"), &given),
-            _ => {
-                let kind = match types::parts(&section.kind).expect("a named type") {
-                    (option, inner) if option == "Option" => inner[0].clone(),
-                    _ => section.kind.clone(),
-                };
-                let given: &[&str] = if name == "data" { &["train"] } else { &[] };
-                page.keys("finetune", &kind, Some(&part(plain.clone(), name)), given);
-            }
+            "data" => page.keys(section, &part(plain.clone(), name), &["train"]),
+            _ => page.keys(section, &part(plain.clone(), name), &[]),
         }
         if name == "data" {
             page.text += "\n### Files of `train` and `eval`\n\nEach is a table.\n";
-            let file: Type = syn::parse_str("Source").expect("a type");
             let files = plain["data"]["train"].as_array().expect("a list of files");
             let file_defaults = files[0].as_table().expect("a table");
-            page.keys("finetune", &file, Some(file_defaults), &["path", "name"]);
+            page.keys(&schema["definitions"]["Source"], file_defaults, &["path", "name"]);
         }
     }
     page.text += "\nRewards of `ppo` and `grpo`: [Rewards](../rewards.md).\n";
@@ -221,22 +204,22 @@ fn the_page_of_keys_is_what_the_types_say() {
 
 fn part(mut table: Table, name: &str) -> Table {
     match table.remove(name) {
-        Some(Value::Table(part)) => part,
+        Some(toml::Value::Table(part)) => part,
         other => panic!("`{name}` is {other:?}"),
     }
 }
 
 fn surgery(mut table: Table) -> Table {
     match table.remove("surgery") {
-        Some(Value::Array(mut list)) if !list.is_empty() => match list.remove(0) {
-            Value::Table(part) => part,
+        Some(toml::Value::Array(mut list)) if !list.is_empty() => match list.remove(0) {
+            toml::Value::Table(part) => part,
             other => panic!("a surgery is {other:?}"),
         },
         other => panic!("`surgery` is {other:?}"),
     }
 }
 
-/// What serde itself would have wanted is on the page: no key is read under a name that the sources do not show.
+/// What a wrong key is answered with is on the page.
 #[test]
 fn the_page_has_every_key_that_a_wrong_one_is_answered_with() {
     let page = pages::read(Path::new("docs/reference/recipe.md"));

@@ -11,6 +11,30 @@ use super::{links, pages};
 /// Endings of the files that a recipe names.
 const ENDINGS: [&str; 4] = [".jsonl", ".csv", ".txt", ".toml"];
 
+/// The recipes that the pages show, with their places.
+pub(super) fn of_pages() -> (Vec<(String, String)>, Vec<String>) {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for page in pages::all()
+        .into_iter()
+        .filter(|page| !pages::is_written_by_a_run(page))
+    {
+        let text = links::expanded(&page, &mut errors);
+        for block in pages::blocks(&text)
+            .iter()
+            .filter(|block| block.label.starts_with("toml"))
+        {
+            let text = block.lines.join("\n");
+            let place = format!("{}:{}", page.display(), block.line);
+            if text.contains("[model]") {
+                found.push((place, text));
+            } else if let Err(error) = text.parse::<Table>() {
+                errors.push(format!("{place}: {error}"));
+            }
+        }
+    }
+    (found, errors)
+}
+
 /// Makes an empty file in `folder` for each file that `value` names.
 fn make_files(value: &Value, folder: &Path) {
     match value {
@@ -34,28 +58,11 @@ fn parse(text: &str) -> Result<Recipe, String> {
 
 #[test]
 fn every_recipe_of_the_pages_is_read() {
-    let mut count = 0;
-    let mut errors = Vec::new();
-    for page in pages::all()
-        .into_iter()
-        .filter(|page| !pages::is_written_by_a_run(page))
-    {
-        let text = links::expanded(&page, &mut errors);
-        for block in pages::blocks(&text)
-            .iter()
-            .filter(|block| block.label.starts_with("toml"))
-        {
-            let text = block.lines.join("\n");
-            if text.contains("[model]") {
-                count += 1;
-                errors.extend(parse(&text).err().map(|error| format!("{}: {error}", page.display())));
-            } else if let Err(error) = text.parse::<Table>() {
-                errors.push(format!("{}:{}: {error}", page.display(), block.line));
-            }
-        }
-    }
+    let (recipes, mut errors) = of_pages();
+    let wrong = |(place, text): &(String, String)| Some(format!("{place}: {}", parse(text).err()?));
+    errors.extend(recipes.iter().filter_map(wrong));
     assert!(errors.is_empty(), "{}", errors.join("\n"));
-    assert!(count >= 15, "{count} recipes");
+    assert!(recipes.len() >= 15, "{} recipes", recipes.len());
 }
 
 #[test]

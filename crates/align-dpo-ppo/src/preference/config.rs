@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{IntoDeserializer as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,7 +11,7 @@ use super::{LossType, Strength, listed};
 use crate::{Error, Likelihood, Result};
 
 /// A loss, or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Terms {
     /// One.
@@ -45,19 +46,21 @@ impl<'de> Deserialize<'de> for Terms {
 }
 
 /// Options of a loss over pairs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreferenceConfig {
-    /// β.
+    /// How strongly the policy is held to the reference: β of the losses. Larger values keep it nearer; 0.01 to 0.5
+    /// are usual.
     pub beta: f64,
-    /// What is minimised.
+    /// The loss, or a list of losses that are added.
     pub loss_type: Terms,
     /// The weight of each of several losses; 1 each by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_weights: Option<Vec<f64>>,
-    /// ε of `cdpo` and `robust`.
+    /// The share of pairs whose better and worse reply may be confused, for `cdpo` and `robust`: ε, from 0 to below
+    /// 0.5.
     pub label_smoothing: f64,
-    /// γ of `simpo`: 0.5.
+    /// The margin by which the better reply shall be likelier, for `simpo`: γ; 0.5 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub simpo_gamma: Option<f64>,
     /// Whether log-probabilities under the reference are computed before the first step and kept on disk.
@@ -65,7 +68,7 @@ pub struct PreferenceConfig {
 }
 
 /// Options of ORPO: `loss_type = "orpo"` as its authors train it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OrpoConfig {
     /// λ of the paper: what the log odds weigh beside the likelihood.

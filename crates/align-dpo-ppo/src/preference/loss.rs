@@ -4,13 +4,14 @@
 //! Deviations from TRL: `ipo_sum` (without the division by lengths) and `cdpo` are additions; `sft` and the likelihood in
 //! `orpo` are means over each document and then over pairs, as in ORPO's paper, so that every pair weighs the same.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{Pairs, log_odds};
 
 /// A loss over pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
     /// DPO: `-log σ(βh)`. Rafailov et al. 2023, arXiv:2305.18290, eq. 7.

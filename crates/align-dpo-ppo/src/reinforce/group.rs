@@ -4,10 +4,11 @@
 //! TRL has it. Dr. GRPO leaves the division out (Liu et al. 2025, arXiv:2503.20783). RLOO: `R_i` less the mean of the
 //! others (Ahmadian et al. 2024, arXiv:2402.14740, eq. 8).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the rewards of a group are divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupScale {
     /// Their own deviation.

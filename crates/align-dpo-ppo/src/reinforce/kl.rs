@@ -3,11 +3,12 @@
 //! On `d = log π_ref - log π` of a token drawn from π: `k1 = -d`, `k2 = d²/2`, `k3 = eᵈ - 1 - d` (Schulman 2020). k1 and
 //! k3 have the KL divergence as their mean; k3 is never negative.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 /// An estimate of the KL divergence from single tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlEstimator {
     /// `log π - log π_ref`.
@@ -44,7 +45,7 @@ impl KlEstimator {
 /// A price of a nat that follows a target: `β ← β (1 + clip(KL/target - 1, ±0.2) n/horizon)` after n replies.
 ///
 /// Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2, as in their code. Deviation: none.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AdaptiveKl {
     /// Nats a reply that the policy shall keep to.
     pub target: f64,

@@ -13,6 +13,7 @@ mod sum;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -52,36 +53,36 @@ pub trait Reward {
 }
 
 /// A reward in a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RewardFunction {
     /// 1 minus how far the reply's length lies from `target` tokens, relative to it; not below -1.
     Length {
-        /// Tokens.
+        /// The wanted length of a reply, in tokens.
         target: usize,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
     /// 1 for a reply in which `pattern` is found, else 0.
     Regex {
-        /// A regular expression.
+        /// The regular expression that is looked for.
         pattern: String,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
     /// 1 for a reply that is what the row's `column` says, apart from space around it, else 0.
     Exact {
-        /// A column of the row.
+        /// The column of the row that holds the right reply.
         column: String,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
     /// 1 for a reply that is valid JSON, else 0.
     Json {
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
@@ -90,7 +91,7 @@ pub enum RewardFunction {
         /// A column of the row with a command; a reply that runs another program than that one counts a half.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         column: Option<String>,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
@@ -98,7 +99,7 @@ pub enum RewardFunction {
     Lexicon {
         /// A file of lines `word TAB valence …`.
         path: PathBuf,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
@@ -110,7 +111,7 @@ pub enum RewardFunction {
         /// Seconds without an answer after which it is stopped, and the run with it.
         #[serde(default = "timeout", skip_serializing_if = "is_timeout")]
         timeout_seconds: f64,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },
@@ -118,10 +119,10 @@ pub enum RewardFunction {
     Model {
         /// A model directory, or a name in the local store.
         model: String,
-        /// A reward adapter over it.
+        /// The folder of a reward adapter over the model.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         adapter: Option<PathBuf>,
-        /// What the score counts.
+        /// What the score counts in the sum of all rewards.
         #[serde(default = "one")]
         weight: f64,
     },

@@ -1,5 +1,6 @@
 //! Options of PPO and of GRPO with its kin, by TRL's names.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::reinforce::{AdaptiveKl, GroupScale, KlEstimator};
@@ -7,12 +8,12 @@ use crate::reward::RewardFunction;
 use crate::{Error, Result};
 
 /// A reference that follows the policy, by TRL's names.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MovingReference {
-    /// α: how far it goes towards the policy at a time.
+    /// How far the reference moves towards the policy at a time: α, from 0 to 1.
     pub ref_model_mixup_alpha: f64,
-    /// Optimiser steps between two times.
+    /// Optimiser steps between two such moves.
     pub ref_model_sync_steps: usize,
 }
 
@@ -26,7 +27,7 @@ impl Default for MovingReference {
 }
 
 /// What the critic begins with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueInit {
     /// Every value is 0.
@@ -37,39 +38,41 @@ pub enum ValueInit {
 }
 
 /// Options of PPO.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PpoConfig {
     /// What replies earn; the weighted sum is learnt.
     pub rewards: Vec<RewardFunction>,
-    /// The most tokens of a reply.
+    /// The most tokens of a reply that the policy writes.
     pub max_completion_length: usize,
-    /// Passes over each rollout.
+    /// How often each rollout is learnt from.
     pub num_ppo_epochs: usize,
     /// Optimiser steps of a pass: a rollout has as many replies as that many steps take.
     pub num_mini_batches: usize,
-    /// β: what a nat away from the reference costs, token by token.
+    /// What each nat away from the reference costs, token by token: β.
     pub kl_coef: f64,
-    /// How the nats are estimated.
+    /// How the distance from the reference is estimated from sampled tokens.
     pub kl_estimator: KlEstimator,
-    /// Moves β so that a reply stays a target of nats away.
+    /// Adapts β so that the mean distance of a reply stays at a target of nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive_kl: Option<AdaptiveKl>,
-    /// ε of the policy's ratio.
+    /// How far the policy's probability of a token may move from the rollout's before its gradient stops: ε, as a
+    /// share.
     pub cliprange: f64,
-    /// How far a value may move from the rollout's.
+    /// How far the critic's value may move from the rollout's before its gradient stops.
     pub cliprange_value: f64,
-    /// What the values' loss counts beside the policy's.
+    /// What the critic's loss counts beside the policy's.
     pub vf_coef: f64,
-    /// γ.
+    /// What a reward is multiplied by for each token that it comes later: γ.
     pub gamma: f64,
-    /// λ of the advantages.
+    /// How far advantages look ahead: λ of generalised advantage estimation. 0 looks one token ahead, 1 to the
+    /// reply's end.
     pub lam: f64,
     /// Whether each rollout's rewards are scaled to variance 1.
     pub whiten_rewards: bool,
     /// Whether each rollout's advantages are scaled to mean 0 and variance 1.
     pub whiten_advantages: bool,
-    /// What a reply without an end loses.
+    /// What is taken off the score of a reply that does not end within the allowed tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing_eos_penalty: Option<f64>,
     /// What the critic begins with.
@@ -104,7 +107,7 @@ impl Default for PpoConfig {
 }
 
 /// How the tokens of a group's replies are weighed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupLoss {
     /// Every token alike. arXiv:2503.14476, eq. 8.
@@ -117,7 +120,7 @@ pub enum GroupLoss {
 }
 
 /// What a group's replies are measured against.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Estimator {
     /// Their mean: GRPO.
@@ -128,29 +131,31 @@ pub enum Estimator {
 }
 
 /// Options of GRPO, Dr. GRPO, DAPO's loss and RLOO.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpoConfig {
     /// What replies earn; the weighted sum is learnt.
     pub rewards: Vec<RewardFunction>,
-    /// Replies to one prompt.
+    /// How many replies the policy writes to each prompt: a group, whose rewards are compared.
     pub num_generations: usize,
-    /// The most tokens of a reply.
+    /// The most tokens of a reply that the policy writes.
     pub max_completion_length: usize,
-    /// Passes over each rollout.
+    /// How often each rollout is learnt from.
     pub num_iterations: usize,
-    /// Optimiser steps of a pass.
+    /// Into how many optimiser steps a rollout is divided.
     pub steps_per_generation: usize,
-    /// β of the penalty (k3) in the loss; 0 for none, and no reference.
+    /// What the distance from the reference costs in the loss: β (estimator k3). 0 leaves it out, and no reference is
+    /// needed.
     pub beta: f64,
-    /// ε.
+    /// How far the policy's probability of a token may fall below the rollout's before its gradient stops: ε, as a
+    /// share.
     pub epsilon: f64,
-    /// The upper ε; as `epsilon` by default.
+    /// How far it may rise above; as `epsilon` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon_high: Option<f64>,
-    /// How tokens are weighed.
+    /// How the tokens of a group's replies are weighed.
     pub loss_type: GroupLoss,
-    /// What replies are measured against.
+    /// What a reply's reward is compared with.
     pub estimator: Estimator,
     /// What a group's advantages are divided by; nothing under `leave_one_out`.
     pub scale_rewards: GroupScale,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use data::{BatchConfig, EncodeConfig, MixStrategy, Overflow, ReadConfig, Reject, SampleBy, Shape};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use train::TrainConfig;
 
@@ -12,12 +13,12 @@ use super::places::Places;
 use super::{Document, ObjectiveConfig};
 
 /// `[data]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// What is learnt.
+    /// The files that are learnt from.
     pub train: Vec<Source>,
-    /// What is measured during training, each set for itself.
+    /// The files that are measured during training, each with metrics of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub eval: Vec<Source>,
     /// The rows' shape in every file that does not say its own, where their columns fit several.
@@ -42,11 +43,12 @@ pub struct DataConfig {
     pub group_by_length: bool,
     /// Whether an epoch's last, smaller step is left out.
     #[serde(alias = "dataloader_drop_last")]
+    #[schemars(extend("x-aliases" = ["dataloader_drop_last"]))]
     pub drop_last: bool,
 }
 
 /// One data file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Beside the recipe, in the working directory, or in the local store.
@@ -54,7 +56,7 @@ pub struct Source {
     /// What its metrics are called: the file's name without extension.
     #[serde(default)]
     pub name: String,
-    /// Its share of the mixture.
+    /// Its share of the mixture, relative to the weights of the other files.
     #[serde(default = "one")]
     pub weight: f64,
     /// Use only this many samples, from the start.

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 
 use memory_tuning::{Choice, RowOptimizer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Document, ObjectiveConfig, Recipe};
 
 /// Options of `memory`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryObjective {
     /// A fact is known once its answer's loss is under this, in nats a token.
     pub target_loss: f64,
     /// Steps after which a fact is given up.
     pub max_steps_per_fact: usize,
-    /// What moves the rows.
+    /// The optimiser of the memory's rows.
     pub optimizer: RowOptimizer,
     /// Which of the experts that a fact meets are trained.
     pub choice: Choice,

@@ -3,7 +3,9 @@
 use align_dpo_ppo::preference::{OrpoConfig, PreferenceConfig};
 use align_dpo_ppo::rollout::{GrpoConfig, PpoConfig};
 use align_dpo_ppo::{KtoConfig, RewardConfig, RewardLoss};
-use anyhow::Result;
+use anyhow::{Result, bail};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::places::Places;
@@ -36,7 +38,7 @@ pub enum ObjectiveConfig {
 }
 
 /// Options of `sft`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SftConfig {
     /// Of conversations, learn the assistant's turns only.
@@ -46,7 +48,7 @@ pub struct SftConfig {
 }
 
 /// Options of `distill`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistillConfig {
     /// The model that is learnt from: of the same vocabulary, and kept as it is.
@@ -66,7 +68,7 @@ pub struct DistillConfig {
 }
 
 /// Options of `classify`: none yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifyConfig {}
 
@@ -87,52 +89,111 @@ fn yes() -> bool {
     true
 }
 
-const KINDS: &[&str] = &[
-    "sft", "classify", "distill", "memory", "dpo", "orpo", "kto", "reward", "ppo", "grpo",
+/// An objective, as the recipe's reader, the schema and the documents know it.
+#[derive(Debug)]
+pub struct Objective {
+    /// Its name in a recipe: `kind = "dpo"`.
+    pub kind: &'static str,
+    /// What it minimises, in one sentence without a final period.
+    pub summary: &'static str,
+    /// What its options are.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads them, checked in themselves.
+    parse: fn(&Document) -> Result<ObjectiveConfig>,
+}
+
+/// Every objective, in the order in which messages list them.
+pub static OBJECTIVES: &[Objective] = &[
+    Objective {
+        kind: "sft",
+        summary: "The cross-entropy of the next token",
+        schema: SftConfig::json_schema,
+        parse: |document| options(document).map(ObjectiveConfig::Sft),
+    },
+    Objective {
+        kind: "classify",
+        summary: "The cross-entropy of a document's class",
+        schema: ClassifyConfig::json_schema,
+        parse: |document| options(document).map(ObjectiveConfig::Classify),
+    },
+    Objective {
+        kind: "distill",
+        summary: "The divergence from what another model thinks of the next token",
+        schema: DistillConfig::json_schema,
+        parse: |document| distillation(document).map(ObjectiveConfig::Distill),
+    },
+    Objective {
+        kind: "memory",
+        summary: "The cross-entropy of each fact's answer, until it is known",
+        schema: MemoryObjective::json_schema,
+        parse: |document| options(document).map(ObjectiveConfig::Memory),
+    },
+    Objective {
+        kind: "dpo",
+        summary: "A loss of the DPO family over pairs of replies",
+        schema: PreferenceConfig::json_schema,
+        parse: |document| {
+            checked(document, |config: &PreferenceConfig| config.terms().map(drop)).map(ObjectiveConfig::Dpo)
+        },
+    },
+    Objective {
+        kind: "orpo",
+        summary: "ORPO over pairs of replies, without a reference",
+        schema: OrpoConfig::json_schema,
+        parse: |document| {
+            let check = |config: &OrpoConfig| config.preference().0.terms().map(drop);
+            checked(document, check).map(ObjectiveConfig::Orpo)
+        },
+    },
+    Objective {
+        kind: "kto",
+        summary: "KTO over single replies that are good or bad",
+        schema: KtoConfig::json_schema,
+        parse: |document| checked(document, KtoConfig::check).map(ObjectiveConfig::Kto),
+    },
+    Objective {
+        kind: "reward",
+        summary: "The loss of a reward model over pairs of replies",
+        schema: RewardConfig::json_schema,
+        parse: |document| checked(document, |config| RewardLoss::new(config).map(drop)).map(ObjectiveConfig::Reward),
+    },
+    Objective {
+        kind: "ppo",
+        summary: "PPO: replies that the model writes, rewarded, against a critic",
+        schema: PpoConfig::json_schema,
+        parse: |document| checked(document, PpoConfig::check).map(ObjectiveConfig::Ppo),
+    },
+    Objective {
+        kind: "grpo",
+        summary: "GRPO and its kin: replies that the model writes, rewarded, against each other",
+        schema: GrpoConfig::json_schema,
+        parse: |document| checked(document, GrpoConfig::check).map(ObjectiveConfig::Grpo),
+    },
 ];
+
+const AT: &str = "objective";
+
+fn options<T: DeserializeOwned + Default>(document: &Document) -> Result<T> {
+    Ok(document.section(AT, Some("kind"))?.unwrap_or_default())
+}
+
+fn checked<T: DeserializeOwned + Default>(
+    document: &Document,
+    check: impl Fn(&T) -> align_dpo_ppo::Result<()>,
+) -> Result<T> {
+    let config = options(document)?;
+    check(&config).map_err(|error| document.error(AT, &error.to_string(), None))?;
+    Ok(config)
+}
 
 /// The objective of a recipe, checked in itself.
 pub(super) fn read(document: &Document) -> Result<ObjectiveConfig> {
-    let at = "objective";
-    let kind = document.kind(at, KINDS)?;
-    let skip = Some("kind");
-    let refused = |error: align_dpo_ppo::Error| document.error(at, &error.to_string(), None);
-    Ok(match kind {
-        "sft" => ObjectiveConfig::Sft(document.section(at, skip)?.unwrap_or_default()),
-        "classify" => ObjectiveConfig::Classify(document.section(at, skip)?.unwrap_or_default()),
-        "distill" => ObjectiveConfig::Distill(distillation(document)?),
-        "memory" => ObjectiveConfig::Memory(document.section(at, skip)?.unwrap_or_default()),
-        "dpo" => {
-            let config: PreferenceConfig = document.section(at, skip)?.unwrap_or_default();
-            config.terms().map_err(refused)?;
-            ObjectiveConfig::Dpo(config)
-        }
-        "orpo" => {
-            let config: OrpoConfig = document.section(at, skip)?.unwrap_or_default();
-            config.preference().0.terms().map_err(refused)?;
-            ObjectiveConfig::Orpo(config)
-        }
-        "kto" => {
-            let config: KtoConfig = document.section(at, skip)?.unwrap_or_default();
-            config.check().map_err(refused)?;
-            ObjectiveConfig::Kto(config)
-        }
-        "ppo" => {
-            let config: PpoConfig = document.section(at, skip)?.unwrap_or_default();
-            config.check().map_err(refused)?;
-            ObjectiveConfig::Ppo(config)
-        }
-        "grpo" => {
-            let config: GrpoConfig = document.section(at, skip)?.unwrap_or_default();
-            config.check().map_err(refused)?;
-            ObjectiveConfig::Grpo(config)
-        }
-        _ => {
-            let config = document.section(at, skip)?.unwrap_or_default();
-            RewardLoss::new(&config).map_err(refused)?;
-            ObjectiveConfig::Reward(config)
-        }
-    })
+    let kinds: Vec<&str> = OBJECTIVES.iter().map(|objective| objective.kind).collect();
+    let kind = document.kind(AT, &kinds)?;
+    let Some(objective) = OBJECTIVES.iter().find(|objective| objective.kind == kind) else {
+        bail!("`{kind}` is no objective")
+    };
+    (objective.parse)(document)
 }
 
 fn distillation(document: &Document) -> Result<DistillConfig> {
