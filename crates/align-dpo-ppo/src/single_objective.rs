@@ -36,10 +36,10 @@ pub struct KtoConfig {
     pub beta: f64,
     /// The loss: KTO with its baseline, or APO without one.
     pub loss_type: KtoLoss,
-    /// What a good reply counts in the loss: λ_D. Choose both weights such that the weighted counts of good and bad
+    /// What a good reply counts in the loss: `λ_D`. Choose both weights such that the weighted counts of good and bad
     /// replies relate as 1 to 4/3.
     pub desirable_weight: f64,
-    /// What a bad reply counts in the loss: λ_U.
+    /// What a bad reply counts in the loss: `λ_U`.
     pub undesirable_weight: f64,
 }
 

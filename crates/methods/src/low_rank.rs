@@ -11,13 +11,12 @@ use models::Source;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use tensor_core::ModulePath;
-use toml::Table;
 
 use super::{ModelShape, Options};
 use crate::recipe::{Surgery, listing, nearest};
 
 /// What DoRA has besides LoRA's keys, and the switch between the two.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Own {
     use_dora: Option<bool>,
@@ -55,7 +54,8 @@ pub(super) fn with_head(config: &LoraConfig, model: &Decoder) -> LoraConfig {
 /// The surgery of this kind; one without a seed of its own takes the run's.
 pub(super) fn parse(options: &Options, kind: &str) -> Result<Surgery> {
     let Options { document, at, seed, .. } = *options;
-    let table: Table = document.section(at, Some("kind"))?.unwrap_or_default();
+    let mut table = document.table(at)?.cloned().unwrap_or_default();
+    table.remove("kind");
     let known = keys_of_lora();
     let known = || known.iter().map(String::as_str).chain(OWN);
     if let Some(key) = table.keys().find(|key| known().all(|name| name != key.as_str())) {

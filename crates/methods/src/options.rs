@@ -1,8 +1,8 @@
 //! A `[[surgery]]` of a recipe, as a method reads it.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use toml::Table;
 
 use crate::recipe::{Document, Places};
 
@@ -27,18 +27,18 @@ impl std::fmt::Debug for Options<'_> {
 
 impl Options<'_> {
     /// All keys but `kind`.
-    pub fn read<T: DeserializeOwned + Default>(&self) -> Result<T> {
+    pub fn read<T: DeserializeOwned + JsonSchema + Default>(&self) -> Result<T> {
         Ok(self.document.section(self.at, Some("kind"))?.unwrap_or_default())
     }
 
     /// The keys that `is_wanted`; none if there is no table.
-    pub fn part<T: DeserializeOwned>(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Option<T>> {
+    pub fn part<T: DeserializeOwned + JsonSchema>(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Option<T>> {
         self.document.part(self.at, is_wanted)
     }
 
     /// Whether the table gives one of `keys`.
     pub fn gives(&self, keys: &[&str]) -> Result<bool> {
-        let table = self.document.section::<Table>(self.at, None)?;
+        let table = self.document.table(self.at)?;
         Ok(table.is_some_and(|table| keys.iter().any(|key| table.contains_key(*key))))
     }
 

@@ -3,6 +3,7 @@
 //! `[model]` says what is trained, each `[[surgery]]` (in order) what is put into it, `[objective]` what is minimised,
 //! `[data]` on what, `[train]` how. The resolved recipe, with every default, reproduces the run.
 
+mod check;
 pub mod combinations;
 mod data;
 mod document;
@@ -195,7 +196,7 @@ impl Recipe {
             .validate()
             .map_err(|error| anyhow::anyhow!("`{}`: {error}", document.path().display()))?;
         let mut objective = objective::read(document)?;
-        let head = if document.section::<toml::Table>("head", None)?.is_some() {
+        let head = if document.table("head")?.is_some() {
             document.kind("head", &["classification"])?;
             let head = document.section("head", Some("kind"))?.unwrap_or_default();
             Some(HeadConfig::Classification(head))
@@ -290,10 +291,10 @@ impl Recipe {
     pub fn key_of_flag(flag: &str) -> Option<String> {
         let name = flag.trim_start_matches('-').replace('-', "_");
         let sections = [
-            ("train", fields::<TrainConfig>()),
-            ("data", fields::<DataConfig>()),
-            ("model", fields::<ModelConfig>()),
-            ("report", fields::<ReportConfig>()),
+            ("train", check::keys_of::<TrainConfig>()),
+            ("data", check::keys_of::<DataConfig>()),
+            ("model", check::keys_of::<ModelConfig>()),
+            ("report", check::keys_of::<ReportConfig>()),
         ];
         let section = sections.iter().find(|(_, fields)| fields.contains(&name))?;
         Some(format!("{}.{name}", section.0))
@@ -328,15 +329,6 @@ impl Recipe {
     pub fn output_dir(&self) -> &PathBuf {
         &self.train.output_dir
     }
-}
-
-/// The keys of a section: what serde says that it would have wanted.
-fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
-    let said = toml::from_str::<T>("\"?\" = 0")
-        .err()
-        .map(|error| error.message().to_owned());
-    let said = said.unwrap_or_default();
-    said.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
 }
 
 /// The data file that the key `at` names.

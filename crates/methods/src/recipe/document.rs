@@ -5,10 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::check::{self, Problem, What};
 use super::overrides;
 
 /// A recipe as it was written, with overrides applied.
@@ -88,19 +90,35 @@ impl Document {
         }
     }
 
+    /// The table at `at`, as it is written; none if there is none.
+    pub fn table(&self, at: &str) -> Result<Option<&Table>> {
+        match lookup(&self.table, at) {
+            None => Ok(None),
+            Some(Value::Table(table)) => Ok(Some(table)),
+            Some(other) => Err(self.error(at, &format!("wanted a table, found {}", a(other)), None)),
+        }
+    }
+
     /// The table at `at` as `T`; none if it is not there. `without` is a key that the caller has read already.
-    pub fn section<T: DeserializeOwned>(&self, at: &str, without: Option<&str>) -> Result<Option<T>> {
+    pub fn section<T: DeserializeOwned + JsonSchema>(&self, at: &str, without: Option<&str>) -> Result<Option<T>> {
         self.part(at, |key| Some(key) != without)
     }
 
     /// As [`Self::section`], of the keys that `is_wanted` alone.
-    pub fn part<T: DeserializeOwned>(&self, at: &str, is_wanted: impl Fn(&str) -> bool) -> Result<Option<T>> {
+    pub fn part<T: DeserializeOwned + JsonSchema>(
+        &self,
+        at: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<T>> {
         let Some(value) = lookup(&self.table, at) else {
             return Ok(None);
         };
         let mut value = value.clone();
         if let Value::Table(table) = &mut value {
             table.retain(|key, _| is_wanted(key));
+        }
+        if let Some(problem) = check::problem::<T>(&value) {
+            return Err(self.problem(at, problem));
         }
         serde_path_to_error::deserialize(value).map(Some).map_err(|error| {
             let inner = error.path().to_string();
@@ -161,25 +179,32 @@ impl Document {
         line_of(&self.text, span.start)
     }
 
-    /// Turns serde's words into place, wanted, found and hint.
-    fn explain(&self, at: &str, message: &str) -> anyhow::Error {
-        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-            let (found, wanted) = quoted
-                .split_first()
-                .map_or(("", &[][..]), |(first, rest)| (*first, rest));
-            let near = nearest(found, wanted.iter().copied());
-            let listed = listing(wanted.iter().copied());
-            if message.starts_with("unknown variant") {
-                return self.error(at, &format!("wanted one of {listed}, found `{found}`"), near);
+    /// The error of what the schema finds below `at`.
+    fn problem(&self, at: &str, Problem { at: inner, what }: Problem) -> anyhow::Error {
+        let place = match inner.is_empty() {
+            true => at.to_owned(),
+            false => format!("{at}.{inner}"),
+        };
+        let (found, known, what) = match &what {
+            What::UnknownKey { known } => {
+                let listed = listing(known.iter().map(String::as_str));
+                let found = inner.rsplit('.').next().unwrap_or_default();
+                (found, known, format!("no such key; wanted one of {listed}"))
             }
-            let at = if at.rsplit('.').next() == Some(found) {
-                at.to_owned()
-            } else {
-                format!("{at}.{found}")
-            };
-            return self.error(&at, &format!("no such key; wanted one of {listed}"), near);
-        }
+            What::UnknownWord { found, known } => {
+                let listed = listing(known.iter().map(String::as_str));
+                (
+                    found.as_str(),
+                    known,
+                    format!("wanted one of {listed}, found `{found}`"),
+                )
+            }
+        };
+        self.error(&place, &what, nearest(found, known.iter().map(String::as_str)))
+    }
+
+    /// Turns the words of a type's reader into place, wanted and found.
+    fn explain(&self, at: &str, message: &str) -> anyhow::Error {
         if message.starts_with("data did not match any variant") {
             let found = lookup(&self.table, at).map_or("nothing", a);
             return self.error(at, &format!("{found} cannot stand here"), None);
@@ -258,14 +283,14 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, Deserialize, PartialEq)]
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct Train {
         learning_rate: f64,
         rows: Vec<Row>,
     }
 
-    #[derive(Debug, Deserialize, PartialEq)]
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct Row {
         path: String,

@@ -173,11 +173,11 @@ pub static OBJECTIVES: &[Objective] = &[
 
 const AT: &str = "objective";
 
-fn options<T: DeserializeOwned + Default>(document: &Document) -> Result<T> {
+fn options<T: DeserializeOwned + JsonSchema + Default>(document: &Document) -> Result<T> {
     Ok(document.section(AT, Some("kind"))?.unwrap_or_default())
 }
 
-fn checked<T: DeserializeOwned + Default>(
+fn checked<T: DeserializeOwned + JsonSchema + Default>(
     document: &Document,
     check: impl Fn(&T) -> align_dpo_ppo::Result<()>,
 ) -> Result<T> {

@@ -80,7 +80,7 @@ fn kind(kind: &str, about: &str, options: Schema) -> Value {
 }
 
 /// Makes keys and values of the schema of the other names that the types note.
-fn name_aliases(schema: &mut Value) {
+pub(super) fn name_aliases(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(name_aliases),
         Value::Object(object) => {
