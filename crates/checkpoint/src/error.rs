@@ -144,15 +144,8 @@ pub enum Error {
         found: String,
     },
     /// No model of that name, path or hub id.
-    #[error("model `{name}` was not found; tried {}\nhint: {hint}", tried.join(", "))]
-    NotFound {
-        /// The name as given.
-        name: String,
-        /// Each place, with what was the matter.
-        tried: Vec<String>,
-        /// What to do.
-        hint: String,
-    },
+    #[error(transparent)]
+    NotFound(#[from] store::NotFound),
     /// Whoever makes a tensor that is to be saved failed.
     #[error("tensor `{name}` could not be made: {source}")]
     Source {

@@ -28,7 +28,6 @@ mod model_dir;
 mod peft;
 mod safetensors;
 mod staged;
-mod store;
 mod tokenizer_files;
 
 pub use config::{

@@ -173,7 +173,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::recipe::{Document, Places};
+    use ::recipe::{Document, Places};
 
     fn read(document: &Document, kind: &str, seed: u64) -> Result<Surgery> {
         let options = Options {

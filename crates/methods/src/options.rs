@@ -4,7 +4,7 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::recipe::{Document, Places};
+use ::recipe::{Document, Places};
 
 /// The table of one method.
 #[derive(Clone, Copy)]

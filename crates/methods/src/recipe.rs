@@ -3,29 +3,24 @@
 //! `[model]` says what is trained, each `[[surgery]]` (in order) what is put into it, `[objective]` what is minimised,
 //! `[data]` on what, `[train]` how. The resolved recipe, with every default, reproduces the run.
 
-mod check;
 pub mod combinations;
 mod data;
-mod document;
 mod memory;
 mod objective;
-mod overrides;
-mod places;
 mod rewards;
 mod schema;
 mod surgery;
 
 use std::path::{Path, PathBuf};
 
+pub use ::recipe::{Document, listing, nearest};
 use anyhow::{Result, bail};
 pub use data::{DataConfig, Source};
-pub use document::{Document, listing, nearest};
 use events::Events;
 pub use memory::MemoryObjective;
 use models::experts::RouterOptions;
 use models::machine::Dtype;
 pub use objective::{ClassifyConfig, DistillConfig, OBJECTIVES, Objective, ObjectiveConfig, SftConfig};
-pub(crate) use places::Places;
 pub use rewards::find_beside;
 pub use schema::schema;
 use schemars::JsonSchema;
@@ -207,7 +202,7 @@ impl Recipe {
         if let Some(Err((key, what))) = router.as_ref().map(RouterOptions::check) {
             return Err(document.error(&format!("router.{key}"), &what, None));
         }
-        let places = places::Places::of(document.path());
+        let places = ::recipe::Places::of(document.path());
         let surgery = surgery::read(document, train.seed, &places)?;
         model.name_or_path = places.model(&model.name_or_path);
         model.chat_template = model.chat_template.map(|template| places.template(template));
@@ -291,10 +286,10 @@ impl Recipe {
     pub fn key_of_flag(flag: &str) -> Option<String> {
         let name = flag.trim_start_matches('-').replace('-', "_");
         let sections = [
-            ("train", check::keys_of::<TrainConfig>()),
-            ("data", check::keys_of::<DataConfig>()),
-            ("model", check::keys_of::<ModelConfig>()),
-            ("report", check::keys_of::<ReportConfig>()),
+            ("train", ::recipe::keys_of::<TrainConfig>()),
+            ("data", ::recipe::keys_of::<DataConfig>()),
+            ("model", ::recipe::keys_of::<ModelConfig>()),
+            ("report", ::recipe::keys_of::<ReportConfig>()),
         ];
         let section = sections.iter().find(|(_, fields)| fields.contains(&name))?;
         Some(format!("{}.{name}", section.0))
@@ -332,7 +327,7 @@ impl Recipe {
 }
 
 /// The data file that the key `at` names.
-fn found(document: &Document, places: &places::Places, at: &str, path: &Path) -> Result<PathBuf> {
+fn found(document: &Document, places: &::recipe::Places, at: &str, path: &Path) -> Result<PathBuf> {
     let found = places.data(&path.display().to_string());
     found.ok_or_else(|| document.error(at, &format!("no such file: `{}`", path.display()), None))
 }

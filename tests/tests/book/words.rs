@@ -62,13 +62,11 @@ fn one_of(root: &Value, forms: &[Value]) -> String {
         .iter()
         .map(|form| names(form).map(|names| names.join(", ")))
         .collect();
-    match all {
-        Some(all) => all.join(", "),
-        None => {
-            let each: Vec<String> = forms.iter().map(|form| of(root, form)).collect();
-            each.join(" or ")
-        }
+    if let Some(all) = all {
+        return all.join(", ");
     }
+    let each: Vec<String> = forms.iter().map(|form| of(root, form)).collect();
+    each.join(" or ")
 }
 
 /// The words of a choice: the first name of each; none if it is no choice.

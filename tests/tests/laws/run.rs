@@ -145,7 +145,7 @@ pub(crate) fn routes(model: &Decoder) -> Vec<Vec<f64>> {
         for end in 1..=length {
             let tokens = Tensor::from_slice(&all[start..start + end]);
             let (documents, side) = (Documents::new(&[end]), SideLosses::default());
-            model.hidden(&tokens, &Pass::evaluate(&documents).with_side_losses(&side));
+            let _ = model.hidden(&tokens, &Pass::evaluate(&documents).with_side_losses(&side));
             let counts: Vec<f64> = side
                 .drain_tallies()
                 .into_iter()

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use train::TrainConfig;
 
-use super::places::Places;
 use super::{Document, ObjectiveConfig};
+use ::recipe::Places;
 
 /// `[data]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

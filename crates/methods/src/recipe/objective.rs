@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::places::Places;
 use super::{Document, MemoryObjective};
+use ::recipe::Places;
 
 /// `[objective]`: what is minimised.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use align_dpo_ppo::reward::RewardFunction;
 
-use super::places::Places;
+use ::recipe::Places;
 
 /// What cannot be found: the reward's key, and what it says.
 type Missing = (&'static str, String);

@@ -10,8 +10,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::Document;
-use super::places::Places;
 use crate::{self as methods, Adaptation, Options, Trains};
+use ::recipe::Places;
 
 /// One configured method of [`methods::METHODS`].
 ///

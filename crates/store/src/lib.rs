@@ -1,4 +1,16 @@
 //! From what a user calls a model to a folder or file: a name in the local store, a path, a hub id.
+//!
+//! The store is a folder of models and data that programs share ([`cache_dir`]). A hub id is fetched into the cache that
+//! Python's `huggingface_hub` uses too, at one commit, so that files of two commits never meet.
+//!
+//! ```
+//! let here = std::env::current_dir()?;
+//! assert_eq!(store::resolve(&here.display().to_string())?, here);
+//! assert!(store::is_hub_id("org/name") && !store::is_hub_id("./name"));
+//! let error = store::resolve("no-such-model").unwrap_err().to_string();
+//! assert!(error.contains("the local store"), "{error}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "hub")]
 mod hub;
@@ -7,7 +19,17 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::{Error, Result};
+/// A model that is nowhere.
+#[derive(Debug, thiserror::Error)]
+#[error("model `{name}` was not found; tried {}\nhint: {hint}", tried.join(", "))]
+pub struct NotFound {
+    /// What the user calls it.
+    pub name: String,
+    /// Where it was looked for.
+    pub tried: Vec<String>,
+    /// What to do.
+    pub hint: String,
+}
 
 /// The folder that this process has chosen.
 static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
@@ -39,7 +61,7 @@ fn choose(cache: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -
 ///
 /// A hub id may end in `@REVISION`: a branch, a tag or a commit. The hub is asked once a process for each id, and not at
 /// all for a commit that is in its cache.
-pub fn resolve(name: &str) -> Result<PathBuf> {
+pub fn resolve(name: &str) -> Result<PathBuf, NotFound> {
     resolve_in(name, cache_dir().as_deref())
 }
 
@@ -70,7 +92,7 @@ mod hub {
     }
 }
 
-fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf> {
+fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf, NotFound> {
     let mut tried = Vec::new();
     let plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
     if plain && let Some(cache) = cache {
@@ -95,7 +117,7 @@ fn resolve_in(name: &str, cache: Option<&Path>) -> Result<PathBuf> {
     } else {
         hint(cache)
     };
-    Err(Error::NotFound {
+    Err(NotFound {
         name: name.to_owned(),
         tried,
         hint,
@@ -127,6 +149,10 @@ fn hint(cache: Option<&Path>) -> String {
         format!("the local store holds {}", names.join(", "))
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(test)]
 mod tests {

@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 
 /// Where to look.
-pub(crate) struct Places {
+#[derive(Debug)]
+pub struct Places {
     recipe: PathBuf,
 }
 
 impl Places {
     /// For the recipe at `path`.
-    pub(crate) fn of(path: &Path) -> Self {
+    pub fn of(path: &Path) -> Self {
         Self::beside(path.parent().unwrap_or(Path::new("")))
     }
 
     /// For what lies in `folder`.
-    pub(crate) fn beside(folder: &Path) -> Self {
+    pub fn beside(folder: &Path) -> Self {
         Self {
             recipe: folder.to_owned(),
         }
@@ -30,9 +31,9 @@ impl Places {
     }
 
     /// A data file: as [`Self::find`], then in the local store.
-    pub(crate) fn data(&self, name: &str) -> Option<PathBuf> {
+    pub fn data(&self, name: &str) -> Option<PathBuf> {
         let stored = || {
-            checkpoint::cache_dir()
+            store::cache_dir()
                 .map(|cache| cache.join("data").join(name))
                 .filter(|path| path.is_file())
         };
@@ -40,7 +41,7 @@ impl Places {
     }
 
     /// A model: a path that is there becomes absolute; anything else is a name that is resolved later.
-    pub(crate) fn model(&self, name: &str) -> String {
+    pub fn model(&self, name: &str) -> String {
         // A bare name is the store's unless a folder or file of that name is here.
         match self.find(name) {
             Some(path) if path.is_file() || path.join("config.json").is_file() => path.display().to_string(),
@@ -49,12 +50,12 @@ impl Places {
     }
 
     /// A folder, such as an adapter's: beside the recipe, then in the working directory.
-    pub(crate) fn folder(&self, path: &Path) -> Option<PathBuf> {
+    pub fn folder(&self, path: &Path) -> Option<PathBuf> {
         self.find(&path.display().to_string()).filter(|path| path.is_dir())
     }
 
     /// A chat template: `chatml`, or a file.
-    pub(crate) fn template(&self, name: String) -> String {
+    pub fn template(&self, name: String) -> String {
         if name == "chatml" {
             return name;
         }

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::check::{self, Problem, What};
-use super::overrides;
+use crate::check::{self, Problem, What};
+use crate::overrides;
 
 /// A recipe as it was written, with overrides applied.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ fn line_of(text: &str, at: usize) -> usize {
 }
 
 /// What a value is, in words.
-pub(super) fn a(value: &Value) -> &'static str {
+pub(crate) fn a(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a string",
         Value::Integer(_) => "a whole number",

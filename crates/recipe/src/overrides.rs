@@ -3,10 +3,10 @@
 use anyhow::{Result, anyhow, bail};
 use toml::{Table, Value};
 
-use super::document::a;
+use crate::document::a;
 
 /// Puts the value of `assignment` where its key says; the key.
-pub(super) fn apply(table: &mut Table, assignment: &str) -> Result<String> {
+pub(crate) fn apply(table: &mut Table, assignment: &str) -> Result<String> {
     let Some((key, text)) = assignment.split_once('=') else {
         bail!("`--set {assignment}`: wanted `key=value`, such as `train.learning_rate=1e-4`");
     };
