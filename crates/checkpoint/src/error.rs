@@ -63,6 +63,9 @@ pub enum Error {
         /// What is supported, or what to do.
         hint: String,
     },
+    /// A GGUF file is broken, or says something that is not read.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
     /// A key of a configuration is missing or has a value of the wrong form.
     #[error("`{}`: `{key}`: wanted {wanted}, found {found}", path.display())]
     Key {

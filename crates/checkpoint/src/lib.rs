@@ -30,13 +30,13 @@ mod safetensors;
 mod staged;
 mod tokenizer_files;
 
+pub use crate::gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
 pub use config::{
     Activation, Dialect, ExpertNames, ExpertsConfig, Family, LayerKind, ModelConfig, Output, Rope, RopeScaling,
 };
 pub use digest::Digests;
 pub use error::{BoxError, Error, Result};
 pub use finite::finite;
-pub use gguf::{Gguf, GgufTensor, GgufType, MetadataValue};
 pub use model_dir::{Existing, ModelDir, NamedEnds, SaveOptions, save_model, stage_model};
 pub use peft::{InitLoraWeights, NamesOrPattern, PeftAdapter, PeftConfig, PeftPart, PeftTensor};
 pub use safetensors::{

@@ -38,6 +38,13 @@ pub struct TokenizerFiles {
     files: BTreeMap<String, Source>,
 }
 
+impl From<BTreeMap<String, Vec<u8>>> for TokenizerFiles {
+    fn from(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let files = files.into_iter().map(|(name, bytes)| (name, Source::Memory(bytes)));
+        Self { files: files.collect() }
+    }
+}
+
 impl TokenizerFiles {
     /// The tokenizer's files that lie in `folder`.
     pub fn in_folder(folder: &Path) -> Result<Self> {

@@ -1,82 +1,67 @@
-//! GGUF, versions 2 and 3: metadata, a table of tensors, aligned data. Everything is bounds-checked when opened.
+//! GGUF files as models are read from them: mapped, tensors as libtorch's, under the names that Transformers has.
 //!
-//! Source: the `gguf` document of the ggml repository; the block formats are in [`dequantise`].
+//! The format itself is the crate `gguf`'s.
 
-mod config;
-mod cursor;
-mod dequantise;
-mod metadata;
 mod names;
-mod splits;
-mod tokenizer;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
+pub use ::gguf::{GgufTensor, GgufType, MetadataValue};
 use memmap2::MmapMut;
 use tch::{Kind, Tensor};
 use tensor_core::blob;
 
-use crate::{
-    Error, Result,
-    map::{Length, Lent, map},
-};
-pub(crate) use config::config_json;
-use cursor::Cursor;
-pub use dequantise::GgufType;
-pub use metadata::MetadataValue;
+use crate::Result;
+use crate::map::{Length, Lent, map};
 pub(crate) use names::{Layout, hugging_face};
-pub(crate) use tokenizer::{FromMetadata, tokenizer_files};
 
-/// A tensor's place in a GGUF file.
-#[derive(Clone, Debug)]
-pub struct GgufTensor {
-    /// The shape in libtorch's order: rows first.
-    pub shape: Vec<i64>,
-    /// How the numbers are stored.
-    pub stored: GgufType,
-    offset: usize,
-    size: usize,
+/// The bytes of a mapped file.
+#[derive(Debug)]
+pub struct Mapped(Arc<MmapMut>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A GGUF file, mapped, its header read and checked.
 #[derive(Debug)]
 pub struct Gguf {
-    path: PathBuf,
+    file: ::gguf::Gguf<Mapped>,
     map: Arc<MmapMut>,
     length: Length,
-    metadata: BTreeMap<String, MetadataValue>,
-    tensors: BTreeMap<String, GgufTensor>,
+}
+
+impl Deref for Gguf {
+    type Target = ::gguf::Gguf<Mapped>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.file
+    }
+}
+
+/// libtorch's dtype of numbers that are stored as such; none of blocks.
+pub(crate) fn kind_of(stored: GgufType) -> Option<Kind> {
+    match stored {
+        GgufType::F32 => Some(Kind::Float),
+        GgufType::F16 => Some(Kind::Half),
+        GgufType::BF16 => Some(Kind::BFloat16),
+        _ => None,
+    }
 }
 
 impl Gguf {
     /// Maps the file; an error names the first place where the header does not fit the bytes.
     pub fn open(path: &Path) -> Result<Self> {
         let (map, length) = map(path)?;
-        let (metadata, tensors) = read(path, &map)?;
         Ok(Self {
-            path: path.to_owned(),
+            file: ::gguf::Gguf::new(path, Mapped(map.clone()))?,
             map,
             length,
-            metadata,
-            tensors,
         })
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// All metadata by key.
-    pub fn metadata(&self) -> &BTreeMap<String, MetadataValue> {
-        &self.metadata
-    }
-
-    /// All tensors by their GGUF names, sorted.
-    pub fn tensors(&self) -> &BTreeMap<String, GgufTensor> {
-        &self.tensors
     }
 
     /// The tensor in dtype `kind` (Float or `BFloat16`), dequantised in parallel, its rows in the file's order.
@@ -88,8 +73,8 @@ impl Gguf {
     pub(crate) fn tensor_in(&self, name: &str, kind: Kind, layout: Layout) -> Result<Tensor> {
         let tensor = self.find(name)?;
         self.length.still()?;
-        let bytes = &self.map[tensor.offset..tensor.offset + tensor.size];
-        let stored = tensor.stored.kind();
+        let bytes = self.stored_bytes(tensor);
+        let stored = kind_of(tensor.stored);
         let aligned = |kind: Kind| (bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes());
         if layout == Layout::Plain
             && let Some(stored) = stored
@@ -98,7 +83,7 @@ impl Gguf {
         {
             return Ok(Lent::new(&self.map, bytes).tensor(&tensor.shape, stored)?.to_kind(kind));
         }
-        let rows = layout.row_order(&tensor.shape, &self.path, name)?.unwrap_or_default();
+        let rows = layout.row_order(&tensor.shape, self.path(), name)?.unwrap_or_default();
         let row = match tensor.shape.as_slice() {
             [whole] if rows.is_empty() => *whole as usize,
             shape => shape[1..].iter().product::<i64>() as usize,
@@ -107,173 +92,13 @@ impl Gguf {
         let wide = if narrow { Kind::BFloat16 } else { Kind::Float };
         let mut out = Tensor::zeros(&tensor.shape, (wide, tch::Device::Cpu));
         if narrow {
-            dequantise::into(
-                tensor.stored,
-                bytes,
-                row,
-                &rows,
-                blob::slice_mut::<half::bf16>(&mut out),
-            );
+            self.dequantise(tensor, row, &rows, blob::slice_mut::<half::bf16>(&mut out));
         } else {
-            dequantise::into(tensor.stored, bytes, row, &rows, blob::slice_mut::<f32>(&mut out));
+            self.dequantise(tensor, row, &rows, blob::slice_mut::<f32>(&mut out));
         }
         if layout == Layout::PlusOne {
             out -= 1.0;
         }
         Ok(out.to_kind(kind))
     }
-
-    /// The tensor's entry.
-    pub(crate) fn find(&self, name: &str) -> Result<&GgufTensor> {
-        self.tensors.get(name).ok_or_else(|| Error::NoTensor {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            near: None,
-        })
-    }
-
-    /// The metadata text under `key`.
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key)?.as_str()
-    }
-
-    /// The metadata count under `key`.
-    pub(crate) fn count(&self, key: &str) -> Option<i64> {
-        self.metadata.get(key)?.as_i64()
-    }
-
-    /// The metadata number under `key`.
-    pub(crate) fn number(&self, key: &str) -> Option<f64> {
-        self.metadata.get(key)?.as_f64()
-    }
-
-    /// The metadata flag under `key`.
-    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
-        self.metadata.get(key)?.as_bool()
-    }
-
-    /// The architecture that the file names.
-    pub(crate) fn architecture(&self) -> Result<&str> {
-        self.text("general.architecture")
-            .ok_or_else(|| self.lacks("general.architecture"))
-    }
-
-    /// The error of a key that must be there.
-    pub(crate) fn lacks(&self, key: &str) -> Error {
-        Error::Key {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            wanted: "a value in the metadata".into(),
-            found: "none, or one of another type".into(),
-        }
-    }
-}
-
-type Tables = (BTreeMap<String, MetadataValue>, BTreeMap<String, GgufTensor>);
-
-fn read(path: &Path, bytes: &[u8]) -> Result<Tables> {
-    let mut at = Cursor::new(path, bytes);
-    let magic = at.take(4, "magic")?;
-    if magic != b"GGUF" {
-        let found = String::from_utf8_lossy(magic).into_owned();
-        return Err(at.broken("start", "`GGUF`", format!("{found:?}")));
-    }
-    let version = at.u32("version")?;
-    if version != 2 && version != 3 {
-        let swapped = matches!(version.swap_bytes(), 1..=3);
-        let found = if swapped {
-            "a big-endian file".into()
-        } else {
-            version.to_string()
-        };
-        return Err(at.broken("version", "2 or 3", found));
-    }
-    let num_tensors = at.u64("tensor count")?;
-    let num_keys = at.u64("metadata count")?;
-    let mut metadata = BTreeMap::new();
-    for _ in 0..num_keys {
-        let key = at.string("metadata key")?;
-        let value = metadata::read(&mut at, &key)?;
-        if metadata.insert(key.clone(), value).is_some() {
-            return Err(at.broken(&format!("metadata `{key}`"), "each key once", "it twice".into()));
-        }
-    }
-    let alignment = metadata
-        .get("general.alignment")
-        .map_or(Some(32), MetadataValue::as_i64);
-    let Some(alignment) = alignment.filter(|bytes| *bytes > 0 && *bytes % 8 == 0) else {
-        return Err(at.broken("`general.alignment`", "a multiple of 8", "another value".into()));
-    };
-    let mut tensors = BTreeMap::new();
-    for _ in 0..num_tensors {
-        let (name, tensor) = tensor_info(&mut at)?;
-        if !(tensor.offset as u64).is_multiple_of(alignment as u64) {
-            let wanted = format!("an offset that {alignment} divides");
-            return Err(at.broken(&format!("tensor `{name}`"), &wanted, tensor.offset.to_string()));
-        }
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(at.broken(&format!("tensor `{name}`"), "each name once", "it twice".into()));
-        }
-    }
-    let start = at.position().next_multiple_of(alignment as usize);
-    place(&at, start, bytes.len(), &mut tensors)?;
-    Ok((metadata, tensors))
-}
-
-fn tensor_info(at: &mut Cursor<'_>) -> Result<(String, GgufTensor)> {
-    let name = at.string("tensor name")?;
-    let place = format!("tensor `{name}`");
-    let dimensions = at.u32(&place)?;
-    if !(1..=4).contains(&dimensions) {
-        return Err(at.broken(&place, "1 to 4 dimensions", dimensions.to_string()));
-    }
-    let mut shape = Vec::new();
-    for _ in 0..dimensions {
-        shape.push(at.u64(&place)?);
-    }
-    let number = at.u32(&place)?;
-    let stored = GgufType::from_number(number).map_err(|what| Error::Unsupported {
-        path: at.path().to_owned(),
-        what: format!("{place} of type {what}"),
-        hint: format!("supported are {}", GgufType::names()),
-    })?;
-    let offset = at.u64(&place)?;
-    let (block, width) = stored.block();
-    let count = shape.iter().try_fold(1u64, |product, side| product.checked_mul(*side));
-    let Some(count) = count.filter(|count| *count <= i64::MAX as u64 / 8 && shape[0] % block as u64 == 0) else {
-        let wanted = format!("rows that are multiples of {block}, and a size that memory can hold");
-        return Err(at.broken(&place, &wanted, format!("{shape:?}")));
-    };
-    let size = count / block as u64 * width as u64;
-    let shape = shape.iter().rev().map(|side| *side as i64).collect();
-    let tensor = GgufTensor {
-        shape,
-        stored,
-        offset: usize::try_from(offset).unwrap_or(usize::MAX),
-        size: size as usize,
-    };
-    Ok((name, tensor))
-}
-
-/// Makes offsets absolute, and checks that every tensor lies in the file and none over another.
-fn place(at: &Cursor<'_>, start: usize, end: usize, tensors: &mut BTreeMap<String, GgufTensor>) -> Result<()> {
-    let mut ordered: Vec<(&String, &mut GgufTensor)> = tensors.iter_mut().collect();
-    ordered.sort_by_key(|(_, tensor)| tensor.offset);
-    let mut free = start;
-    for (name, tensor) in ordered {
-        let place = format!("tensor `{name}`");
-        let last = start
-            .checked_add(tensor.offset)
-            .and_then(|begin| begin.checked_add(tensor.size));
-        let Some(last) = last.filter(|last| *last <= end) else {
-            let wanted = format!("{} bytes at {} of the data", tensor.size, tensor.offset);
-            return Err(at.broken(&place, &wanted, format!("a file of {end} bytes (cut short?)")));
-        };
-        tensor.offset += start;
-        if tensor.offset < free {
-            return Err(at.broken(&place, "bytes of its own", "bytes of the tensor before it".into()));
-        }
-        free = last;
-    }
-    Ok(())
 }

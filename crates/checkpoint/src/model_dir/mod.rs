@@ -111,12 +111,12 @@ impl ModelDir {
                 hint: "join them with llama.cpp's `gguf-split --merge`".into(),
             });
         }
-        let config = ModelConfig::from_object(path, gguf::config_json(&file)?)?;
-        let gguf::FromMetadata {
-            files: tokenizer,
+        let config = ModelConfig::from_object(path, ::gguf::config_json(&file)?)?;
+        let ::gguf::FromMetadata {
+            files,
             ends,
             notes,
-        } = gguf::tokenizer_files(&file)?;
+        } = ::gguf::tokenizer_files(&file)?;
         let mut generation = Map::new();
         if let Some(bos) = config.bos_token_id {
             generation.insert("bos_token_id".into(), json!(bos));
@@ -143,7 +143,7 @@ impl ModelDir {
         let named = (Some(generation), end_tokens);
         let model = Self {
             notes,
-            ..Self::checked(path, config, named, tokenizer, Weights::Gguf { file, of })?
+            ..Self::checked(path, config, named, files.into(), Weights::Gguf { file, of })?
         };
         // A bias or norm that the family does not have would be left out of the sum without a word.
         match model.unexpected.first() {
@@ -259,7 +259,7 @@ impl ModelDir {
                 Ok(TensorInfo {
                     name: name.to_owned(),
                     shape: tensor.shape.clone(),
-                    kind: tensor.stored.kind().unwrap_or(Kind::Float),
+                    kind: gguf::kind_of(tensor.stored).unwrap_or(Kind::Float),
                 })
             }
         }

@@ -6,7 +6,6 @@ use std::fmt;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
-use tch::Kind;
 
 /// How a GGUF tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +76,7 @@ const OTHERS: [(u32, &str); 18] = [
 
 impl GgufType {
     /// The type of ggml's number, else what to call it.
-    pub(super) fn from_number(number: u32) -> Result<Self, String> {
+    pub(crate) fn from_number(number: u32) -> Result<Self, String> {
         let known = TYPES.iter().find(|row| row.1 == number).map(|row| row.0);
         known.ok_or_else(|| {
             let name = OTHERS.iter().find(|row| row.0 == number).map(|row| row.1.to_owned());
@@ -86,27 +85,17 @@ impl GgufType {
     }
 
     /// The supported types' names.
-    pub(super) fn names() -> String {
+    pub(crate) fn names() -> String {
         TYPES.map(|row| row.0.to_string()).join(", ")
     }
 
-    /// Numbers and bytes a block.
-    pub(super) fn block(self) -> (usize, usize) {
+    /// Numbers and bytes of a block.
+    pub fn block(self) -> (usize, usize) {
         let row = TYPES
             .iter()
             .find(|row| row.0 == self)
             .expect("every type is in the table");
         (row.2, row.3)
-    }
-
-    /// libtorch's dtype, where the numbers are stored as such.
-    pub fn kind(self) -> Option<Kind> {
-        match self {
-            F32 => Some(Kind::Float),
-            F16 => Some(Kind::Half),
-            BF16 => Some(Kind::BFloat16),
-            _ => None,
-        }
     }
 }
 
@@ -117,17 +106,18 @@ impl fmt::Display for GgufType {
 }
 
 /// A number that dequantised values are rounded to.
-pub(super) trait Target: Copy + Send + Sync {
+pub trait Number: Copy + Send + Sync {
+    /// The nearest one.
     fn from_f32(value: f32) -> Self;
 }
 
-impl Target for f32 {
+impl Number for f32 {
     fn from_f32(value: f32) -> Self {
         value
     }
 }
 
-impl Target for bf16 {
+impl Number for bf16 {
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
     }
@@ -135,7 +125,7 @@ impl Target for bf16 {
 
 /// Dequantises `bytes`, rows of `row` numbers, into `out`; row i of `out` is row `order[i]` of the file, all in order
 /// if `order` is empty.
-pub(super) fn into<T: Target>(stored: GgufType, bytes: &[u8], row: usize, order: &[usize], out: &mut [T]) {
+pub(crate) fn into<T: Number>(stored: GgufType, bytes: &[u8], row: usize, order: &[usize], out: &mut [T]) {
     if out.is_empty() {
         return;
     }

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
-use crate::{Error, Result};
+use crate::{Error, Gguf, Result};
 
 /// The object that a `config.json` of this model would hold.
-pub(crate) fn config_json(file: &Gguf) -> Result<Map<String, Value>> {
+pub fn config_json<B: AsRef<[u8]>>(file: &Gguf<B>) -> Result<Map<String, Value>> {
     let arch = file.architecture()?;
     let (name, model_type) = match arch {
         "llama" => ("Llama", "llama"),
@@ -93,7 +92,7 @@ pub(crate) fn config_json(file: &Gguf) -> Result<Map<String, Value>> {
     Ok(keys.into_iter().collect())
 }
 
-fn rope(file: &Gguf, arch: &str, head_dim: i64) -> Result<Value> {
+fn rope<B: AsRef<[u8]>>(file: &Gguf<B>, arch: &str, head_dim: i64) -> Result<Value> {
     let key = |name: &str| format!("{arch}.rope.{name}");
     let gemma = arch == "gemma3";
     let theta = file.number(&key("freq_base")).unwrap_or(if gemma { 1e6 } else { 1e4 });
@@ -131,11 +130,8 @@ fn rope(file: &Gguf, arch: &str, head_dim: i64) -> Result<Value> {
 }
 
 /// llama.cpp keeps Llama 3's stretch as one divisor a frequency; only the published constants can be told from it.
-fn llama3(file: &Gguf, theta: f64, head_dim: i64) -> Result<Value> {
-    let divisors: Vec<f32> = file
-        .tensor("rope_freqs.weight", tch::Kind::Float)?
-        .try_into()
-        .map_err(|_| file.lacks("rope_freqs.weight"))?;
+fn llama3<B: AsRef<[u8]>>(file: &Gguf<B>, theta: f64, head_dim: i64) -> Result<Value> {
+    let divisors = file.numbers("rope_freqs.weight")?;
     let factor = divisors.iter().copied().fold(1.0f32, f32::max).round();
     let (low, high, length) = (1.0, 4.0, 8192.0);
     let wanted = (0..head_dim / 2).map(|idx| {
@@ -163,7 +159,7 @@ fn llama3(file: &Gguf, theta: f64, head_dim: i64) -> Result<Value> {
     }))
 }
 
-fn unsupported(file: &Gguf, what: &str, hint: &str) -> Error {
+fn unsupported<B: AsRef<[u8]>>(file: &Gguf<B>, what: &str, hint: &str) -> Error {
     Error::Unsupported {
         path: file.path().to_owned(),
         what: what.to_owned(),

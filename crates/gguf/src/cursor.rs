@@ -5,14 +5,14 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// A place in a GGUF header.
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     position: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
         Self {
             path,
             bytes,
@@ -20,21 +20,21 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub(super) fn path(&self) -> &'a Path {
+    pub(crate) fn path(&self) -> &'a Path {
         self.path
     }
 
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.position
     }
 
     /// Bytes that are left.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.bytes.len() - self.position
     }
 
     /// The next `count` bytes, which belong to `what`.
-    pub(super) fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8]> {
         let Some(bytes) = self.bytes[self.position..].get(..count) else {
             let wanted = format!("{count} bytes at {}", self.position);
             return Err(self.broken(
@@ -47,29 +47,28 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
         let bytes = self.take(N, what)?;
         Ok(bytes.try_into().expect("as many bytes as taken"))
     }
 
-    pub(super) fn u32(&mut self, what: &str) -> Result<u32> {
+    pub(crate) fn u32(&mut self, what: &str) -> Result<u32> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self, what: &str) -> Result<u64> {
+    pub(crate) fn u64(&mut self, what: &str) -> Result<u64> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    pub(super) fn string(&mut self, what: &str) -> Result<String> {
+    pub(crate) fn string(&mut self, what: &str) -> Result<String> {
         let length = usize::try_from(self.u64(what)?).unwrap_or(usize::MAX);
         let bytes = self.take(length, what)?;
         String::from_utf8(bytes.to_vec()).map_err(|error| self.broken(what, "UTF-8 text", error.to_string()))
     }
 
-    pub(super) fn broken(&self, at: &str, wanted: &str, found: String) -> Error {
+    pub(crate) fn broken(&self, at: &str, wanted: &str, found: String) -> Error {
         Error::Broken {
             path: self.path.to_owned(),
-            format: "GGUF file",
             at: at.to_owned(),
             wanted: wanted.to_owned(),
             found,

@@ -1,7 +1,7 @@
 //! The metadata's values: numbers of every width, flags, texts, and arrays of them.
 
-use super::cursor::Cursor;
 use crate::Result;
+use crate::cursor::Cursor;
 
 /// A metadata value. Whole numbers of every width are one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +71,7 @@ impl MetadataValue {
 const MAX_DEPTH: usize = 4;
 
 /// Reads the type and the value under `key`.
-pub(super) fn read(at: &mut Cursor<'_>, key: &str) -> Result<MetadataValue> {
+pub(crate) fn read(at: &mut Cursor<'_>, key: &str) -> Result<MetadataValue> {
     let what = format!("metadata `{key}`");
     let kind = at.u32(&what)?;
     value(at, kind, &what, 0)

@@ -2,14 +2,13 @@
 //!
 //! Two kinds: byte-level BPE (`gpt2`) with the merges that the file holds, and SentencePiece BPE (`llama`), whose merges
 //! follow from its scores. Source: Transformers 5.23, `integrations/gguf/gguf_tokenizer_mapping.py`; deviation: the
-//! digits of SmolLM, see [`super::splits`].
+//! digits of SmolLM, see `splits.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::{Gguf, MetadataValue, splits};
-use crate::{Error, Result, TokenizerFiles};
+use crate::{Error, Gguf, MetadataValue, Result, splits};
 
 /// `tokenizer.ggml.token_type`: a token with a function, never made by merging.
 const CONTROL: i64 = 3;
@@ -34,17 +33,18 @@ struct Vocabulary<'a> {
 }
 
 /// What a file says of its tokenizer.
-pub(crate) struct FromMetadata {
-    /// As a Hugging Face directory has it.
-    pub(crate) files: TokenizerFiles,
+#[derive(Clone, Debug)]
+pub struct FromMetadata {
+    /// Its files by name, as a Hugging Face directory has them.
+    pub files: BTreeMap<String, Vec<u8>>,
     /// The ids of all tokens that end a text.
-    pub(crate) ends: Vec<i64>,
+    pub ends: Vec<i64>,
     /// What its user must know.
-    pub(crate) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// The tokenizer's files, its end tokens, and what is doubtful of them.
-pub(crate) fn tokenizer_files(file: &Gguf) -> Result<FromMetadata> {
+pub fn tokenizer_files<B: AsRef<[u8]>>(file: &Gguf<B>) -> Result<FromMetadata> {
     let vocabulary = vocabulary(file)?;
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let (mut json, default_bos) = match file.text(&key("model")) {
@@ -78,11 +78,17 @@ pub(crate) fn tokenizer_files(file: &Gguf) -> Result<FromMetadata> {
         config.insert("model_max_length".into(), json!(length));
     }
     config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
-    let mut files = TokenizerFiles::default();
-    files.insert("tokenizer.json", serde_json::to_vec(&json).expect("JSON values print"));
-    files.insert("tokenizer_config.json", python_json::to_string(&config).into_bytes());
+    let mut files = BTreeMap::new();
+    files.insert(
+        "tokenizer.json".to_owned(),
+        serde_json::to_vec(&json).expect("JSON values print"),
+    );
+    files.insert(
+        "tokenizer_config.json".to_owned(),
+        python_json::to_string(&config).into_bytes(),
+    );
     if let Some(template) = file.text("tokenizer.chat_template") {
-        files.insert("chat_template.jinja", template.as_bytes().to_vec());
+        files.insert("chat_template.jinja".to_owned(), template.as_bytes().to_vec());
     }
     let mut ends: Vec<i64> = ["eos", "eot", "eom"]
         .into_iter()
@@ -116,7 +122,7 @@ pub(crate) fn tokenizer_files(file: &Gguf) -> Result<FromMetadata> {
     })
 }
 
-fn vocabulary(file: &Gguf) -> Result<Vocabulary<'_>> {
+fn vocabulary<B: AsRef<[u8]>>(file: &Gguf<B>) -> Result<Vocabulary<'_>> {
     let key = "tokenizer.ggml.tokens";
     let values = file.metadata().get(key).and_then(MetadataValue::as_array);
     let tokens: Option<Vec<&str>> = values.and_then(|values| values.iter().map(MetadataValue::as_str).collect());
@@ -141,7 +147,7 @@ fn vocabulary(file: &Gguf) -> Result<Vocabulary<'_>> {
 }
 
 /// GPT-2's kind: merges as the file lists them.
-fn byte_level(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)> {
+fn byte_level<B: AsRef<[u8]>>(file: &Gguf<B>, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)> {
     let pre = file.text("tokenizer.ggml.pre").unwrap_or("default");
     let split = splits::named(pre).ok_or_else(|| Error::Unsupported {
         path: file.path().to_owned(),
@@ -198,7 +204,7 @@ fn byte_level(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)>
 }
 
 /// SentencePiece's kind: merges from the tokens' ranks, bytes for what has no token.
-fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<Value> {
+fn sentence_piece<B: AsRef<[u8]>>(file: &Gguf<B>, vocabulary: &Vocabulary<'_>) -> Result<Value> {
     let gemma = file.architecture()?.starts_with("gemma");
     let names: Vec<String> = vocabulary
         .tokens
@@ -260,7 +266,7 @@ fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<Value> {
     Ok(whole(&added, &normalizer, &pre_tokenizer, &decoder, &model))
 }
 
-fn scores(file: &Gguf, count: usize) -> Result<Vec<f64>> {
+fn scores<B: AsRef<[u8]>>(file: &Gguf<B>, count: usize) -> Result<Vec<f64>> {
     let key = "tokenizer.ggml.scores";
     let values = file.metadata().get(key).and_then(MetadataValue::as_array);
     let scores: Option<Vec<f64>> = values.and_then(|values| {
