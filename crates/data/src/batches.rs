@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::packing::{DocumentId, Packed, best_fit};
-use crate::random::Random;
 use crate::{Arrange, Error, MixStrategy, Mixture, Part, Pick, TokenSet};
+use rows::Random;
 
 /// How many documents a step takes and how they are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Place, error};
+use crate::{Error, Place};
 
 /// Where named chat templates lie beside the plain one.
 pub(crate) const MORE_TEMPLATES: &str = "additional_chat_templates";
@@ -28,15 +28,15 @@ impl TokenizerFiles for &Path {
         if !path.is_file() {
             return Ok(None);
         }
-        std::fs::read(&path).map(Some).map_err(error::io(&path))
+        std::fs::read(&path).map(Some).map_err(rows::io(&path))
     }
 
     fn more_templates(&self) -> Result<Vec<String>, Error> {
         let folder = self.join(MORE_TEMPLATES);
         let mut names = Vec::new();
         if folder.is_dir() {
-            for entry in std::fs::read_dir(&folder).map_err(error::io(&folder))? {
-                let path = entry.map_err(error::io(&folder))?.path();
+            for entry in std::fs::read_dir(&folder).map_err(rows::io(&folder))? {
+                let path = entry.map_err(rows::io(&folder))?.path();
                 if path.extension().is_some_and(|extension| extension == "jinja")
                     && let Some(name) = path.file_name().and_then(|name| name.to_str())
                 {
@@ -64,7 +64,7 @@ pub(crate) fn object(files: &dyn TokenizerFiles, name: &str) -> Result<Map<Strin
         Ok(other) => Err(Error::Malformed {
             at: Place::file(&path),
             wanted: "a JSON object",
-            found: crate::message::brief(&other),
+            found: rows::brief(&other),
         }),
         Err(source) => Err(Error::Malformed {
             at: Place::line(&path, source.line()),
@@ -90,7 +90,7 @@ pub(crate) fn malformed(
     };
     let found = match found {
         Value::String(_) => python_json::shown(found),
-        other => crate::message::brief(other),
+        other => rows::brief(other),
     };
     Error::Malformed { at, wanted, found }
 }

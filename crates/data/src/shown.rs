@@ -8,9 +8,9 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::message::is_absent;
 use crate::template::Ending;
 use crate::{Chat, ChatTemplate, Message, Problem, SpecialTokens};
+use rows::is_absent;
 
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ControlTokens, Dataset, EncodeConfig, Error, Problem, ReadConfig, Reject, Row, Sample, Tokenized, Tokenizer,
-    dataset, encode, error, remarks,
+    encode, remarks,
 };
 
 /// The tokens of a data set.
@@ -139,8 +139,8 @@ impl TokenSet {
         config: &EncodeConfig,
         cache_dir: &Path,
     ) -> Result<Option<Self>, Error> {
-        let bytes = fs::read(path).map_err(error::io(path))?;
-        let digest = dataset::digest(&bytes, path, read);
+        let bytes = fs::read(path).map_err(rows::io(path))?;
+        let digest = rows::digest(&bytes, path, read);
         Ok(cache::open(&cache_dir.join(cache_name(digest, tokenizer, config))))
     }
 

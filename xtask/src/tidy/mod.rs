@@ -42,6 +42,7 @@ pub(crate) fn problems() -> Result<Vec<String>> {
     for package in &metadata.packages {
         found.extend(crates::published(package));
     }
+    found.extend(sources::crate_lengths(&rust));
     let vectors = used::vectors(&root.join("crates/golden/vectors"))?;
     let recipes = files
         .iter()

@@ -1,7 +1,8 @@
 //! Rules for single files: a first line that says what it is, a length one can read, nothing that panics or prints in a library.
 
 use super::Source;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Lines that a file may have, tests not counted.
 const CEILING: usize = 400;
@@ -26,6 +27,32 @@ pub(super) fn length(file: &Source) -> Option<String> {
             file.path.display()
         )
     })
+}
+
+/// Lines that the sources of a crate may have, tests not counted.
+const CRATE_CEILING: usize = 6000;
+
+/// No crate is larger than one can know.
+pub(super) fn crate_lengths(files: &[&Source]) -> Vec<String> {
+    let mut lines: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for file in files.iter().filter(|file| !file.is_test()) {
+        let mut parts = file.path.components();
+        let is_source = parts.next().is_some_and(|part| part.as_os_str() == "crates")
+            && parts.nth(1).is_some_and(|part| part.as_os_str() == "src");
+        if is_source {
+            let of = file.path.components().take(2).collect();
+            *lines.entry(of).or_default() += file.lines_without_tests().count();
+        }
+    }
+    let large = lines.into_iter().filter(|(_, lines)| *lines > CRATE_CEILING);
+    large
+        .map(|(folder, lines)| {
+            format!(
+                "{}: {lines} lines without tests, at most {CRATE_CEILING} are wanted: which part could be used alone?",
+                folder.display()
+            )
+        })
+        .collect()
 }
 
 /// A library returns errors and leaves talking to the command.
@@ -190,6 +217,25 @@ mod tests {
         assert!(length(&file("crates/a/tests/a.rs", &long)).is_none());
         let tested = format!("{}#[cfg(test)]\nmod tests {{\n{long}}}\n", "x\n".repeat(400));
         assert!(length(&file("crates/a/src/a.rs", &tested)).is_none());
+    }
+
+    #[test]
+    fn a_crate_that_is_too_large_is_named_and_its_tests_do_not_count() {
+        let file = |path: &str, lines: usize| Source {
+            path: path.into(),
+            text: "let a = 1;\n".repeat(lines),
+            is_test_module: false,
+        };
+        let files = [
+            file("crates/a/src/a.rs", 3500),
+            file("crates/a/src/deep/b.rs", 2501),
+            file("crates/a/tests/c.rs", 9000),
+            file("crates/b/src/a.rs", 6000),
+            file("xtask/src/a.rs", 9000),
+        ];
+        let found = crate_lengths(&files.iter().collect::<Vec<_>>());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("crates/a: 6001 lines"), "{found:?}");
     }
 
     #[test]

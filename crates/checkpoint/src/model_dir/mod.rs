@@ -112,11 +112,7 @@ impl ModelDir {
             });
         }
         let config = ModelConfig::from_object(path, ::gguf::config_json(&file)?)?;
-        let ::gguf::FromMetadata {
-            files,
-            ends,
-            notes,
-        } = ::gguf::tokenizer_files(&file)?;
+        let ::gguf::FromMetadata { files, ends, notes } = ::gguf::tokenizer_files(&file)?;
         let mut generation = Map::new();
         if let Some(bos) = config.bos_token_id {
             generation.insert("bos_token_id".into(), json!(bos));

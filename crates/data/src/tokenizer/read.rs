@@ -7,14 +7,14 @@ use super::{Tokenizer, refused};
 use crate::files::{self, TokenizerFiles};
 use crate::special::{self, Declared, Outside};
 use crate::template::TemplateSources;
-use crate::{Error, Surroundings, error};
+use crate::{Error, Surroundings};
 
 impl Tokenizer {
     /// From the files of a model, given what else is known of it.
     pub fn read(files: &dyn TokenizerFiles, surroundings: Surroundings) -> Result<Self, Error> {
         let name = "tokenizer.json";
         let path = files.place(name);
-        let absent = || error::io(&path)(std::io::ErrorKind::NotFound.into());
+        let absent = || rows::io(&path)(std::io::ErrorKind::NotFound.into());
         let bytes = files.read(name)?.ok_or_else(absent)?;
         let mut inner = Inner::from_bytes(python_json::without_mark(&bytes)).map_err(|source| Error::Tokenizer {
             at: path.display().to_string(),

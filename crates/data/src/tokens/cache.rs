@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use staging::StagedFile;
 
 use super::{Index, Report, Store, TokenSet};
-use crate::{Error, Tokenized, error};
+use crate::{Error, Tokenized};
 
 /// Changes when the layout does, or what `encode` makes of a row.
 pub(super) const VERSION: u8 = 2;
@@ -77,7 +77,7 @@ pub(super) fn store(path: &Path, set: &TokenSet) -> Result<(), Error> {
         return Ok(());
     };
     let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-    fs::create_dir_all(&dir).map_err(error::io(&dir))?;
+    fs::create_dir_all(&dir).map_err(rows::io(&dir))?;
     let mut hasher = Sha256::new();
     let write = |out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| -> std::io::Result<()> {
         let index = &set.index;
@@ -114,7 +114,7 @@ pub(super) fn store(path: &Path, set: &TokenSet) -> Result<(), Error> {
         write(&mut |bytes| Ok(out.write(bytes)?))?;
         Ok(out.commit()?)
     })();
-    written.map_err(error::io(path))
+    written.map_err(rows::io(path))
 }
 
 impl Store {
@@ -151,7 +151,7 @@ impl Store {
                         trained: (from..to).map(|at| bit(&mask, at, first)).collect(),
                     })
                 };
-                read().map_err(error::io(Path::new("token cache")))
+                read().map_err(rows::io(Path::new("token cache")))
             }
         }
     }

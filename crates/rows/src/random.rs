@@ -4,16 +4,22 @@
 
 /// `SplitMix64`, seeded by a seed and a stream number such as the epoch.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+    /// The numbers of this seed and stream.
+    pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixed = Self(seed);
         mixed.0 = mixed.next() ^ stream.wrapping_mul(0xD6E8_FEB8_6659_FD93);
         mixed
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "its numbers never end, and it is no iterator"
+    )]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,7 +33,7 @@ impl Random {
     }
 
     /// Fisher and Yates' shuffle.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }

@@ -212,7 +212,8 @@ impl Dataset {
         Ok((learn, held))
     }
 
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    /// Changes with the rows, in their order.
+    pub fn digest(&self) -> [u8; 32] {
         self.digest
     }
 
@@ -252,7 +253,7 @@ fn one(raw: &Map<String, Value>, shape: Shape, chosen: bool) -> Result<(Row, Col
 }
 
 /// Changes with the file's bytes, its kind, and the way it is read.
-pub(crate) fn digest(bytes: &[u8], path: &Path, config: &ReadConfig) -> [u8; 32] {
+pub fn digest(bytes: &[u8], path: &Path, config: &ReadConfig) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(Sha256::digest(bytes));
     hasher.update(format!("{:?} {config:?}", path.extension()));

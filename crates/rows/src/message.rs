@@ -150,12 +150,14 @@ impl Message {
     }
 
     /// Whether there is something to learn: text, or a tool call, or reasoning.
-    pub(crate) fn says_something(&self) -> bool {
+    pub fn says_something(&self) -> bool {
         let says = |key: &&str| self.fields.get(*key).is_some_and(|value| !is_absent(value));
         !self.text().trim().is_empty() || SPEAKING.iter().any(says)
     }
 
-    pub(crate) fn with_text(&self, text: &str) -> Self {
+    /// The turn with another text as its content.
+    #[must_use]
+    pub fn with_text(&self, text: &str) -> Self {
         let mut changed = self.clone();
         match changed.fields.get_mut("content") {
             Some(Value::Array(parts)) => *parts = vec![serde_json::json!({"type": "text", "text": text})],
@@ -167,12 +169,13 @@ impl Message {
     }
 
     /// Whether the content is a list of parts.
-    pub(crate) fn has_parts(&self) -> bool {
+    pub fn has_parts(&self) -> bool {
         self.fields.get("content").is_some_and(Value::is_array)
     }
 
     /// The turn with its content as a list of one part.
-    pub(crate) fn with_parts(&self) -> Self {
+    #[must_use]
+    pub fn with_parts(&self) -> Self {
         match self.fields.get("content") {
             Some(Value::String(text)) if !text.is_empty() => {
                 let mut changed = self.clone();
@@ -184,7 +187,8 @@ impl Message {
     }
 
     /// The turn with its content as one text.
-    pub(crate) fn with_plain_text(&self) -> Self {
+    #[must_use]
+    pub fn with_plain_text(&self) -> Self {
         let mut changed = self.clone();
         if self.has_parts() {
             changed.set("content", self.text().into());
@@ -192,7 +196,8 @@ impl Message {
         changed
     }
 
-    pub(crate) fn set(&mut self, key: &str, value: Value) {
+    /// Sets a field of the turn.
+    pub fn set(&mut self, key: &str, value: Value) {
         self.fields.insert(key.to_owned(), value);
     }
 }
@@ -207,7 +212,8 @@ impl Chat {
     }
 
     /// The same setting with other turns.
-    pub(crate) fn with_messages(&self, messages: Vec<Message>) -> Self {
+    #[must_use]
+    pub fn with_messages(&self, messages: Vec<Message>) -> Self {
         Self {
             messages,
             tools: self.tools.clone(),
@@ -258,7 +264,7 @@ fn text_parts(parts: &[Value], key: &str) -> Result<Value, Problem> {
 }
 
 /// Whether a value counts as none: null, an empty text, list or object.
-pub(crate) fn is_absent(value: &Value) -> bool {
+pub fn is_absent(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
@@ -277,7 +283,7 @@ pub(crate) fn wrong(key: &str, wanted: &'static str, found: &Value) -> Problem {
 }
 
 /// A value shortened for an error message.
-pub(crate) fn brief(value: &Value) -> String {
+pub fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

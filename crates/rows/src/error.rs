@@ -283,7 +283,8 @@ pub enum Problem {
 }
 
 impl Problem {
-    pub(crate) fn at(self, at: Place) -> Error {
+    /// At this place: an error of the file.
+    pub fn at(self, at: Place) -> Error {
         Error::Row { at, problem: self }
     }
 }
@@ -307,14 +308,16 @@ pub enum Unit {
 }
 
 impl Place {
-    pub(crate) fn file(path: &Path) -> Self {
+    /// A whole file.
+    pub fn file(path: &Path) -> Self {
         Self {
             path: path.into(),
             number: None,
         }
     }
 
-    pub(crate) fn line(path: &Path, line: usize) -> Self {
+    /// A line of a file, counted from 1.
+    pub fn line(path: &Path, line: usize) -> Self {
         Self {
             path: path.into(),
             number: Some((Unit::Line, line)),
@@ -333,7 +336,8 @@ impl fmt::Display for Place {
     }
 }
 
-pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<'_> {
+/// What the operating system says of `path`, as this crate's error.
+pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<'_> {
     move |source| Error::Io {
         path: path.to_path_buf(),
         source,
@@ -356,7 +360,8 @@ fn named_first(columns: &[String]) -> &str {
     not_system.or(columns.first()).map_or("question", String::as_str)
 }
 
-pub(crate) fn quoted(names: &[String]) -> String {
+/// Names in backticks with commas between.
+pub fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
