@@ -1,10 +1,10 @@
 //! `test`, `tidy` and `ci`: what must hold before a change is taken in.
 
-use crate::download::Wheels;
 use crate::place::Cache;
-use crate::tools::Tools;
-use crate::{cargo, fetch, libtorch, others, tidy};
+use crate::{cargo, libtorch, others, tidy};
 use anyhow::{Context, Result, bail, ensure};
+use fetch::Tools;
+use fetch::Wheels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -154,17 +154,6 @@ pub(crate) fn test(cache: &Cache, tools: &Tools) -> Result<()> {
     println!("{}", tally.summary());
     ensure!(tally.failed == 0, "`cargo xtask test` failed");
     Ok(())
-}
-
-/// What `golden::skip!` does, which lies beside libtorch.
-#[cfg(test)]
-pub(crate) fn skip(test: &str, reason: &str) {
-    eprintln!("skipped: {test}: {reason}");
-    if let Some(path) = std::env::var_os(SKIPPED_TESTS) {
-        let file = fs::OpenOptions::new().create(true).append(true).open(path);
-        let line = format!("{}\t{test}\t{reason}\n", env!("CARGO_PKG_NAME"));
-        std::io::Write::write_all(&mut file.expect("the file of skipped tests"), line.as_bytes()).expect("a line");
-    }
 }
 
 /// Checks the house rules; the error lists every breach.

@@ -1,10 +1,11 @@
 //! `fuzz`: the readers of outside bytes under libFuzzer and `AddressSanitizer`, target by target.
 
 use crate::place::{Cache, checkout};
-use crate::tools::Tools;
-use crate::{cargo, download::Wheels, libtorch};
+use crate::{cargo, libtorch};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use fetch::Tools;
+use fetch::Wheels;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -3,14 +3,12 @@
 //! The wheels are unpacked side by side as pip would lay them, so that the libraries find each other. The build links against
 //! a *view* of them that shows the CPU libraries only: one binary then runs with and without CUDA, and loads it when it is there.
 
-use crate::cargo;
-use crate::download::{self, Wheels};
-use crate::manifest::Manifest;
 use crate::place::{Cache, checkout, write_if_changed};
-use crate::progress::Watch;
-use crate::tools::Tools;
-use crate::unpack;
+use crate::{cargo, compiler};
 use anyhow::{Context, Result, bail, ensure};
+use fetch::Tools;
+use fetch::Wheels;
+use fetch::{Manifest, unpack};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -34,7 +32,7 @@ struct Libtorch {
 
 /// Fetches libtorch unless one is named or was set up before, and writes `.cargo/libtorch.toml`.
 pub(crate) fn setup(cache: &Cache, tools: &Tools, wheels: Wheels) -> Result<()> {
-    let compiler = tools.compiler()?;
+    let compiler = compiler::find(tools)?;
     let path = config_path();
     let before = fs::read_to_string(&path).ok().as_deref().and_then(named_in);
     let asked = std::env::var_os("LIBTORCH")
@@ -214,9 +212,9 @@ fn fetched(cache: &Cache, tools: &Tools, wheels: Wheels) -> Result<Libtorch> {
         if !complete(&place) {
             let archives = packages
                 .iter()
-                .map(|package| download::archive(package, cache, tools))
+                .map(|package| fetch::archive(package, cache, tools))
                 .collect::<Result<Vec<_>>>()?;
-            unpack(&archives, &place, &stamp)?;
+            unpack(cache, &archives, &place, &stamp)?;
             for archive in &archives {
                 wheels.after_unpacking(archive)?;
             }
@@ -225,14 +223,14 @@ fn fetched(cache: &Cache, tools: &Tools, wheels: Wheels) -> Result<Libtorch> {
     given(&place.join("view"))
 }
 
-fn unpack(archives: &[PathBuf], place: &Path, stamp: &str) -> Result<()> {
+fn unpack(cache: &Cache, archives: &[PathBuf], place: &Path, stamp: &str) -> Result<()> {
     let aside = place.with_file_name(format!("libtorch-{VERSION}.partial"));
     for old in [aside.as_path(), place] {
         if old.exists() {
             fs::remove_dir_all(old).with_context(|| format!("cannot remove `{}`", old.display()))?;
         }
     }
-    let watch = Watch::folder("unpacking libtorch", &aside, UNPACKED);
+    let watch = cache.watch("unpacking libtorch", &aside, UNPACKED);
     for archive in archives {
         unpack::members(archive, &mut |name| needed(name).then(|| aside.join(name)))?;
     }

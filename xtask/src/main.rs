@@ -5,30 +5,21 @@
 mod bench;
 mod cargo;
 mod check;
+mod compiler;
 mod demo;
-mod download;
-mod facts;
-mod fetch;
 mod fuzz;
 mod libtorch;
-mod manifest;
 mod others;
 mod pipeline;
 mod place;
-mod progress;
 mod python;
 mod reproduce;
-mod rows;
 mod tidy;
-mod tools;
-mod transfer;
-mod unpack;
 
 use clap::{Parser, Subcommand};
-use download::Wheels;
-use place::Cache;
+use fetch::{Tools, Wheels};
+use place::cache;
 use std::process::ExitCode;
-use tools::Tools;
 
 /// Set-up, downloads, the demo, tests and benches.
 #[derive(Parser)]
@@ -97,23 +88,21 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<()> {
     let tools = Tools::from_env();
     match verb {
-        Verb::Setup { keep_wheels } => libtorch::setup(&Cache::from_env()?, &tools, Wheels::kept_if(keep_wheels)),
+        Verb::Setup { keep_wheels } => libtorch::setup(&cache()?, &tools, Wheels::kept_if(keep_wheels)),
         Verb::Fetch { list: true, .. } => {
-            print!("{}", fetch::table(&Cache::from_env()?));
+            print!("{}", fetch::table(&cache()?));
             Ok(())
         }
-        Verb::Fetch { names, keep_wheels, .. } => {
-            fetch::fetch(&Cache::from_env()?, &tools, &names, Wheels::kept_if(keep_wheels))
-        }
-        Verb::Demo => demo::run(&Cache::from_env()?, &tools),
-        Verb::Test => check::test(&Cache::from_env()?, &tools),
+        Verb::Fetch { names, keep_wheels, .. } => fetch::fetch(&cache()?, &tools, &names, Wheels::kept_if(keep_wheels)),
+        Verb::Demo => demo::run(&cache()?, &tools),
+        Verb::Test => check::test(&cache()?, &tools),
         Verb::Tidy => check::tidy(),
-        Verb::Ci => check::ci(&Cache::from_env()?, &tools),
-        Verb::Golden { check: true, .. } => python::check(&Cache::from_env()?, &tools),
-        Verb::Golden { generators, .. } => python::golden(&Cache::from_env()?, &tools, &generators),
-        Verb::Fuzz(arguments) => fuzz::run(&Cache::from_env()?, &tools, &arguments),
-        Verb::Bench(arguments) => bench::run(&Cache::from_env()?, &tools, &arguments),
-        Verb::Reproduce(arguments) => reproduce::run(&Cache::from_env()?, &tools, &arguments),
-        Verb::Pipeline(arguments) => pipeline::run(&Cache::from_env()?, &tools, &arguments),
+        Verb::Ci => check::ci(&cache()?, &tools),
+        Verb::Golden { check: true, .. } => python::check(&cache()?, &tools),
+        Verb::Golden { generators, .. } => python::golden(&cache()?, &tools, &generators),
+        Verb::Fuzz(arguments) => fuzz::run(&cache()?, &tools, &arguments),
+        Verb::Bench(arguments) => bench::run(&cache()?, &tools, &arguments),
+        Verb::Reproduce(arguments) => reproduce::run(&cache()?, &tools, &arguments),
+        Verb::Pipeline(arguments) => pipeline::run(&cache()?, &tools, &arguments),
     }
 }

@@ -1,78 +1,20 @@
 //! Where things lie: the checkout, and the cache outside it that every checkout shares.
-//!
-//! `$FINETUNE_CACHE`, else `$XDG_CACHE_HOME/finetune`, else `~/.cache/finetune`; the `finetune` command follows the same rule.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+pub(crate) use fetch::{Cache, write_if_changed};
 use std::env;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// The cache folder.
-///
-/// `wheels/` holds downloads, `models/NAME/` and `data/NAME/` what was unpacked from them, `libtorch-VERSION/` libtorch.
-#[derive(Clone, Debug)]
-pub(crate) struct Cache {
-    root: PathBuf,
-}
-
-impl Cache {
-    /// The cache that the environment names. Refused if it lies inside the checkout.
-    pub(crate) fn from_env() -> Result<Self> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let root = choose(set("FINETUNE_CACHE"), set("XDG_CACHE_HOME"), set("HOME"))?;
-        let root = std::path::absolute(&root).with_context(|| format!("cache folder `{}`", root.display()))?;
-        ensure!(
-            !root.starts_with(checkout()),
-            "the cache `{}` lies inside the checkout\nhint: set FINETUNE_CACHE to a folder outside `{}`",
-            root.display(),
-            checkout().display(),
-        );
-        Ok(Self { root })
-    }
-
-    /// A cache in `root`, for tests.
-    #[cfg(test)]
-    pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    pub(crate) fn wheels(&self) -> PathBuf {
-        self.root.join("wheels")
-    }
-
-    pub(crate) fn models(&self) -> PathBuf {
-        self.root.join("models")
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
-        self.root.join("data")
-    }
-
-    /// Held while the cache is written to, so that two commands do not fetch the same thing twice.
-    pub(crate) fn lock(&self) -> Result<File> {
-        fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot make the cache folder `{}`", self.root.display()))?;
-        let path = self.root.join("lock");
-        let file = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
-        if file.try_lock().is_err() {
-            eprintln!("waiting for another `cargo xtask` that holds `{}`", path.display());
-            file.lock()
-                .with_context(|| format!("cannot lock `{}`", path.display()))?;
-        }
-        Ok(file)
-    }
-}
-
-fn choose(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> {
-    // The XDG specification says that a relative path is to be ignored.
-    let xdg = xdg.filter(|path| path.is_absolute()).map(|path| path.join("finetune"));
-    own.or(xdg)
-        .or_else(|| home.map(|path| path.join(".cache/finetune")))
-        .context("no place for the cache: neither FINETUNE_CACHE nor HOME is set")
+/// The cache that the environment names. Refused if it lies inside the checkout.
+pub(crate) fn cache() -> Result<Cache> {
+    let cache = Cache::from_env(|line| eprintln!("{line}"))?;
+    ensure!(
+        !cache.root().starts_with(checkout()),
+        "the cache `{}` lies inside the checkout\nhint: set FINETUNE_CACHE to a folder outside `{}`",
+        cache.root().display(),
+        checkout().display(),
+    );
+    Ok(cache)
 }
 
 /// The root of the checkout that this command was built from.
@@ -81,52 +23,9 @@ pub(crate) fn checkout() -> PathBuf {
     manifest.parent().map_or(manifest.clone(), Path::to_owned)
 }
 
-/// Writes `text` to `path`, unless it is there already: a file that cargo watches must not look new.
-pub(crate) fn write_if_changed(path: &Path, text: &str) -> Result<bool> {
-    if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(false);
-    }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    }
-    staging::write_file(path, text.as_bytes())?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_own_variable_wins_then_xdg_then_home() {
-        let path = |text: &str| Some(PathBuf::from(text));
-        let rows = [
-            (path("/a"), path("/b"), path("/c"), "/a"),
-            (None, path("/b"), path("/c"), "/b/finetune"),
-            (None, path("relative"), path("/c"), "/c/.cache/finetune"),
-            (None, None, path("/c"), "/c/.cache/finetune"),
-        ];
-        for (own, xdg, home, wanted) in rows {
-            assert_eq!(choose(own, xdg, home).unwrap(), PathBuf::from(wanted));
-        }
-        assert!(
-            choose(None, None, None)
-                .unwrap_err()
-                .to_string()
-                .contains("FINETUNE_CACHE")
-        );
-    }
-
-    #[test]
-    fn the_same_text_is_not_written_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inner/file.toml");
-        assert!(write_if_changed(&path, "a").unwrap());
-        assert!(!write_if_changed(&path, "a").unwrap());
-        assert!(write_if_changed(&path, "b").unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "b");
-        assert!(!path.with_extension("partial").exists());
-    }
 
     #[test]
     fn the_checkout_is_the_folder_with_the_workspace() {

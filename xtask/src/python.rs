@@ -1,10 +1,10 @@
 //! The reference implementations: a Python environment with pinned packages, for golden vectors and benches only.
 
-use crate::download::{Wheels, sha256};
 use crate::place::{Cache, checkout};
-use crate::tools::Tools;
-use crate::{cargo, fetch, libtorch};
+use crate::{cargo, libtorch};
 use anyhow::{Context, Result, bail, ensure};
+use fetch::Tools;
+use fetch::{Wheels, sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -63,6 +63,8 @@ pub enum Verb {
     Moa(verbs::moa::Args),
     /// Make a mixture of experts from a dense model, or from tuned copies of one
     Upcycle(verbs::upcycle::Args),
+    /// Fetch models and data by name into the local store
+    Fetch(verbs::fetch::Args),
     /// Add a model to the local store
     Import(verbs::import::Args),
     /// Show what a model, an adapter or a data file is
@@ -141,6 +143,7 @@ impl Verb {
             Self::Experts(args) => args.run(),
             Self::Moa(args) => args.run(),
             Self::Upcycle(args) => args.run(),
+            Self::Fetch(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Inspect(args) => args.run(),
             Self::Estimate(args) => args.run(),

@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod evaluate;
 pub mod experts;
 pub mod export;
+pub mod fetch;
 pub mod forget;
 pub mod generate;
 pub mod import;

@@ -144,7 +144,7 @@ fn hint(cache: Option<&Path>) -> String {
         .collect();
     names.sort();
     if names.is_empty() {
-        "the local store is empty; `cargo xtask fetch` fills it".into()
+        "the local store is empty; `finetune fetch NAME` fills it".into()
     } else {
         format!("the local store holds {}", names.join(", "))
     }

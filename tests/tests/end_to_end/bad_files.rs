@@ -255,7 +255,7 @@ fn a_model_that_is_nowhere_says_where_it_was_looked_for() {
         place: "model `no-such-model`",
         wanted: "the local store",
         found: "was not found",
-        hint: "cargo xtask fetch",
+        hint: "finetune fetch",
     };
     check(&home, "no-such-model", &says);
     let empty = home.path().join("empty");

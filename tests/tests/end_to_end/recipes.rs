@@ -66,7 +66,7 @@ fn every_recipe_trains_with_the_settings_that_it_says() {
 
 #[test]
 fn every_recipe_names_a_model_and_data_that_can_be_had() {
-    let manifest: toml::Table = fs::read_to_string(root().join("xtask/manifest.toml"))
+    let manifest: toml::Table = fs::read_to_string(root().join("crates/fetch/manifest.toml"))
         .unwrap()
         .parse()
         .unwrap();

@@ -23,6 +23,7 @@ fn help_is_quick_and_shows_an_example() {
         "forget",
         "reset",
         "export",
+        "fetch",
         "import",
         "inspect",
         "estimate",
@@ -366,4 +367,41 @@ fn inspecting_says_what_a_thing_is() {
         (facts["rank"].as_u64(), facts["alpha"].as_f64(), facts["task"].as_str()),
         (Some(3), Some(6.0), Some("CAUSAL_LM"))
     );
+}
+
+#[test]
+fn fetch_lists_what_there_is_and_refuses_an_unknown_name_before_anything_is_downloaded() {
+    let home = Home::new();
+    let store = home.path().join("store");
+    let fetch = |args: &[&str]| {
+        let mut command = command(&home);
+        command.arg("fetch").args(args).env("FINETUNE_CACHE", &store);
+        // No Python, no npm: nothing can be downloaded, and outside the checkout nothing else is found.
+        command.env("PATH", "").env_remove("PYTHON").current_dir(home.path());
+        command.output().unwrap()
+    };
+    for args in [&["--list"][..], &[]] {
+        let listed = fetch(args);
+        let text = String::from_utf8(listed.stdout).unwrap();
+        assert!(listed.status.success());
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with("smollm2-135m-instruct") && line.contains("Apache-2.0"))
+        );
+    }
+    for (name, wanted) in [
+        ("qaurtz", "did you mean `quartz`?"),
+        ("smollm2", "did you mean `smollm2-135m-instruct`?"),
+        ("llama-405b", "hint: `finetune fetch --list`"),
+    ] {
+        let refused = fetch(&["sarcasm", name]);
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            !refused.status.success() && text.contains(wanted) && text.contains(&format!("`{name}`")),
+            "{text}"
+        );
+        assert!(!store.exists());
+    }
+    let text = String::from_utf8(fetch(&["sarcasm"]).stderr).unwrap();
+    assert!(text.contains("Python 3 was not found"), "{text}");
 }

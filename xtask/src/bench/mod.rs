@@ -7,11 +7,11 @@ mod methods;
 mod table;
 mod watch;
 
-use crate::download::Wheels;
 use crate::place::{Cache, checkout};
-use crate::tools::Tools;
-use crate::{cargo, fetch, libtorch, python};
+use crate::{cargo, libtorch, python};
 use anyhow::{Context, Result, ensure};
+use fetch::Tools;
+use fetch::Wheels;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,14 @@
 //! `cargo xtask demo`: a chat model learns to tell sarcastic headlines, from nothing to the table of before and after.
 
+mod data;
 mod finetune;
 mod table;
 
-use crate::download::Wheels;
+use crate::libtorch;
 use crate::place::{Cache, checkout};
-use crate::rows::TRAINED;
-use crate::tools::Tools;
-use crate::{fetch, libtorch, rows};
 use anyhow::Result;
+use fetch::rows::TRAINED;
+use fetch::{Tools, Wheels};
 use finetune::Finetune;
 use std::time::Instant;
 use table::Outcome;
@@ -28,7 +28,7 @@ pub(crate) fn run(cache: &Cache, tools: &Tools) -> Result<()> {
     libtorch::setup(cache, tools, Wheels::Delete)?;
     let names = [MODEL, "sarcasm", "perplexity-text"].map(str::to_owned);
     fetch::fetch(cache, tools, &names, Wheels::Delete)?;
-    let data = rows::for_the_demo(cache)?;
+    let data = data::for_the_demo(cache)?;
     eprintln!("building (a few minutes the first time, most of it libtorch's bindings)");
     let finetune = Finetune::at(libtorch::build_release()?);
     let ready = begun.elapsed();

@@ -1,8 +1,9 @@
 //! What the demo prints at its end: one table, before and after.
 
+use super::data::Data;
 use super::finetune::{Measured, Run};
-use crate::progress::size;
-use crate::rows::{Data, HELD_OUT};
+use fetch::rows::HELD_OUT;
+use fetch::size;
 use std::fmt::Write as _;
 use std::time::Duration;
 

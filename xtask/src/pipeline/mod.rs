@@ -6,13 +6,13 @@
 mod file;
 mod report;
 
-use crate::download::Wheels;
+use crate::libtorch;
 use crate::place::{Cache, checkout};
 use crate::reproduce::cell::Place;
 use crate::reproduce::data;
-use crate::tools::Tools;
-use crate::{fetch, libtorch};
 use anyhow::{Context, Result, bail};
+use fetch::Tools;
+use fetch::Wheels;
 use file::Pipeline;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;

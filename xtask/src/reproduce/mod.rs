@@ -16,12 +16,12 @@ pub(crate) mod results;
 mod studies;
 pub(crate) mod study;
 
-use crate::download::Wheels;
+use crate::libtorch;
 use crate::place::{Cache, checkout};
-use crate::tools::Tools;
-use crate::{fetch, libtorch};
 use anyhow::{Context, Result, bail};
 use cell::Place;
+use fetch::Tools;
+use fetch::Wheels;
 use indicatif::{ProgressBar, ProgressStyle};
 use results::Results;
 use std::fs;

@@ -2,7 +2,6 @@
 
 use crate::manifest::Package;
 use crate::place::Cache;
-use crate::progress::Watch;
 use crate::tools::Tools;
 use crate::transfer;
 use anyhow::{Context, Result, bail, ensure};
@@ -14,18 +13,21 @@ use std::path::{Path, PathBuf};
 
 /// What becomes of downloaded archives once they are unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wheels {
+pub enum Wheels {
+    /// They stay in the store.
     Keep,
+    /// They are deleted.
     Delete,
 }
 
 impl Wheels {
-    pub(crate) fn kept_if(asked: bool) -> Self {
+    /// Kept if `asked`, else deleted.
+    pub fn kept_if(asked: bool) -> Self {
         if asked { Self::Keep } else { Self::Delete }
     }
 
     /// Removes an archive that is no longer needed, unless it shall be kept.
-    pub(crate) fn after_unpacking(self, archive: &Path) -> Result<()> {
+    pub fn after_unpacking(self, archive: &Path) -> Result<()> {
         match self {
             Self::Keep => Ok(()),
             Self::Delete => fs::remove_file(archive).with_context(|| format!("cannot remove `{}`", archive.display())),
@@ -35,19 +37,19 @@ impl Wheels {
 
 /// The archive of `package` in the cache, fetched if it is not there. A file that is there and has the hash is never
 /// fetched again, and one that was broken off goes on where it stopped.
-pub(crate) fn archive(package: &Package, cache: &Cache, tools: &Tools) -> Result<PathBuf> {
+pub fn archive(package: &Package, cache: &Cache, tools: &Tools) -> Result<PathBuf> {
     let path = cache.wheels().join(&package.file);
     if path.is_file() {
         match verify(&path, &package.sha256) {
             Ok(()) => return Ok(path),
-            Err(error) => eprintln!("{error:#}; it is fetched again"),
+            Err(error) => cache.note(&format!("{error:#}; it is fetched again")),
         }
     }
     let aside = cache.wheels().join(format!("{}.partial", package.file));
     sweep(&aside, package)?;
     let what = format!("{} {}", package.name, package.version);
-    let watch = Watch::folder(&format!("fetching {what}"), &aside, package.bytes);
-    transfer::fetch(package, tools, &aside).with_context(|| format!("{what} could not be fetched"))?;
+    let watch = cache.watch(&format!("fetching {what}"), &aside, package.bytes);
+    transfer::fetch(package, cache, tools, &aside).with_context(|| format!("{what} could not be fetched"))?;
     let fetched = aside.join(&package.file);
     ensure!(
         fetched.is_file(),
@@ -78,7 +80,7 @@ fn sweep(aside: &Path, package: &Package) -> Result<()> {
 }
 
 /// Compares a file's hash with the wanted one; a file with another hash is deleted, and the error says both.
-pub(crate) fn verify(path: &Path, wanted: &str) -> Result<()> {
+pub fn verify(path: &Path, wanted: &str) -> Result<()> {
     let found = sha256(path)?;
     if found != wanted {
         fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))?;
@@ -91,7 +93,7 @@ pub(crate) fn verify(path: &Path, wanted: &str) -> Result<()> {
 }
 
 /// The SHA-256 of a file, in hexadecimal digits.
-pub(crate) fn sha256(path: &Path) -> Result<String> {
+pub fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

@@ -1,4 +1,4 @@
-//! Rows made of what was fetched: headlines to learn from, headlines held out, general text, and the demo's suite.
+//! Rows made of what was fetched: headlines to learn from, headlines held out, general text.
 //!
 //! Duplicates are dropped before the split, so that no held-out headline was seen in training. The order is that of the
 //! headlines' hashes: the same on every machine, and unrelated to the order of the file.
@@ -16,30 +16,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Headlines that are never trained on.
-pub(crate) const HELD_OUT: usize = 500;
+pub const HELD_OUT: usize = 500;
 /// Headlines that recipes train on; the rest are in `train-all.jsonl`.
-pub(crate) const TRAINED: usize = 5_000;
-/// Held-out headlines whose answers are shown, half of them sarcastic.
-const SHOWN: usize = 6;
+pub const TRAINED: usize = 5_000;
 /// Paragraphs of general text.
 const PARAGRAPHS: usize = 100;
 
-/// What the demo reads and shows.
-#[derive(Debug)]
-pub(crate) struct Data {
-    /// Held-out headlines and general text, as `finetune evaluate` wants them.
-    pub(crate) suite: PathBuf,
-    /// A few held-out headlines as questions, one prompt a line.
-    pub(crate) questions: PathBuf,
-    /// The same headlines with their right answers.
-    pub(crate) shown: Vec<(String, String)>,
-}
-
 /// A row of the data set: instruction and headline, `1` for sarcasm or `0`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-struct Row {
+pub struct Row {
     input: Vec<Message>,
-    ideal: String,
+    /// The right answer.
+    pub ideal: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -49,11 +37,13 @@ struct Message {
 }
 
 impl Row {
-    fn headline(&self) -> &str {
+    /// The headline.
+    pub fn headline(&self) -> &str {
         self.input.last().map_or("", |message| &message.content)
     }
 
-    fn prompt(&self) -> Vec<Value> {
+    /// The messages before the answer.
+    pub fn prompt(&self) -> Vec<Value> {
         self.input
             .iter()
             .map(|message| json!({ "role": message.role, "content": message.content }))
@@ -73,7 +63,7 @@ impl Row {
 }
 
 /// Writes the files that recipes read beside the fetched ones of the entry `name`; most entries need none.
-pub(crate) fn prepare(name: &str, cache: &Cache) -> Result<()> {
+pub fn prepare(name: &str, cache: &Cache) -> Result<()> {
     match name {
         "sarcasm" => headlines(cache).map(drop),
         "perplexity-text" => general_text(cache).map(drop),
@@ -83,32 +73,8 @@ pub(crate) fn prepare(name: &str, cache: &Cache) -> Result<()> {
     }
 }
 
-/// Writes what the demo shows and measures with; the rows themselves are there once they are fetched.
-pub(crate) fn for_the_demo(cache: &Cache) -> Result<Data> {
-    let held_out = headlines(cache)?;
-    let general = general_text(cache)?;
-    let folder = cache.data().join("sarcasm");
-    let shown = shown(&held_out);
-    let questions = folder.join("questions.jsonl");
-    write_if_changed(
-        &questions,
-        &lines(shown.iter().map(|row| json!({ "messages": row.prompt() }))),
-    )?;
-    let suite = folder.join("suite.toml");
-    write_if_changed(&suite, &suite_text(&folder.join("test.jsonl"), &general))?;
-    let shown = shown
-        .iter()
-        .map(|row| (row.headline().to_owned(), row.ideal.clone()))
-        .collect();
-    Ok(Data {
-        suite,
-        questions,
-        shown,
-    })
-}
-
 /// The headlines as conversations and with their labels, split; the held-out ones.
-fn headlines(cache: &Cache) -> Result<Vec<Row>> {
+pub fn headlines(cache: &Cache) -> Result<Vec<Row>> {
     let folder = cache.data().join("sarcasm");
     let mut rows = split(read(&folder.join("samples.jsonl"))?);
     ensure!(
@@ -130,7 +96,7 @@ fn headlines(cache: &Cache) -> Result<Vec<Row>> {
 }
 
 /// The general text as rows of text.
-fn general_text(cache: &Cache) -> Result<PathBuf> {
+pub fn general_text(cache: &Cache) -> Result<PathBuf> {
     let text = cache.data().join("perplexity-text");
     let general = text.join("general.jsonl");
     write_if_changed(&general, &paragraphs(&text.join("openwebtext.jsonl"))?)?;
@@ -154,16 +120,6 @@ fn split(rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
-/// The first few held-out rows of each label, by turns.
-fn shown(held_out: &[Row]) -> Vec<&Row> {
-    let of = |label: &'static str| held_out.iter().filter(move |row| row.ideal == label);
-    of("1")
-        .zip(of("0"))
-        .flat_map(|(yes, no)| [yes, no])
-        .take(SHOWN)
-        .collect()
-}
-
 /// The first paragraphs of the file, as rows of text; key `0` of a row holds the original, the others it shuffled.
 fn paragraphs(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -176,18 +132,8 @@ fn paragraphs(path: &Path) -> Result<String> {
     Ok(lines(rows))
 }
 
-fn suite_text(test: &Path, general: &Path) -> String {
-    let quoted = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
-    format!(
-        "# Written by `cargo xtask demo`.\n\n\
-         [[task]]\nname = \"sarcasm\"\nkind = \"classification\"\ndata = {}\n\n\
-         [[task]]\nname = \"general\"\nkind = \"perplexity\"\ndata = {}\n",
-        quoted(test),
-        quoted(general),
-    )
-}
-
-fn lines(rows: impl IntoIterator<Item = Value>) -> String {
+/// A line for each row.
+pub fn lines(rows: impl IntoIterator<Item = Value>) -> String {
     rows.into_iter()
         .fold(String::new(), |text, row| text + &row.to_string() + "\n")
 }
@@ -249,7 +195,6 @@ mod tests {
         for name in ["sarcasm", "perplexity-text", "quartz"] {
             prepare(name, &cache).unwrap();
         }
-        let data = for_the_demo(&cache).unwrap();
 
         let headlines = |name: &str| -> HashSet<String> {
             let text = fs::read_to_string(cache.data().join("sarcasm").join(name)).unwrap();
@@ -271,14 +216,8 @@ mod tests {
             }
         }
         assert_eq!(
-            data.shown.iter().map(|(_, label)| label.as_str()).collect::<Vec<_>>(),
-            ["1", "0", "1", "0", "1", "0"]
-        );
-        assert_eq!(
             fs::read_to_string(cache.data().join("perplexity-text/general.jsonl")).unwrap(),
             "{\"text\":\"whole\"}\n"
         );
-        let suite: toml::Table = fs::read_to_string(data.suite).unwrap().parse().unwrap();
-        assert_eq!(suite["task"].as_array().unwrap().len(), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! Bytes from a registry: by pip's own parts (which find, log in and fetch), by pip itself where those differ, by npm.
 
 use crate::manifest::{Package, Registry};
+use crate::place::Cache;
 use crate::progress::size;
 use crate::tools::Tools;
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,9 +21,9 @@ pub(crate) fn part(package: &Package) -> String {
 }
 
 /// Fetches the archive of `package` into the folder `to`.
-pub(crate) fn fetch(package: &Package, tools: &Tools, to: &Path) -> Result<()> {
+pub(crate) fn fetch(package: &Package, cache: &Cache, tools: &Tools, to: &Path) -> Result<()> {
     match package.registry {
-        Registry::Pypi => pypi(package, tools, to),
+        Registry::Pypi => pypi(package, cache, tools, to),
         Registry::Npm => {
             let mut command = Command::new(tools.npm()?);
             command
@@ -34,14 +35,14 @@ pub(crate) fn fetch(package: &Package, tools: &Tools, to: &Path) -> Result<()> {
     }
 }
 
-fn pypi(package: &Package, tools: &Tools, to: &Path) -> Result<()> {
+fn pypi(package: &Package, cache: &Cache, tools: &Tools, to: &Path) -> Result<()> {
     let mut pip = tools.pip()?;
     if let Ok(file) = fs::metadata(to.join(part(package))) {
-        eprintln!(
+        cache.note(&format!(
             "{} of {} are there from an earlier try",
             size(file.len()),
             size(package.bytes)
-        );
+        ));
     }
     let mut resume = Command::new(tools.python()?);
     resume
@@ -158,10 +159,7 @@ mod tests {
     fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
         let tools = Tools::from_env();
         let Ok(python) = tools.python().and_then(|python| tools.pip().map(|_| python)) else {
-            return crate::check::skip(
-                "a_transfer_that_breaks_off_goes_on_where_it_stopped",
-                "needs Python with pip",
-            );
+            return golden::skip!("needs Python with pip");
         };
         let home = tempfile::tempdir().unwrap();
         let package = Package {

@@ -1,9 +1,9 @@
-//! `cargo xtask fetch NAME…`: models and data, unpacked into the cache whole or not at all.
+//! Models and data, unpacked into the cache whole or not at all.
 
 use crate::download::{self, Wheels};
 use crate::manifest::{Entry, Kind, Manifest, Target};
 use crate::place::Cache;
-use crate::progress::{Watch, size};
+use crate::progress::size;
 use crate::tools::Tools;
 use crate::{rows, unpack};
 use anyhow::{Context, Result};
@@ -14,28 +14,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Fetches what is named and not there yet. All names are looked up before anything is fetched.
-pub(crate) fn fetch(cache: &Cache, tools: &Tools, names: &[String], wheels: Wheels) -> Result<()> {
+pub fn fetch(cache: &Cache, tools: &Tools, names: &[String], wheels: Wheels) -> Result<()> {
     let manifest = Manifest::compiled_in()?;
     let entries: Vec<&Entry> = names.iter().map(|name| manifest.entry(name)).collect::<Result<_>>()?;
     let _lock = cache.lock()?;
     for entry in entries {
         let place = place(cache, entry);
         if is_there(&place, entry) {
-            eprintln!("{} is there: {}", entry.name, place.display());
+            cache.note(&format!("{} is there: {}", entry.name, place.display()));
         } else {
             one(&manifest, entry, cache, tools, wheels).with_context(|| entry.name.clone())?;
-            eprintln!("{} ({}): {}", entry.name, entry.licence, place.display());
+            cache.note(&format!("{} ({}): {}", entry.name, entry.licence, place.display()));
         }
         rows::prepare(&entry.name, cache).with_context(|| entry.name.clone())?;
         if let Some(note) = &entry.note {
-            eprintln!("  {note}");
+            cache.note(&format!("  {note}"));
         }
     }
     Ok(())
 }
 
 /// What there is to fetch, as a table.
-pub(crate) fn table(cache: &Cache) -> String {
+pub fn table(cache: &Cache) -> String {
     let Ok(manifest) = Manifest::compiled_in() else {
         return String::new();
     };
@@ -88,7 +88,7 @@ fn one(manifest: &Manifest, entry: &Entry, cache: &Cache, tools: &Tools, wheels:
     fs::create_dir_all(&aside).with_context(|| format!("cannot make `{}`", aside.display()))?;
     // A guess (text packs to a third of its size); the bar is drawn only while it lasts.
     let bytes = packages.iter().map(|(_, package)| package.bytes).sum();
-    let watch = Watch::folder(&format!("unpacking {}", entry.name), &aside, bytes);
+    let watch = cache.watch(&format!("unpacking {}", entry.name), &aside, bytes);
     for target in &entry.files {
         unpack(target, &archives, &aside)?;
     }

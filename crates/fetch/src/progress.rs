@@ -1,5 +1,6 @@
 //! How far a download or an unpacking is, watched from outside: by how much its folder has grown.
 
+use crate::place::Note;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -10,32 +11,38 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 /// A bar that follows the size of a folder; two plain lines where stderr is no terminal.
-pub(crate) struct Watch {
+pub struct Watch {
     label: String,
     begun: Instant,
+    note: Note,
     bar: Option<(ProgressBar, Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Watch {
     /// Follows `folder` until it holds `bytes`.
-    pub(crate) fn folder(label: &str, folder: &Path, bytes: u64) -> Self {
+    pub(crate) fn folder(label: &str, folder: &Path, bytes: u64, note: Note) -> Self {
         let bar = io::stderr()
             .is_terminal()
             .then(|| follow(label, folder.to_owned(), bytes));
         if bar.is_none() {
-            eprintln!("{label} ({})", size(bytes));
+            note(&format!("{label} ({})", size(bytes)));
         }
         Self {
             label: label.to_owned(),
             begun: Instant::now(),
+            note,
             bar,
         }
     }
 
     /// Says that it is done, and how long it took.
-    pub(crate) fn done(mut self) {
+    pub fn done(mut self) {
         self.stop();
-        eprintln!("{}: done in {:.1} s", self.label, self.begun.elapsed().as_secs_f64());
+        (self.note)(&format!(
+            "{}: done in {:.1} s",
+            self.label,
+            self.begun.elapsed().as_secs_f64()
+        ));
     }
 
     fn stop(&mut self) {
@@ -79,7 +86,7 @@ fn grown(folder: &Path) -> u64 {
 }
 
 /// A number of bytes for people: `531 MB`.
-pub(crate) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{} kB", bytes.div_ceil(1_000)),
         1_000_000..10_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),

@@ -10,7 +10,7 @@ use zip::ZipArchive;
 /// Writes every member that `choose` gives a path to, and answers how many there were.
 ///
 /// Wheels are read by member; a tarball is read once, front to back.
-pub(crate) fn members(archive: &Path, choose: &mut dyn FnMut(&str) -> Option<PathBuf>) -> Result<usize> {
+pub fn members(archive: &Path, choose: &mut dyn FnMut(&str) -> Option<PathBuf>) -> Result<usize> {
     let place = || format!("`{}`", archive.display());
     let file = BufReader::new(File::open(archive).with_context(place)?);
     let mut count = 0;
@@ -41,7 +41,7 @@ pub(crate) fn members(archive: &Path, choose: &mut dyn FnMut(&str) -> Option<Pat
 }
 
 /// One member, written to `to`; a member that ends in `.gz` is unpacked once more where `to` does not.
-pub(crate) fn member(archive: &Path, name: &str, to: &Path) -> Result<()> {
+pub fn member(archive: &Path, name: &str, to: &Path) -> Result<()> {
     let count = members(archive, &mut |found| (found == name).then(|| to.to_owned()))?;
     ensure!(
         count == 1,
@@ -59,7 +59,7 @@ pub(crate) fn member(archive: &Path, name: &str, to: &Path) -> Result<()> {
 }
 
 /// Every member below the folder `prefix` (which ends in `/`), at its own path below `to`.
-pub(crate) fn folder(archive: &Path, prefix: &str, to: &Path) -> Result<()> {
+pub fn folder(archive: &Path, prefix: &str, to: &Path) -> Result<()> {
     let mut outside = None;
     let count = members(archive, &mut |found| {
         let rest = Path::new(found.strip_prefix(prefix)?);

