@@ -13,7 +13,6 @@ mod others;
 mod pipeline;
 mod place;
 mod python;
-mod reproduce;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -70,9 +69,9 @@ enum Verb {
     /// Ours against Transformers + PEFT, in turns on this machine.
     Bench(bench::Arguments),
     /// A paper's claim in miniature: `cargo xtask reproduce dora`.
-    Reproduce(reproduce::Arguments),
+    Reproduce(pipeline::Study),
     /// Stages of training, merging, pruning and measuring, one on the other: `cargo xtask pipeline chapter-6`.
-    Pipeline(pipeline::Arguments),
+    Pipeline(pipeline::Stages),
 }
 
 fn main() -> ExitCode {
@@ -102,7 +101,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Golden { generators, .. } => python::golden(&cache()?, &tools, &generators),
         Verb::Fuzz(arguments) => fuzz::run(&cache()?, &tools, &arguments),
         Verb::Bench(arguments) => bench::run(&cache()?, &tools, &arguments),
-        Verb::Reproduce(arguments) => reproduce::run(&cache()?, &tools, &arguments),
+        Verb::Reproduce(arguments) => pipeline::reproduce(&cache()?, &tools, &arguments),
         Verb::Pipeline(arguments) => pipeline::run(&cache()?, &tools, &arguments),
     }
 }

@@ -35,3 +35,7 @@ pub use names::{fetch, table};
 pub use place::{Cache, Note, write_if_changed};
 pub use progress::{Watch, size};
 pub use tools::Tools;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

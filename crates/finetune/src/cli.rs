@@ -63,6 +63,8 @@ pub enum Verb {
     Moa(verbs::moa::Args),
     /// Make a mixture of experts from a dense model, or from tuned copies of one
     Upcycle(verbs::upcycle::Args),
+    /// Run the stages of a pipeline, or a study, with one report
+    Pipeline(verbs::pipeline::Args),
     /// Fetch models and data by name into the local store
     Fetch(verbs::fetch::Args),
     /// Add a model to the local store
@@ -143,6 +145,7 @@ impl Verb {
             Self::Experts(args) => args.run(),
             Self::Moa(args) => args.run(),
             Self::Upcycle(args) => args.run(),
+            Self::Pipeline(args) => args.run(),
             Self::Fetch(args) => args.run(),
             Self::Import(args) => args.run(),
             Self::Inspect(args) => args.run(),

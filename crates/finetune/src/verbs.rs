@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod man;
 pub mod merge;
 pub mod moa;
+pub mod pipeline;
 pub mod prune;
 pub mod quantize;
 pub mod reset;

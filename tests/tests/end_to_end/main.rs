@@ -25,6 +25,7 @@ mod memory;
 mod methods;
 mod newcomer;
 mod optimisers;
+mod pipelines;
 mod preferences;
 mod pruned;
 mod quantised;

@@ -25,6 +25,7 @@ fn help_is_quick_and_shows_an_example() {
         "export",
         "fetch",
         "import",
+        "pipeline",
         "inspect",
         "estimate",
         "doctor",
