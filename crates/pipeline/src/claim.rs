@@ -28,6 +28,17 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
+    /// Whether a value is an expression over what there is.
+    pub(crate) fn check(&self, arms: &[Arm], value: &str) -> Result<()> {
+        let names = Measured {
+            claims: self,
+            arms,
+            results: &Results::default(),
+            depth: Cell::new(0),
+        };
+        names.name(value).map(drop)
+    }
+
     /// Every part held against the results.
     pub(crate) fn verdicts(&self, arms: &[Arm], results: &Results) -> Result<Vec<Verdict>> {
         let names = Measured {

@@ -65,7 +65,7 @@ struct File {
     #[serde(default)]
     derived: Vec<Derived>,
     #[serde(default)]
-    value: Texts,
+    value: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     verdict: Vec<VerdictOfFile>,
 }
@@ -175,12 +175,6 @@ pub(crate) fn read(name: &str, source: Source, scale: usize) -> Result<Study> {
         );
         return Err(source.error(file.draw.span().start, &what));
     }
-    let fill_all = |texts: &Texts| -> Result<Texts> {
-        texts
-            .iter()
-            .map(|(name, text)| Ok((name.clone(), scope.fill(text)?)))
-            .collect()
-    };
     let mut study = Study {
         name: name.to_owned(),
         title: file.title,
@@ -208,7 +202,20 @@ pub(crate) fn read(name: &str, source: Source, scale: usize) -> Result<Study> {
         .into_iter()
         .map(|derived| (derived.key, derived.value.into_inner()))
         .collect();
-    study.claims.values = fill_all(&file.value).map_err(|error| source.error(0, &format!("`[value]`: {error:#}")))?;
+    let wrong = |name: &str, error: anyhow::Error| {
+        let at = file.value.get(name).map_or(0, |value| value.span().start);
+        source.error(at, &format!("`value.{name}`: {error:#}"))
+    };
+    for (name, value) in &file.value {
+        let value = scope.fill(value.as_ref()).map_err(|error| wrong(name, error))?;
+        study.claims.values.insert(name.clone(), value);
+    }
+    for name in file.value.keys() {
+        study
+            .claims
+            .check(&study.arms, name)
+            .map_err(|error| wrong(name, error))?;
+    }
     let mut claims = Vec::new();
     for verdict in &file.verdict {
         let wrong = |error: anyhow::Error| source.error(verdict.statement.span().start, &format!("{error:#}"));
@@ -395,6 +402,10 @@ mod tests {
                 &["`s.toml:14`", "arm `a`: wanted a name of its own"],
             ),
             ("", &["missing field `arm`"]),
+            (
+                &format!("{arm}[value]\nb = 'two + 1'\ntwoo = '2'\n"),
+                &["`s.toml:14`", "`value.b`", "did you mean `twoo`?"],
+            ),
             (
                 &format!("{arm}[[column]]\nkey = 'l'\nheading = 'h'\nform = 'share'\ndigits = 3\n"),
                 &["`s.toml:17`", "`digits` is for `form = \"digits\"`"],
