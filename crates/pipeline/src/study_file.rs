@@ -140,6 +140,7 @@ pub(crate) fn is_study(text: &str) -> bool {
 /// A study with `scale` times the rows and steps; errors say where the file is wrong, and how.
 pub(crate) fn read(name: &str, source: Source, scale: usize) -> Result<Study> {
     let file: File = source.parse()?;
+    file.every_text_is_used(&source)?;
     let scope = Scope::new(&file.text, scale);
     let mut arms: Vec<Arm> = Vec::new();
     let mut names = BTreeSet::new();
@@ -230,6 +231,37 @@ pub(crate) fn read(name: &str, source: Source, scale: usize) -> Result<Study> {
     }
     study.claims.claims = claims;
     Ok(study)
+}
+
+impl File {
+    /// A text that nothing names is a slip: the arm that wants it takes another, or none.
+    fn every_text_is_used(&self, source: &Source) -> Result<()> {
+        let steps = self.arm.iter().flat_map(|arm| &arm.steps);
+        let own = self.arm.iter().flat_map(|arm| &arm.each);
+        let names = self.text.keys();
+        let names = names.chain(own.flat_map(Texts::keys));
+        for name in names.chain(steps.flat_map(|step| step.as_ref().with.keys())) {
+            let reckoned = |part: &str| {
+                part.split('}')
+                    .next()
+                    .is_some_and(|expression| has_word(expression, name))
+            };
+            let is_used =
+                source.text.contains(&format!("{{{name}}}")) || source.text.split("{= ").skip(1).any(reckoned);
+            if !is_used {
+                let at = source.text.find(&format!("{name} =")).unwrap_or_default();
+                let what =
+                    format!("`{name}`: wanted a text that is named in braces, `{{{name}}}`, found none that names it");
+                return Err(source.error(at, &what));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|part| part == word)
 }
 
 impl ColumnOfFile {
@@ -348,11 +380,11 @@ impl StepOfFile {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "title = 't'\nclaim = 'a\n'\ndraw = 'k'\n[text]\nsft = 'steps = {= 2 * scale}, {rate}'\n\
+    const HEAD: &str = "title = 't'\nclaim = '{sft}'\ndraw = 'k'\n[text]\nsft = 'steps = {= 2 * scale}, {rate}'\n\
                         [[column]]\nkey = 'k'\nheading = 'h'\nform = 'share'\n";
 
     fn study(rest: &str) -> Result<Study> {
-        let text = HEAD.replace("'a\n'", "'a'") + rest;
+        let text = HEAD.to_owned() + rest;
         let source = Source {
             file: "s.toml",
             text: &text,
@@ -402,6 +434,10 @@ mod tests {
                 &["`s.toml:14`", "arm `a`: wanted a name of its own"],
             ),
             ("", &["missing field `arm`"]),
+            (
+                "[[arm]]\nname = 'a'\neach = [{ raet = '1' }]\nsteps = [{ run = '{sft}' }]\n",
+                &["`s.toml:12`", "`raet`: wanted a text that is named"],
+            ),
             (
                 &format!("{arm}[value]\nb = 'two + 1'\ntwoo = '2'\n"),
                 &["`s.toml:14`", "`value.b`", "did you mean `twoo`?"],
