@@ -135,4 +135,53 @@ mod tests {
         let far = find("x.toml").unwrap_err().to_string();
         assert!(far.contains("`x.toml`") && far.contains("chapter-6"), "{far}");
     }
+
+    fn study(name: &str) -> crate::study::Study {
+        let found = find(name).unwrap();
+        let source = Source {
+            file: &found.file,
+            text: &found.text,
+        };
+        study_file::read(name, source, 1).unwrap()
+    }
+
+    #[test]
+    fn overall_performance_and_backward_transfer_are_traces() {
+        let rows = [
+            ("s1.chapter", 0.8),
+            ("s2.region", 0.9),
+            ("s3.chapter", 0.4),
+            ("s3.region", 0.7),
+            ("s3.article", 0.6),
+        ];
+        let mut measures = rows
+            .map(|(key, value)| (format!("{key}.exact_match"), value))
+            .into_iter()
+            .collect();
+        study("hft").derive(&mut measures).unwrap();
+        // ((.4 - .8) + (.7 - .9)) / 2 = -.3, (.4 + .7 + .6) / 3.
+        assert!((measures["backward"] + 0.3).abs() < 1e-12);
+        assert!((measures["overall"] - 1.7 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_holds_of_memory_tuning_is_what_was_measured() {
+        let mut results = crate::results::Results::default();
+        for (arm, recall, perplexity) in [
+            ("base", 0.02, 20.0),
+            ("memory experts", 0.97, 20.2),
+            ("memory experts, random answers", 0.96, 20.3),
+            ("sparse memory by TF-IDF", 0.99, 20.6),
+            ("LoRA r 16", 0.99, 40.0),
+            ("full", 0.90, 30.0),
+        ] {
+            let measures = [("facts.exact_match", recall), ("general.perplexity", perplexity)];
+            let measures = measures.map(|(key, value)| (format!("after.{key}"), value));
+            results.add(arm, measures.into_iter().collect());
+        }
+        let verdicts = study("memory").verdicts(&results).unwrap();
+        let holds: Vec<bool> = verdicts.iter().map(|verdict| verdict.holds).collect();
+        // Sparse memory is 3 % off; full fine-tuning does not recall enough to be compared.
+        assert_eq!(holds, [true, true, true, false, true, false]);
+    }
 }
