@@ -54,6 +54,12 @@ pub(super) fn look() {
     }
 }
 
+/// From now on nothing looks, and threads spin whoever else there is: to measure what that costs.
+#[cfg(test)]
+pub(super) fn never_look() {
+    NEXT.store(u64::MAX, Ordering::Relaxed);
+}
+
 impl Crowd {
     fn looked(&mut self, now: u64, waited: u64) {
         let Some((then, before)) = self.last.replace((now, waited)) else {
