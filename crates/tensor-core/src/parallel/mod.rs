@@ -15,7 +15,8 @@ use gemm::unit::{self, Unit};
 #[cfg(target_os = "linux")]
 mod crowd;
 mod shared;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod side_by_side;
 
 pub use shared::Shared;

@@ -30,8 +30,9 @@ fn steps_a_second(seconds: f64) -> f64 {
         loss.backward();
         for _ in 0..8 {
             super::for_each_chunk(&mut scratch, 1024, |part| {
-                part.iter_mut()
-                    .for_each(|value| *value = value.mul_add(0.5, 0.5).sqrt());
+                for value in part {
+                    *value = value.mul_add(0.5, 0.5).sqrt();
+                }
             });
         }
         tch::no_grad(|| {
