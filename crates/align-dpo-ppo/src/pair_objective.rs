@@ -7,7 +7,7 @@
 //! Shapes: t tokens, n pairs, v vocabulary, d model width.
 
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, Error as CoreError, Linear, Loss, ModulePath, Objective, Policy};
+use tensor_core::{Documents, Error as CoreError, Linear, Loss, ModelPass, ModulePath, Objective};
 
 use crate::preference::{LossType, Pairs, PreferenceConfig, Side, Strength, listed};
 use crate::{Error, Reference, ReplyRow, Result};
@@ -53,7 +53,7 @@ impl Preference {
     }
 
     /// What the losses are functions of, with a graph to the policy; and the hidden states `[t, d]`.
-    fn pairs(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<(Pairs, Tensor)> {
+    fn pairs(&self, policy: &ModelPass, row: &ReplyRow) -> tensor_core::Result<(Pairs, Tensor)> {
         let documents = &row.documents;
         if !documents.len().is_multiple_of(2) {
             return Err(CoreError::Shape {
@@ -142,7 +142,7 @@ impl Objective for Preference {
         row.documents.len() as f64 / 2.0
     }
 
-    fn loss(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &ReplyRow) -> tensor_core::Result<Loss> {
         let (pairs, hidden) = self.pairs(policy, row)?;
         let weighed = self
             .terms

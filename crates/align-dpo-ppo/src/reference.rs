@@ -13,7 +13,7 @@ use checkpoint::{Safetensors, write_tensors};
 use decoder::loss::token_log_probs;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{LanguageModel, ModulePath, Pass, Plan, Policy, Role, Treatment, blob};
+use tensor_core::{Checkpointing, CheckpointingPolicy, LanguageModel, ModelPass, ModulePath, Pass, Role, blob};
 
 use crate::moving::Moving;
 use crate::{Error, ReplyRow, Result};
@@ -90,7 +90,7 @@ impl Reference {
     /// `[n]` f32: log `π_ref` of each reply, in nats, without a graph.
     ///
     /// Errors: a row that should bring the numbers and does not.
-    pub fn log_probs(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<Tensor> {
+    pub fn log_probs(&self, policy: &ModelPass, row: &ReplyRow) -> tensor_core::Result<Tensor> {
         match &self.0 {
             Kept::Rows => row
                 .reference
@@ -108,7 +108,7 @@ impl Reference {
     /// `[t]` f32: log `π_ref` of each reply's tokens where they are predicted, 0 elsewhere, without a graph.
     ///
     /// Errors: numbers that rows bring are sums over replies.
-    pub fn token_log_probs(&self, policy: &Policy, row: &ReplyRow) -> tensor_core::Result<Tensor> {
+    pub fn token_log_probs(&self, policy: &ModelPass, row: &ReplyRow) -> tensor_core::Result<Tensor> {
         let (tokens, documents) = (&row.tokens, &row.documents);
         let pass = Pass::evaluate(documents);
         match &self.0 {
@@ -128,8 +128,8 @@ impl Reference {
                 })
             })),
             Kept::Copy(model) => Ok(tch::no_grad(|| {
-                let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
-                let copy = Policy::evaluate(&**model, &plan);
+                let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
+                let copy = ModelPass::evaluate(&**model, &plan);
                 token_log_probs(&copy.hidden(tokens, documents), copy.head(), &row.targets, &pass)
             })),
         }

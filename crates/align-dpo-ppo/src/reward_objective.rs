@@ -8,7 +8,7 @@ use decoder::loss::label_logits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, Error as CoreError, Loss, ModulePath, Objective, Policy};
+use tensor_core::{Documents, Error as CoreError, Loss, ModelPass, ModulePath, Objective};
 
 use crate::preference::bradley_terry;
 use crate::{Error, Result};
@@ -63,7 +63,7 @@ impl Objective for RewardLoss {
         row.documents.len() as f64 / 2.0
     }
 
-    fn loss(&self, policy: &Policy, row: &ScoredRow) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &ScoredRow) -> tensor_core::Result<Loss> {
         let scores = label_logits(policy, &row.tokens, &row.documents)?;
         let wanted = [row.documents.len().next_multiple_of(2) as i64, 1];
         if scores.size() != wanted {

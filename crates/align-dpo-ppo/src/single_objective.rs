@@ -11,7 +11,7 @@ use std::rc::Rc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-use tensor_core::{Loss, Objective, Pass, Policy};
+use tensor_core::{Loss, ModelPass, Objective, Pass};
 
 use crate::pair_objective::mean_logits;
 use crate::preference::{Desirability, baseline, kto};
@@ -90,7 +90,7 @@ impl Mismatched {
     }
 
     /// z₀ under the policy as it is when this is first asked.
-    fn baseline(&self, policy: &Policy, reference: &Reference) -> tensor_core::Result<f64> {
+    fn baseline(&self, policy: &ModelPass, reference: &Reference) -> tensor_core::Result<f64> {
         if let Some(drift) = self.drift.get() {
             return Ok(*drift);
         }
@@ -155,7 +155,7 @@ impl Objective for SingleReplies {
         row.replies.documents.len() as f64
     }
 
-    fn loss(&self, policy: &Policy, row: &SingleRow) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &SingleRow) -> tensor_core::Result<Loss> {
         let replies = &row.replies;
         let documents = &replies.documents;
         let drift = match self.loss_type {

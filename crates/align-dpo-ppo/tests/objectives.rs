@@ -12,7 +12,9 @@ use decoder::{Decoder, HeadKind};
 use golden::assert_close;
 use lora::{LoraConfig, Wrapping};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Objective, Plan, Policy, Treatment, named_params};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, ModelPass, Objective, named_params,
+};
 
 fn base(kind: Kind) -> Decoder {
     let dir = ModelDir::open(&golden::vectors_dir().join("trajectory/lora/base")).expect("a model");
@@ -87,13 +89,13 @@ fn pairs() -> Vec<Document> {
     ]
 }
 
-fn plan(model: &Decoder) -> Plan {
-    Plan::uniform(Treatment::Keep, model.num_blocks())
+fn plan(model: &Decoder) -> CheckpointingPolicy {
+    CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks())
 }
 
 fn reference_log_probs(reference: &Reference, model: &Decoder, row: &ReplyRow) -> Tensor {
     let plan = plan(model);
-    let policy = Policy::train(model, &plan, DropoutKey(1));
+    let policy = ModelPass::train(model, &plan, DropoutKey(1));
     reference.log_probs(&policy, row).expect("a reference")
 }
 
@@ -106,7 +108,7 @@ fn step<B>(objective: &dyn Objective<Batch = B>, model: &Decoder, rows: &[B]) ->
     let (mut sum, mut metrics) = (0.0, Vec::new());
     let plan = plan(model);
     for row in rows {
-        let policy = Policy::train(model, &plan, DropoutKey(1));
+        let policy = ModelPass::train(model, &plan, DropoutKey(1));
         let loss = objective.loss(&policy, row).expect("a loss");
         sum += loss.sum.double_value(&[]) / total;
         metrics.resize(loss.metrics.len(), 0.0);
@@ -309,7 +311,7 @@ fn a_reward_model_learns_from_whole_pairs_however_they_are_packed() {
     assert_eq!(together.1[0], right as f64 / 2.0);
     assert!(
         objective
-            .loss(&Policy::evaluate(&model, &plan(&model)), &scored(&all[..1]))
+            .loss(&ModelPass::evaluate(&model, &plan(&model)), &scored(&all[..1]))
             .is_err()
     );
 }
@@ -330,7 +332,7 @@ fn what_is_no_reference_is_refused() {
     Preference::new(&config(LossType::Simpo), Likelihood::Reply, None).unwrap();
     let model = adapted(Kind::Float);
     let plan = plan(&model);
-    let policy = Policy::train(&model, &plan, DropoutKey(1));
+    let policy = ModelPass::train(&model, &plan, DropoutKey(1));
     let error = Reference::of_rows().log_probs(&policy, &row(&pairs())).unwrap_err();
     assert!(error.to_string().contains("wanted shape [4], found [0]"), "{error}");
 }

@@ -13,7 +13,9 @@ use decoder::Decoder;
 use golden::assert_close;
 use lora::{LoraConfig, Wrapping};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Objective, Plan, Policy, Treatment, named_params};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, ModelPass, Objective, named_params,
+};
 use train::{Batches, BoxError, Hooks, Row, RunDir, Start, TrainConfig};
 
 fn adapted() -> Decoder {
@@ -29,8 +31,8 @@ fn adapted() -> Decoder {
         .expect("adapters")
 }
 
-fn plan(model: &dyn LanguageModel) -> Plan {
-    Plan::uniform(Treatment::Keep, model.num_blocks())
+fn plan(model: &dyn LanguageModel) -> CheckpointingPolicy {
+    CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks())
 }
 
 /// Four prompts, `size` replies each.
@@ -67,7 +69,7 @@ fn what_was_drawn_has_the_log_probabilities_of_a_packed_pass_and_the_same_seed_d
     let reference = Reference::adapters_off(&model).unwrap();
     let critic = ValueHead::zeros(model.config().hidden_size, Device::Cpu);
     let plan = plan(&model);
-    let policy = Policy::evaluate(&model, &plan);
+    let policy = ModelPass::evaluate(&model, &plan);
     look_up(
         &policy,
         &mut episodes,
@@ -112,7 +114,7 @@ fn before_the_first_update_the_loss_is_minus_the_mean_advantage_under_every_weig
         let row = PolicyRow::new(&all, scale, Device::Cpu);
         assert_eq!(objective.weight(&row), weight);
         let plan = plan(&model);
-        let policy = Policy::train(&model, &plan, DropoutKey(1));
+        let policy = ModelPass::train(&model, &plan, DropoutKey(1));
         let loss = objective.loss(&policy, &row).unwrap();
         assert!(
             (loss.sum.double_value(&[]) - wanted).abs() < 2e-3,
@@ -136,7 +138,7 @@ fn packing_episodes_changes_no_gradient() {
     let head = ValueHead::zeros(model.config().hidden_size, Device::Cpu);
     let plan = plan(&model);
     look_up(
-        &Policy::evaluate(&model, &plan),
+        &ModelPass::evaluate(&model, &plan),
         &mut episodes,
         Some(&reference),
         Some(&head),
@@ -169,7 +171,7 @@ fn packing_episodes_changes_no_gradient() {
         }
         let total: f64 = rows.iter().map(|row| objective.weight(row)).sum();
         for row in rows {
-            let policy = Policy::train(&whole, &plan, DropoutKey(1));
+            let policy = ModelPass::train(&whole, &plan, DropoutKey(1));
             let loss = objective.loss(&policy, &row).unwrap();
             policy.backward(&loss, 1.0 / total, 1.0).unwrap();
         }
@@ -206,7 +208,7 @@ impl Batches<PolicyRow> for Rollouts<'_> {
         match &self.critic {
             Some((head, reference)) => {
                 let plan = plan(self.model);
-                let policy = Policy::evaluate(self.model, &plan);
+                let policy = ModelPass::evaluate(self.model, &plan);
                 look_up(&policy, &mut episodes, Some(reference), Some(head), (256, Device::Cpu))?;
                 teach_by_critic(&mut episodes, 0.01, &PpoConfig::default());
             }

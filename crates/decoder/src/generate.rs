@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, Mix, Pass, Still, blob, parallel};
+use tensor_core::{AdapterRouting, Documents, FrozenCache, Pass, blob, parallel};
 
 use crate::cache::KvCache;
 use crate::decoder::Decoder;
@@ -31,7 +31,7 @@ pub struct GenerateOptions {
     /// The most prompt tokens that one pass reads; a longer prompt has a pass of its own.
     pub max_prefill_tokens: usize,
     /// The adapters that each prompt is answered with, one mix a prompt; none for the model's default.
-    pub mixes: Vec<Mix>,
+    pub mixes: Vec<AdapterRouting>,
     /// Set by another thread or a signal, ends every sequence before its next token.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -126,7 +126,7 @@ impl Decoder {
         let mut done: Vec<Option<Generated>> = prompts.iter().map(|_| None).collect();
         let mut waiting: VecDeque<Live> = prompts.iter().enumerate().map(Live::new).collect();
         let (mut live, mut cache) = (Vec::<Live>::new(), KvCache::default());
-        let still = Still::default();
+        let still = FrozenCache::default();
         if options.max_new_tokens == 0 {
             waiting
                 .drain(..)
@@ -179,7 +179,7 @@ impl Decoder {
     }
 
     /// The logits `[n, v]` after each prompt, f32 on the CPU, and the cache that the prompts leave.
-    fn prefill(&self, sequences: &[Live], mixes: &[Mix], still: &Still) -> Result<(Tensor, KvCache)> {
+    fn prefill(&self, sequences: &[Live], mixes: &[AdapterRouting], still: &FrozenCache) -> Result<(Tensor, KvCache)> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let documents = mixed(Documents::new(&lengths), sequences, mixes);
         let cache = KvCache::new(sequences.len());
@@ -192,7 +192,12 @@ impl Decoder {
     }
 
     /// The logits `[n, v]` after each sequence's newest token, f32 on the CPU; the cache takes the token in.
-    fn next_logits(&self, sequences: &[Live], mixes: &[Mix], past: (&KvCache, &Still)) -> Result<Tensor> {
+    fn next_logits(
+        &self,
+        sequences: &[Live],
+        mixes: &[AdapterRouting],
+        past: (&KvCache, &FrozenCache),
+    ) -> Result<Tensor> {
         let starts: Vec<usize> = sequences.iter().map(|s| s.tokens.len() - 1).collect();
         let documents = Documents::continuing(&vec![1; sequences.len()], &starts);
         let documents = mixed(documents, sequences, mixes);
@@ -203,9 +208,14 @@ impl Decoder {
         self.last_logits(&newest.collect::<Vec<_>>(), &documents, past)
     }
 
-    fn last_logits(&self, tokens: &[i64], documents: &Documents, (cache, still): (&KvCache, &Still)) -> Result<Tensor> {
+    fn last_logits(
+        &self,
+        tokens: &[i64],
+        documents: &Documents,
+        (cache, still): (&KvCache, &FrozenCache),
+    ) -> Result<Tensor> {
         let tokens = Tensor::from_slice(tokens).to_device(self.device);
-        let pass = Pass::evaluate(documents).with_past(cache).with_still(still);
+        let pass = Pass::evaluate(documents).with_past(cache).with_frozen_cache(still);
         let mut hidden = self.hidden(&tokens, &pass);
         if documents.longest() > 1 {
             hidden = hidden.index_select(0, &documents.last_tokens(self.device));
@@ -250,12 +260,12 @@ fn draw(sequences: &mut [Live], logits: &Tensor, sampler: &Sampler) {
 }
 
 /// The documents of these sequences, each with its prompt's mix.
-fn mixed(documents: Documents, sequences: &[Live], mixes: &[Mix]) -> Documents {
+fn mixed(documents: Documents, sequences: &[Live], mixes: &[AdapterRouting]) -> Documents {
     if mixes.is_empty() {
         return documents;
     }
-    let each: Vec<Mix> = sequences.iter().map(|sequence| mixes[sequence.idx].clone()).collect();
-    documents.with_mixes(&each)
+    let each: Vec<AdapterRouting> = sequences.iter().map(|sequence| mixes[sequence.idx].clone()).collect();
+    documents.with_routings(&each)
 }
 
 /// Takes waiting sequences into the next prefill, as many as fit.

@@ -8,7 +8,7 @@ mod distill;
 
 use tch::{Kind, Tensor};
 use tensor_core::{
-    Documents, Error, Linear, Loss, ModulePath, Objective, Param, Parameters, Pass, Policy, Result, autograd,
+    Documents, Error, Linear, Loss, ModelPass, ModulePath, Objective, Param, Parameters, Pass, Result, autograd,
 };
 
 pub use distill::Distillation;
@@ -51,7 +51,7 @@ impl Objective for SupervisedLoss {
         row.targets.ge(0).sum(Kind::Int64).int64_value(&[]) as f64
     }
 
-    fn loss(&self, policy: &Policy, row: &TokenRow) -> Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &TokenRow) -> Result<Loss> {
         let sum = language_model_loss(policy, &row.tokens, &row.targets, &row.documents)?;
         Ok(Loss::of(sum))
     }
@@ -68,7 +68,7 @@ impl Objective for ClassificationLoss {
         row.documents.len() as f64
     }
 
-    fn loss(&self, policy: &Policy, row: &LabelledRow) -> Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &LabelledRow) -> Result<Loss> {
         let logits = label_logits(policy, &row.tokens, &row.documents)?;
         expect_shape("labels", &row.labels, &[row.documents.len() as i64])?;
         let log_probs = logits.log_softmax(-1, Kind::Float);
@@ -82,7 +82,7 @@ impl Objective for ClassificationLoss {
 }
 
 /// What a classification or scalar head says at each document's last token, differentiably: `[n, labels]` f32.
-pub fn label_logits(policy: &Policy, tokens: &Tensor, documents: &Documents) -> Result<Tensor> {
+pub fn label_logits(policy: &ModelPass, tokens: &Tensor, documents: &Documents) -> Result<Tensor> {
     expect_shape("tokens", tokens, &[documents.num_tokens() as i64])?;
     let hidden = policy.hidden(tokens, documents);
     let last = hidden.index_select(0, &documents.last_tokens(hidden.device()));
@@ -94,7 +94,7 @@ pub fn label_logits(policy: &Policy, tokens: &Tensor, documents: &Documents) -> 
 ///
 /// Errors: tokens or targets that are not one a position of `documents`.
 pub fn language_model_loss(
-    policy: &Policy,
+    policy: &ModelPass,
     tokens: &Tensor,
     targets: &Tensor,
     documents: &Documents,

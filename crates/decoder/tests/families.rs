@@ -7,7 +7,9 @@ use checkpoint::ModelDir;
 use decoder::{Decoder, HeadKind, loss};
 use golden::Vectors;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Treatment};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Loss, ModelPass, ModulePath, Parameters,
+};
 
 /// Two f32 programs that sum in another order, through at most three layers.
 const RELATIVE: f64 = 1e-5;
@@ -95,7 +97,7 @@ fn packed_documents_equal_each_document_alone() {
 }
 
 /// The loss that the vectors were made with, over three documents in one row.
-fn golden_loss(policy: &Policy, model: &Decoder, golden: &Vectors) -> Tensor {
+fn golden_loss(policy: &ModelPass, model: &Decoder, golden: &Vectors) -> Tensor {
     let parts: Vec<Tensor> = (0..3).map(|n| golden.get(&format!("tokens.{n}"))).collect();
     let lengths: Vec<usize> = parts.iter().map(|part| part.size()[0] as usize).collect();
     let (tokens, documents) = (Tensor::cat(&parts, 0), Documents::new(&lengths));
@@ -140,10 +142,10 @@ fn gradients_of_full_fine_tuning_equal_transformers() {
         if wanted.is_empty() {
             continue;
         }
-        for treatment in [Treatment::Keep, Treatment::Recompute] {
+        for treatment in [Checkpointing::Keep, Checkpointing::Recompute] {
             let model = load(&folder).train_where(|_, _| true).expect("all train");
-            let plan = Plan::uniform(treatment, model.num_blocks());
-            let policy = Policy::train(&model, &plan, DropoutKey(0));
+            let plan = CheckpointingPolicy::uniform(treatment, model.num_blocks());
+            let policy = ModelPass::train(&model, &plan, DropoutKey(0));
             let sum = golden_loss(&policy, &model, &golden);
             golden::assert_close(&name(&folder), &sum, &golden.get("loss"), 1e-5, 0.0);
             policy.backward(&Loss::of(sum), 1.0, 1.0).expect("a backward pass");

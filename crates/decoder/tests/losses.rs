@@ -6,7 +6,9 @@ use decoder::loss::{self, Distillation, IGNORED, LabelledRow, SupervisedLoss, To
 use decoder::{Decoder, HeadKind};
 use parts::{RankOne, load};
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Objective, Pass, Plan, Policy, Treatment, named_params};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, ModelPass, Objective, Pass, named_params,
+};
 
 fn row(t: i64) -> TokenRow {
     let tokens: Vec<i64> = (0..t).map(|i| (i * 31 + 7) % 97).collect();
@@ -34,8 +36,8 @@ fn with_wrapped_head(model: Decoder) -> Decoder {
 
 /// The loss, and the gradients of everything that trains, through the whole policy.
 fn through_policy(model: &Decoder, row: &TokenRow) -> (f64, Vec<Tensor>) {
-    let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
-    let policy = Policy::train(model, &plan, DropoutKey(0));
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
+    let policy = ModelPass::train(model, &plan, DropoutKey(0));
     let loss = SupervisedLoss.loss(&policy, row).expect("shapes fit");
     let sum = loss.sum.double_value(&[]);
     policy.backward(&loss, 0.5, 1.0).expect("a backward pass");
@@ -134,8 +136,8 @@ fn scores_do_not_depend_on_what_is_packed_beside() {
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
     let model = load("llama-tied");
-    let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
-    let policy = Policy::evaluate(&model, &plan);
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
+    let policy = ModelPass::evaluate(&model, &plan);
     let short = TokenRow {
         targets: Tensor::from_slice(&[1i64, 2]),
         ..row(9)
@@ -144,7 +146,7 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(error, "`targets`: wanted shape [9], found [2]");
 
     let model = model.replace_head(HeadKind::Scalar, 0).expect("replaced");
-    let policy = Policy::evaluate(&model, &plan);
+    let policy = ModelPass::evaluate(&model, &plan);
     let TokenRow { tokens, documents, .. } = row(9);
     let labels = Tensor::from_slice(&[0i64]);
     let error = loss::ClassificationLoss
@@ -162,8 +164,8 @@ fn shapes_that_do_not_fit_are_refused() {
 
 /// The loss, the divergence and the gradients of a distillation, through the whole policy.
 fn distilled(student: &Decoder, objective: &Distillation, row: &TokenRow) -> (f64, f64, Vec<Tensor>) {
-    let plan = Plan::uniform(Treatment::Recompute, student.num_blocks());
-    let policy = Policy::train(student, &plan, DropoutKey(0));
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Recompute, student.num_blocks());
+    let policy = ModelPass::train(student, &plan, DropoutKey(0));
     let loss = objective.loss(&policy, row).expect("shapes fit");
     let sum = loss.sum.double_value(&[]);
     let kl = loss.metrics[0].1;

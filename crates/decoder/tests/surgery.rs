@@ -7,8 +7,8 @@ use decoder::{Decoder, Error, HeadKind, projection_paths};
 use parts::{RankOne, load, load_dir};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, LanguageModel, Loss, ModulePath, Param, Parameters, Plan, Policy, Projection, Role,
-    Treatment, named_params, num_params,
+    Checkpointing, CheckpointingPolicy, Dense, Documents, DropoutKey, LanguageModel, Loss, ModelPass, ModulePath,
+    Param, Parameters, Projection, Role, named_params, num_params,
 };
 
 const TOKENS: [i64; 9] = [5, 40, 33, 21, 90, 7, 64, 12, 3];
@@ -99,14 +99,14 @@ fn adapters_off_equal_the_base_bit_for_bit() {
     let base = load("qwen2-tied");
     let tokens = Tensor::from_slice(&TOKENS);
     let documents = Documents::new(&[5, 4]);
-    let plan = Plan::uniform(Treatment::Keep, base.num_blocks());
-    let wanted = Policy::evaluate(&base, &plan).hidden(&tokens, &documents);
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, base.num_blocks());
+    let wanted = ModelPass::evaluate(&base, &plan).hidden(&tokens, &documents);
     let model = wrapped(base);
     assert_eq!(
-        Policy::evaluate(&model, &plan).reference_hidden(&tokens, &documents),
+        ModelPass::evaluate(&model, &plan).reference_hidden(&tokens, &documents),
         wanted
     );
-    assert_ne!(Policy::evaluate(&model, &plan).hidden(&tokens, &documents), wanted);
+    assert_ne!(ModelPass::evaluate(&model, &plan).hidden(&tokens, &documents), wanted);
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn a_gain_beside_a_norm_s_own_goes_with_the_adapters_and_merges() {
         let base = load(name);
         let tokens = Tensor::from_slice(&TOKENS);
         let documents = Documents::new(&[5, 4]);
-        let plan = Plan::uniform(Treatment::Keep, base.num_blocks());
-        let wanted = Policy::evaluate(&base, &plan).hidden(&tokens, &documents);
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, base.num_blocks());
+        let wanted = ModelPass::evaluate(&base, &plan).hidden(&tokens, &documents);
         let stored = paths(&base);
         let mut met = Vec::new();
         let model = base
@@ -132,7 +132,7 @@ fn a_gain_beside_a_norm_s_own_goes_with_the_adapters_and_merges() {
         met.sort();
         theirs.sort();
         assert_eq!((&met, met.len()), (&theirs, count), "{name}");
-        let policy = Policy::evaluate(&model, &plan);
+        let policy = ModelPass::evaluate(&model, &plan);
         assert_eq!(policy.reference_hidden(&tokens, &documents), wanted, "{name}");
         assert_ne!(policy.hidden(&tokens, &documents), wanted, "{name}");
         let beside = paths(&model)
@@ -196,8 +196,8 @@ fn recomputing_equals_keeping_bit_for_bit() {
     for name in ["llama-tied", "mistral-window", "gemma3"] {
         let gradients = |treatment| {
             let model = load(name).train_where(|_, _| true).expect("all");
-            let plan = Plan::uniform(treatment, model.num_blocks());
-            let policy = Policy::train(&model, &plan, DropoutKey(1));
+            let plan = CheckpointingPolicy::uniform(treatment, model.num_blocks());
+            let policy = ModelPass::train(&model, &plan, DropoutKey(1));
             let tokens = Tensor::from_slice(&TOKENS);
             let targets = tokens.roll([-1i64].as_slice(), [0i64].as_slice());
             let sum =
@@ -206,7 +206,7 @@ fn recomputing_equals_keeping_bit_for_bit() {
             let params = named_params(&model).into_iter();
             params.map(|(at, param)| (at, param.value().grad())).collect::<Vec<_>>()
         };
-        let (kept, recomputed) = (gradients(Treatment::Keep), gradients(Treatment::Recompute));
+        let (kept, recomputed) = (gradients(Checkpointing::Keep), gradients(Checkpointing::Recompute));
         assert!(kept.len() > 15);
         for ((at, kept), (_, recomputed)) in kept.iter().zip(&recomputed) {
             assert!(kept.abs().sum(Kind::Double).double_value(&[]) > 0.0, "{name} {at}");

@@ -7,7 +7,9 @@ use golden::{Vectors, assert_close, vectors_dir};
 use lora::{LoraConfig, TargetModules};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Loss, ModulePath, Plan, Policy, Treatment, named_params};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Loss, ModelPass, ModulePath, named_params,
+};
 
 const NAMES: [&str; 2] = ["all-linear", "patterns"];
 
@@ -83,11 +85,11 @@ fn its_loss_and_gradients_are_peft_s() {
     for name in NAMES {
         let golden = Vectors::open(&format!("dora/{name}"));
         let model = placed(name, tensors(name)).expect("placed");
-        for treatment in [Treatment::Keep, Treatment::Recompute] {
-            let plan = Plan::uniform(treatment, model.num_blocks());
+        for treatment in [Checkpointing::Keep, Checkpointing::Recompute] {
+            let plan = CheckpointingPolicy::uniform(treatment, model.num_blocks());
             let mut total = 0.0;
             for n in 0..3 {
-                let policy = Policy::train(&model, &plan, DropoutKey(1));
+                let policy = ModelPass::train(&model, &plan, DropoutKey(1));
                 let tokens = golden.get(&format!("tokens.{n}"));
                 // The last position has no next token.
                 let targets = tokens.roll([-1i64].as_slice(), [0i64].as_slice());

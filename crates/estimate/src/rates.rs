@@ -20,7 +20,9 @@ use session::training::rows::ToRow;
 use session::training::states;
 use session::training::steps::Steps;
 use tch::Tensor;
-use tensor_core::{Documents, DropoutKey, LanguageModel as _, Objective, Plan, Policy, Treatment};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel as _, ModelPass, Objective,
+};
 use train::{Optimizer, Row};
 
 /// Depths of the models that are measured.
@@ -109,11 +111,11 @@ pub(crate) fn measure(
     for depth in depths {
         let adapted = shallow(recipe, source, machine, labels, depth)?;
         let treatment = if recomputed > 0.5 {
-            Treatment::Recompute
+            Checkpointing::Recompute
         } else {
-            Treatment::Keep
+            Checkpointing::Keep
         };
-        let plan = Plan::uniform(treatment, adapted.model.num_blocks());
+        let plan = CheckpointingPolicy::uniform(treatment, adapted.model.num_blocks());
         found.push((depth, one(recipe, &adapted, steps, replies, &plan)?));
     }
     let cost = |part: fn(&Found) -> f64| {
@@ -186,7 +188,7 @@ fn one(
     adapted: &Adapted,
     steps: Option<&Steps>,
     replies: Option<Replies>,
-    plan: &Plan,
+    plan: &CheckpointingPolicy,
 ) -> Result<Found> {
     let model = &adapted.model;
     let (learn, update) = match &recipe.objective {
@@ -257,7 +259,7 @@ fn learn<B: ToRow>(
     model: &Decoder,
     rows: &[Row<B>],
     objective: &dyn Objective<Batch = B>,
-    plan: &Plan,
+    plan: &CheckpointingPolicy,
 ) -> Result<(f64, f64)> {
     let tokens: usize = rows.iter().map(|row| row.num_tokens).sum();
     let total: f64 = rows.iter().map(|row| objective.weight(&row.batch)).sum();
@@ -268,7 +270,7 @@ fn learn<B: ToRow>(
     for idx in 0..=TIMES {
         let begun = Instant::now();
         for row in rows {
-            let policy = Policy::train(model, plan, DropoutKey(7));
+            let policy = ModelPass::train(model, plan, DropoutKey(7));
             let loss = objective.loss(&policy, &row.batch)?;
             policy.backward(&loss, 1.0 / total, 1.0)?;
         }

@@ -1,7 +1,7 @@
 //! Which of a row's own choices the model finds likeliest, and how any answer is scored.
 
 use data::{Prompt, Tokenizer};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::rows::listed;
 use crate::{Error, Normalise, Result, Scorer, Task, TaskReport, packing, rows};
@@ -116,14 +116,14 @@ pub(crate) fn normalised(log_probs: &[f64], answered: &[Answered], normalise: No
 pub(crate) fn log_probs(
     scorer: &dyn Scorer,
     answered: &[Vec<Answered>],
-    mixes: &[Mix],
+    mixes: &[AdapterRouting],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<f64>>> {
     let flat: Vec<&Answered> = answered.iter().flatten().collect();
     let documents: Vec<Vec<u32>> = flat.iter().map(|answer| answer.tokens.clone()).collect();
     let mut each = Vec::with_capacity(flat.len());
-    let of_answers = |(mix, row): (&Mix, &Vec<Answered>)| std::iter::repeat_n(mix.clone(), row.len());
-    let mixes: Vec<Mix> = mixes.iter().zip(answered).flat_map(of_answers).collect();
+    let of_answers = |(mix, row): (&AdapterRouting, &Vec<Answered>)| std::iter::repeat_n(mix.clone(), row.len());
+    let mixes: Vec<AdapterRouting> = mixes.iter().zip(answered).flat_map(of_answers).collect();
     packing::rows(&documents, &mixes, |first, tokens, row| -> Result<()> {
         let each_token = scorer.log_probs(tokens, row)?;
         for (range, answer) in row.ranges().zip(&flat[first..]) {

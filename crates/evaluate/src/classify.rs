@@ -1,7 +1,7 @@
 //! Which of a fixed set of answers the model finds likeliest: accuracy and macro-F1.
 
 use data::{Prompt, Tokenizer};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::choice::{self, Answered};
 use crate::rows::{self, Question, listed};
@@ -90,7 +90,7 @@ fn label_scores(
     scorer: &dyn Scorer,
     tokenizer: &Tokenizer,
     prompts: &[&Prompt],
-    mixes: &[Mix],
+    mixes: &[AdapterRouting],
     labels: &[String],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<f64>>> {

@@ -1,6 +1,6 @@
 //! Documents into rows of a few thousand tokens, in order: nothing is padded.
 
-use tensor_core::{Documents, Mix};
+use tensor_core::{AdapterRouting, Documents};
 
 /// Tokens of a row.
 const ROW: usize = 4096;
@@ -10,7 +10,7 @@ const ROW: usize = 4096;
 /// `mixes`: one a document, or none at all.
 pub(crate) fn rows<E>(
     documents: &[Vec<u32>],
-    mixes: &[Mix],
+    mixes: &[AdapterRouting],
     mut body: impl FnMut(usize, &[u32], &Documents) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut first = 0;
@@ -28,7 +28,7 @@ pub(crate) fn rows<E>(
         let lengths: Vec<usize> = row.iter().map(Vec::len).collect();
         let mut row_documents = Documents::new(&lengths);
         if !mixes.is_empty() {
-            row_documents = row_documents.with_mixes(&mixes[first..first + count]);
+            row_documents = row_documents.with_routings(&mixes[first..first + count]);
         }
         body(first, &row.concat(), &row_documents)?;
         first += count;
@@ -47,7 +47,7 @@ mod tests {
             .map(|&length| vec![7; length])
             .collect();
         let mut met = Vec::new();
-        let mixes: Vec<Mix> = (0..5).map(Mix::one).collect();
+        let mixes: Vec<AdapterRouting> = (0..5).map(AdapterRouting::one).collect();
         rows::<()>(&documents, &mixes, |first, tokens, row| {
             assert_eq!(tokens.len(), row.num_tokens());
             assert!(

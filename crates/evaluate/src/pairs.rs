@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use data::{EncodeConfig, Row, Tokenizer, encode};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::{Error, Normalise, Result, Scorer, Task, TaskReport, packing, rows};
 
@@ -68,7 +68,7 @@ pub(crate) fn pairs(
     }
     let alike = count - kept.len();
     let chosen = rows::mixes(task, scorer, kept.iter().map(|&idx| dataset.kept(idx, rows::ADAPTER)))?;
-    let mixes: Vec<Mix> = chosen.iter().flat_map(|mix| [mix.clone(), mix.clone()]).collect();
+    let mixes: Vec<AdapterRouting> = chosen.iter().flat_map(|mix| [mix.clone(), mix.clone()]).collect();
     // Log-probability and length of each reply, as the model's tokens or as bytes.
     let mut sums = Vec::with_capacity(documents.len());
     packing::rows(&documents, &mixes, |first, tokens, row| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use data::{Exchange, Prompt, Row, Tokenizer};
 use serde_json::{Map, Value};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::{Drawing, Error, Result, Said, Scorer, Task, TaskReport, packing, rows};
 
@@ -205,7 +205,7 @@ fn judged(
 
 /// `log π - log π₀` of the model and its base, summed over a reply's tokens, the mean of the replies; none without
 /// adapters.
-fn nats(scorer: &dyn Scorer, asked: &[Asked], documents: &[Vec<u32>], mixes: &[Mix]) -> Result<Option<f64>> {
+fn nats(scorer: &dyn Scorer, asked: &[Asked], documents: &[Vec<u32>], mixes: &[AdapterRouting]) -> Result<Option<f64>> {
     let Some(judge) = scorer.judge() else { return Ok(None) };
     let (mut sum, mut known) = (0.0, true);
     packing::rows(documents, mixes, |first, tokens, row| {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use data::{Chat, Dataset, Exchange, Prompt, PromptForm, ReadConfig, Row, Tokenizer};
 use serde_json::{Map, Value};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::{Error, Result, Scorer, Task};
 
@@ -29,7 +29,7 @@ pub(crate) fn mixes<'r>(
     task: &Task,
     scorer: &dyn Scorer,
     rows: impl Iterator<Item = Option<&'r Value>>,
-) -> Result<Vec<Mix>> {
+) -> Result<Vec<AdapterRouting>> {
     let each = rows.enumerate().map(|(idx, chosen)| {
         let mix = scorer.mix(chosen);
         mix.map_err(|found| refused(task, idx, "an `adapter` that there is", &found))

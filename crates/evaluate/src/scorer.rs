@@ -8,7 +8,7 @@ use data::PromptForm;
 use decoder::{Decoder, GenerateOptions, Sampler};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
-use tensor_core::{Documents, LanguageModel, Mix, Pass, blob};
+use tensor_core::{AdapterRouting, Documents, LanguageModel, Pass, blob};
 
 use crate::{Result, Task};
 
@@ -21,12 +21,12 @@ pub trait Scorer {
     fn next_log_probs(&self, tokens: &[u32], documents: &Documents, candidates: &[u32]) -> Result<Vec<Vec<f32>>>;
 
     /// The continuation of each prompt; with each prompt's mix, if there are any.
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>>;
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[AdapterRouting], drawing: &Drawing) -> Result<Vec<Answer>>;
 
     /// The adapters that a row's own `adapter` names (none: the row names none); none where rows have no choice.
     ///
     /// Errors: what was found instead of a choice.
-    fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
+    fn mix(&self, chosen: Option<&Value>) -> Result<Option<AdapterRouting>, String> {
         let _ = chosen;
         Ok(None)
     }
@@ -135,7 +135,7 @@ impl Scorer for Decoder {
             .collect())
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[AdapterRouting], drawing: &Drawing) -> Result<Vec<Answer>> {
         let options = GenerateOptions {
             max_new_tokens: drawing.max_new_tokens,
             mixes: mixes.to_vec(),

@@ -5,12 +5,12 @@ use std::fs;
 use data::{SpecialTokens, Tokenizer};
 use evaluate::{Answer, Drawing, Report, Result, Scorer, Suite, evaluate};
 use serde_json::Value;
-use tensor_core::{Documents, Mix};
+use tensor_core::{AdapterRouting, Documents};
 
 /// Adapter `N` finds token N as likely as 1/2 and all others 1/8, and answers with it; the default is adapter 0.
 struct Switched;
 
-fn chosen(mix: &Mix) -> u32 {
+fn chosen(mix: &AdapterRouting) -> u32 {
     mix.shares()[0].0 as u32
 }
 
@@ -30,11 +30,11 @@ impl Scorer for Switched {
     }
 
     fn next_log_probs(&self, _: &[u32], documents: &Documents, candidates: &[u32]) -> Result<Vec<Vec<f32>>> {
-        let each = |mix: &Mix| candidates.iter().map(|&token| score(chosen(mix), token)).collect();
+        let each = |mix: &AdapterRouting| candidates.iter().map(|&token| score(chosen(mix), token)).collect();
         Ok(documents.mixed_ranges().map(|(_, mix)| each(mix)).collect())
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], _: &Drawing) -> Result<Vec<Answer>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[AdapterRouting], _: &Drawing) -> Result<Vec<Answer>> {
         assert_eq!(prompts.len(), mixes.len());
         let answer = |mix| Answer {
             tokens: vec![chosen(mix)],
@@ -43,10 +43,10 @@ impl Scorer for Switched {
         Ok(mixes.iter().map(answer).collect())
     }
 
-    fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
+    fn mix(&self, chosen: Option<&Value>) -> Result<Option<AdapterRouting>, String> {
         match chosen {
-            None => Ok(Some(Mix::one(0))),
-            Some(Value::Number(number)) => Ok(Some(Mix::one(number.as_u64().unwrap_or(0) as usize))),
+            None => Ok(Some(AdapterRouting::one(0))),
+            Some(Value::Number(number)) => Ok(Some(AdapterRouting::one(number.as_u64().unwrap_or(0) as usize))),
             Some(other) => Err(other.to_string()),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use data::{SpecialTokens, Tokenizer};
 use evaluate::{Answer, Drawing, Judge, Result, Said, Scorer, Suite, Task, Verdict, evaluate};
-use tensor_core::{Documents, Mix};
+use tensor_core::{AdapterRouting, Documents};
 
 /// Finds every token as likely as 1 in `id + 2`, and always answers with token 3.
 struct Known;
@@ -24,7 +24,7 @@ impl Scorer for Known {
         Ok(vec![row; documents.len()])
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], _: &[Mix], _: &Drawing) -> Result<Vec<Answer>> {
+    fn answer(&self, prompts: &[Vec<u32>], _: &[AdapterRouting], _: &Drawing) -> Result<Vec<Answer>> {
         let answer = Answer {
             tokens: vec![3],
             ended: true,

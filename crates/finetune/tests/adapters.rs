@@ -10,7 +10,7 @@ use models::machine::Machine;
 use serde_json::json;
 use session::adapters::{AdapterArg, Adapters, mix};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, Mix};
+use tensor_core::{AdapterRouting, Documents};
 
 const LENGTHS: [usize; 3] = [23, 6, 1];
 
@@ -80,18 +80,18 @@ fn each_document_of_a_row_computes_what_peft_computes_with_its_adapter() {
         ["third", "third", "second"],
         ["fourth", "first", "third"],
     ] {
-        check(&model, &plain.clone().with_mixes(&cases.map(one)), cases);
+        check(&model, &plain.clone().with_routings(&cases.map(one)), cases);
     }
     let cat = mix(&names, Some(&json!({"first": 0.7, "second": -0.4, "fourth": 0.5}))).unwrap();
     let none = mix(&names, Some(&json!({}))).unwrap();
     check(
         &model,
-        &plain.clone().with_mixes(&[cat.clone(), one("second"), none.clone()]),
+        &plain.clone().with_routings(&[cat.clone(), one("second"), none.clone()]),
         ["cat", "second", "base"],
     );
     check(
         &model,
-        &plain.clone().with_mixes(&[none, cat, mix(&names, None).unwrap()]),
+        &plain.clone().with_routings(&[none, cat, mix(&names, None).unwrap()]),
         ["base", "cat", "base"],
     );
     let weighted = ["first=0.7", "second=-0.4", "fourth=0.5"].map(|name| folder(&format!("combine/{name}")));
@@ -111,9 +111,9 @@ fn what_a_prompt_is_answered_does_not_depend_on_its_neighbours_adapters() {
         json!({"third": 0.5, "fourth": 2.0}),
         json!("second"),
     ];
-    let mixes: Vec<Mix> = (0..7).map(|idx| mix(&names, Some(&shares[idx % 5])).unwrap()).collect();
+    let mixes: Vec<AdapterRouting> = (0..7).map(|idx| mix(&names, Some(&shares[idx % 5])).unwrap()).collect();
     // Fewer places than prompts, and answers that end early: sequences come and go.
-    let options = |mixes: Vec<Mix>| GenerateOptions {
+    let options = |mixes: Vec<AdapterRouting>| GenerateOptions {
         max_new_tokens: 9,
         sampler: Sampler {
             temperature: 0.7,
@@ -131,7 +131,7 @@ fn what_a_prompt_is_answered_does_not_depend_on_its_neighbours_adapters() {
     assert!(
         together.iter().any(|answer| answer.tokens.len() < 9) && together.iter().any(|answer| answer.tokens.len() > 4)
     );
-    let greedy = |prompts: &[Vec<u32>], mixes: Vec<Mix>| {
+    let greedy = |prompts: &[Vec<u32>], mixes: Vec<AdapterRouting>| {
         let options = GenerateOptions {
             sampler: Sampler::default(),
             ..options(mixes)
@@ -166,7 +166,7 @@ fn log_probs_through_an_adapted_head_follow_each_document() {
     let lengths = [100, 7, 93, 100, 100, 90, 110];
     let chosen = ["head", "all", "regex", "head", "head", "regex", "all"];
     let each = chosen.map(|name| mix(&names, Some(&json!(name))).unwrap());
-    let documents = Documents::new(&lengths).with_mixes(&each);
+    let documents = Documents::new(&lengths).with_routings(&each);
     let packed = model.token_log_probs(&tokens, &documents).unwrap();
     for (range, name) in documents.ranges().zip(chosen) {
         let adapter = args

@@ -8,7 +8,9 @@ use golden::{Vectors, assert_close, vectors_dir};
 use ia3::{Ia3Config, Placement, Side, Wrapping, adapter_tensors, from_peft_config, in_multimodal, to_peft_config};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Loss, Plan, Policy, Treatment, named_params};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Loss, ModelPass, named_params,
+};
 
 const NAMES: [&str; 3] = ["default", "everything", "pattern"];
 
@@ -80,11 +82,11 @@ fn an_adapter_of_peft_has_peft_s_logits_alone_and_merged() {
 fn its_loss_and_gradients_are_peft_s() {
     for name in NAMES {
         let (golden, model) = (Vectors::open(&format!("ia3/{name}")), read(name));
-        for treatment in [Treatment::Keep, Treatment::Recompute] {
-            let plan = Plan::uniform(treatment, model.num_blocks());
+        for treatment in [Checkpointing::Keep, Checkpointing::Recompute] {
+            let plan = CheckpointingPolicy::uniform(treatment, model.num_blocks());
             let mut total = 0.0;
             for n in 0..3 {
-                let policy = Policy::train(&model, &plan, DropoutKey(1));
+                let policy = ModelPass::train(&model, &plan, DropoutKey(1));
                 let tokens = golden.get(&format!("tokens.{n}"));
                 // The last position has no next token.
                 let targets = tokens.roll([-1i64].as_slice(), [0i64].as_slice());

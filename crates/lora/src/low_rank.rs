@@ -73,7 +73,7 @@ impl LowRank {
             a: &self.a,
             b: &self.b,
             scale: self.scale,
-            still: pass.still().cloned(),
+            still: pass.frozen_cache().cloned(),
         }
     }
 

@@ -4,7 +4,7 @@ use golden::laws::{projection_laws, wrapping_laws};
 use golden::{Vectors, assert_close, random};
 use lora::{FullUpdate, Init, Lora, LoraConfig, LowRank, Wrapping};
 use tch::{Kind, Tensor};
-use tensor_core::{Dense, Documents, DropoutKey, ModulePath, Param, Pass, Projection, Role, Still, autograd};
+use tensor_core::{Dense, Documents, DropoutKey, FrozenCache, ModulePath, Param, Pass, Projection, Role, autograd};
 
 const OUT: i64 = 11;
 const IN: i64 = 6;
@@ -210,17 +210,17 @@ fn what_is_kept_while_parameters_are_still_is_what_would_be_made_anew() {
     let lora = Lora::new(Box::new(Dense::new(base)), low_rank, 0.0, 0);
     let documents = Documents::new(&[19]);
     let pass = Pass::evaluate(&documents);
-    let still = Still::default();
+    let still = FrozenCache::default();
     for seed in [4, 5] {
         let x = random(seed, [19, width]).to_kind(Kind::BFloat16);
-        let kept = lora.forward(&x, &pass.with_still(&still));
+        let kept = lora.forward(&x, &pass.with_frozen_cache(&still));
         assert!(kept.equal(&lora.forward(&x, &pass)), "{still:?}");
     }
     // The promise is what keeps them: a factor that changes is seen by a pass without it, and not by one with it.
-    let still = Still::default();
+    let still = FrozenCache::default();
     let x = random(6, [19, width]).to_kind(Kind::BFloat16);
-    let before = lora.forward(&x, &pass.with_still(&still));
+    let before = lora.forward(&x, &pass.with_frozen_cache(&still));
     tch::no_grad(|| factor.value().detach().copy_(&random(7, [out, 5])));
-    assert!(lora.forward(&x, &pass.with_still(&still)).equal(&before));
+    assert!(lora.forward(&x, &pass.with_frozen_cache(&still)).equal(&before));
     assert!(!lora.forward(&x, &pass).equal(&before));
 }

@@ -11,8 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tch::{Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, Embedding, Linear, Mix, ModulePath, Param, Pass, Projection, Role, Table, autograd,
-    project,
+    AdapterRouting, Dense, Documents, DropoutKey, Embedding, Linear, ModulePath, Param, Pass, Projection, Role, Table,
+    autograd, project,
 };
 
 const OUT: i64 = 48;
@@ -168,7 +168,7 @@ fn one_adapter_of_weight_1_is_that_adapter_alone_bit_for_bit() {
             let wanted = all(&*q, &*k, &*table, kind, &Pass::evaluate(&documents));
             let mix = slots.names.mix([(name, 1.0)]).unwrap();
             for lengths in [&[9][..], &[4, 2, 3]] {
-                let documents = Documents::new(lengths).with_mixes(&vec![mix.clone(); lengths.len()]);
+                let documents = Documents::new(lengths).with_routings(&vec![mix.clone(); lengths.len()]);
                 let found = of_slots(&slots, kind, &Pass::evaluate(&documents));
                 assert!(found.equal(&wanted), "{kind:?} {name}");
             }
@@ -196,7 +196,7 @@ fn no_adapter_is_the_base_bit_for_bit() {
         let off = of_slots(&slots, kind, &Pass::evaluate(&documents).without_adapters());
         let mixed = documents
             .clone()
-            .with_mixes(&[Mix::base(), slots.names.mix([("a", 0.0)]).unwrap()]);
+            .with_routings(&[AdapterRouting::base(), slots.names.mix([("a", 0.0)]).unwrap()]);
         let none = of_slots(&slots, kind, &Pass::evaluate(&mixed));
         assert!(off.equal(&wanted) && none.equal(&wanted), "{kind:?}");
         let on = of_slots(&slots, kind, &Pass::evaluate(&documents));
@@ -229,7 +229,7 @@ fn a_mix_is_the_sum_of_its_adapters() {
         .names
         .mix(RANKS.map(|(name, _)| name).into_iter().zip(weights))
         .unwrap();
-    let documents = documents.with_mixes(&[mix.clone(), mix]);
+    let documents = documents.with_routings(&[mix.clone(), mix]);
     let asked = of_slots(&slots, Kind::Float, &Pass::evaluate(&documents));
     assert_close("asked", &asked, &wanted, 1e-5, 1e-5);
 }
@@ -245,11 +245,11 @@ fn each_document_is_read_as_if_it_were_alone() {
         mix(&[("b", 1.0)]),
     ];
     let lengths = [3, 1, 4, 1];
-    let documents = Documents::new(&lengths).with_mixes(&mixes);
+    let documents = Documents::new(&lengths).with_routings(&mixes);
     let together = of_slots(&slots, Kind::Float, &Pass::evaluate(&documents));
     for (range, mix) in documents.ranges().zip(&mixes) {
         // The others' rows stay, and are read in the same way.
-        let same = Documents::new(&[9]).with_mixes(std::slice::from_ref(mix));
+        let same = Documents::new(&[9]).with_routings(std::slice::from_ref(mix));
         let apart = of_slots(&slots, Kind::Float, &Pass::evaluate(&same));
         let part = |x: &Tensor| x.narrow(0, range.start as i64, range.len() as i64);
         assert_close(&format!("{range:?}"), &part(&together), &part(&apart), 1e-5, 1e-5);
@@ -273,8 +273,8 @@ fn slots_computed_together_are_what_each_is_alone() {
     let ([q, k], names) = made();
     let x = inputs(Kind::Float);
     let one = vec![names.mix([("b", 2.0)]).unwrap(); 2];
-    for mixes in [one, vec![Mix::one(0), Mix::one(2)]] {
-        let documents = Documents::new(&[4, 5]).with_mixes(&mixes);
+    for mixes in [one, vec![AdapterRouting::one(0), AdapterRouting::one(2)]] {
+        let documents = Documents::new(&[4, 5]).with_routings(&mixes);
         let pass = Pass::evaluate(&documents);
         let [together_q, together_k] = project(&x, [&q, &k], &pass);
         assert_close("q", &together_q, &q.forward(&x, &pass), 1e-6, 1e-6);
@@ -314,7 +314,7 @@ fn gradients_pass_through_each_document_by_its_own_adapters() {
         slots.names.mix([("b", 1.0)]).unwrap(),
         slots.names.mix([("a", 0.5), ("c", -2.0)]).unwrap(),
     ];
-    let documents = Documents::new(&[4, 5]).with_mixes(&mixes);
+    let documents = Documents::new(&[4, 5]).with_routings(&mixes);
     let x = inputs(Kind::Float).set_requires_grad(true);
     let y = slots.q.forward(&x, &Pass::train(&documents, DropoutKey(1)));
     let dy = random(7, [9, OUT]);

@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, DropoutKey, ModulePath, Objective as _, Param, Pass, Plan, Policy, Projection, Role, Treatment,
+    Checkpointing, CheckpointingPolicy, Dense, Documents, DropoutKey, ModelPass, ModulePath, Objective as _, Param,
+    Pass, Projection, Role,
 };
 
 fn base(name: &str) -> Decoder {
@@ -88,10 +89,10 @@ fn memorise(model: &Decoder, bank: &MemoryBank, fact: &TokenRow, steps: usize, o
         .into_iter()
         .collect::<Result<(), _>>()
         .unwrap();
-    let plan = Plan::uniform(Treatment::Keep, 8);
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, 8);
     (0..steps)
         .map(|step| {
-            let policy = Policy::train(model, &plan, DropoutKey(step as u64));
+            let policy = ModelPass::train(model, &plan, DropoutKey(step as u64));
             let loss = SupervisedLoss.loss(&policy, fact).unwrap();
             let value = loss.sum.double_value(&[]) / 2.0;
             policy.backward(&loss, 0.5, 1.0).unwrap();

@@ -192,7 +192,7 @@ impl Experts {
             // An expert without tokens still gets its gradient of zeros while training, as its momentum goes on.
             if count > 0 || pass.is_training() {
                 let rows = sorted.narrow(0, from, count);
-                let y = match pass.documents().mixes() {
+                let y = match pass.documents().routings() {
                     Some(_) if count > 0 => {
                         let documents = pass.documents().at(&tokens.narrow(0, from, count));
                         expert.forward(&rows, &pass.over(&documents))

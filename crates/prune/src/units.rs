@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Kind, Tensor};
 use tensor_core::{
-    Documents, DropoutKey, Found, LanguageModel, Loss, ModulePath, Observed, OnInput, Plan, Policy, Projection,
-    Treatment, autograd,
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, Found, LanguageModel, Loss, ModelPass, ModulePath,
+    Observed, OnInput, Projection, autograd,
 };
 
 use crate::cut::Shape;
@@ -77,8 +77,8 @@ pub fn units<M: LanguageModel>(
         lock(&tally).documents = Some(documents.clone());
         match importance {
             Importance::Activation => {
-                let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
-                drop(Policy::evaluate(&model, &plan).hidden(tokens, documents));
+                let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
+                drop(ModelPass::evaluate(&model, &plan).hidden(tokens, documents));
             }
             Importance::Taylor => walk_back(&model, tokens, documents)?,
         }
@@ -145,8 +145,8 @@ fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
 
 /// The gradient of a row's summed next-token cross-entropy, through the engine that training uses.
 fn walk_back(model: &dyn LanguageModel, tokens: &Tensor, documents: &Documents) -> Result<()> {
-    let plan = Plan::uniform(Treatment::Recompute, model.num_blocks());
-    let policy = Policy::train(model, &plan, DropoutKey(0));
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Recompute, model.num_blocks());
+    let policy = ModelPass::train(model, &plan, DropoutKey(0));
     let hidden = policy.hidden(tokens, documents);
     // The last token of a document predicts nothing.
     let targets = Tensor::full_like(tokens, kernels::cross_entropy::IGNORED);

@@ -11,7 +11,7 @@ use events::Events;
 use moa::{Backend, Failure, MoaConfig, Reply, Request};
 use models::machine::Machine;
 use models::prompts;
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::Loaded;
 use crate::Opened;
@@ -73,12 +73,12 @@ impl LocalAgents {
         Ok(Self { models, agents })
     }
 
-    fn of(&self, agent: &str) -> Result<(usize, Mix), Failure> {
+    fn of(&self, agent: &str) -> Result<(usize, AdapterRouting), Failure> {
         let found = self.agents.get(agent);
         let (idx, adapter) = found.ok_or_else(|| Failure::Local(format!("no local agent `{agent}`")))?;
         let mix = match (&self.models[*idx].adapters, adapter) {
             (Some(names), Some(adapter)) => names.mix([(adapter.as_str(), 1.0)]).map_err(|error| local(&error))?,
-            _ => Mix::base(),
+            _ => AdapterRouting::base(),
         };
         Ok((*idx, mix))
     }
@@ -105,7 +105,7 @@ impl LocalAgents {
     fn batch(
         &self,
         idx: usize,
-        asked: &[(Vec<u32>, Mix, &Request)],
+        asked: &[(Vec<u32>, AdapterRouting, &Request)],
         on_token: &mut dyn FnMut(usize, u32),
     ) -> Result<Vec<Reply>> {
         let loaded = &self.models[idx];
@@ -140,7 +140,7 @@ impl Backend for LocalAgents {
     fn respond(&mut self, requests: &[Request]) -> Vec<Result<Reply, Failure>> {
         let mut answers: Vec<Result<Reply, Failure>> = Vec::with_capacity(requests.len());
         let mut batches: Vec<(usize, Vec<usize>)> = Vec::new();
-        let mut asked: Vec<Option<(Vec<u32>, Mix, &Request)>> = Vec::with_capacity(requests.len());
+        let mut asked: Vec<Option<(Vec<u32>, AdapterRouting, &Request)>> = Vec::with_capacity(requests.len());
         for (position, request) in requests.iter().enumerate() {
             answers.push(Err(Failure::Empty));
             let prompt = self

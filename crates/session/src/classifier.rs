@@ -8,7 +8,7 @@ use data::{EncodeConfig, Prompt, Row, Tokenizer, best_fit, encode};
 use decoder::HeadKind;
 use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
-use tensor_core::{Documents, Mix, blob};
+use tensor_core::{AdapterRouting, Documents, blob};
 
 use crate::Loaded;
 
@@ -101,7 +101,7 @@ fn replies(row: &Row, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
 pub fn outputs(
     loaded: &Loaded,
     documents: &[&[u32]],
-    mixes: &[Mix],
+    mixes: &[AdapterRouting],
     read: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<f32>>> {
     let lengths: Vec<usize> = documents.iter().map(|tokens| tokens.len()).collect();
@@ -113,7 +113,7 @@ pub fn outputs(
             .collect();
         let mut packed = Documents::new(&lot.iter().map(|&idx| lengths[idx]).collect::<Vec<_>>());
         if !mixes.is_empty() {
-            packed = packed.with_mixes(&lot.iter().map(|&idx| mixes[idx].clone()).collect::<Vec<_>>());
+            packed = packed.with_routings(&lot.iter().map(|&idx| mixes[idx].clone()).collect::<Vec<_>>());
         }
         let tokens = Tensor::from_slice(&tokens).to_device(loaded.model.device());
         let logits = loaded

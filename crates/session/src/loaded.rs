@@ -9,7 +9,7 @@ use models::machine::Machine;
 use models::prompts::Form;
 use models::quantised::{Against, Quantisation};
 use models::{Source, provenance};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::adapters::{self, AdapterArg, Adapters};
 
@@ -30,7 +30,7 @@ pub struct Loaded {
 
 impl Loaded {
     /// The mix of a row that was read by [`adapters::reading`]; none where rows have no choice.
-    pub fn mix(&self, rows: &Dataset, idx: usize) -> Result<Option<Mix>> {
+    pub fn mix(&self, rows: &Dataset, idx: usize) -> Result<Option<AdapterRouting>> {
         let Some(names) = &self.adapters else { return Ok(None) };
         adapters::mix(names, rows.kept(idx, adapters::COLUMN)).map(Some)
     }

@@ -5,6 +5,7 @@ pub mod forgetting;
 pub mod memory;
 pub mod record;
 pub mod reference;
+mod report_draft;
 pub mod rollouts;
 pub mod rows;
 pub mod samples;
@@ -12,7 +13,6 @@ pub mod saving;
 pub mod sets;
 pub mod states;
 pub mod steps;
-mod telling;
 mod watch;
 
 use align_dpo_ppo::{Likelihood, Preference, Reference, ReplyRow, RewardLoss, ScoredRow, SingleReplies, SingleRow};
@@ -33,10 +33,10 @@ use train::{Hooks, Outcome, Report, RunDir, Start};
 use self::evaluation::Evaluation;
 use self::record::{Open, Record};
 use self::reference::Known;
+use self::report_draft::ReportDraft;
 use self::rows::ToRow;
 use self::sets::Sets;
 use self::steps::Steps;
-use self::telling::Telling;
 pub use self::watch::Watch;
 use crate::rewards::Speaker;
 
@@ -237,7 +237,7 @@ impl Run<'_> {
             Some(known) => batches.with_known(known.train.clone()),
             None => batches,
         };
-        let telling = Telling::begin(self)?;
+        let draft = ReportDraft::begin(self)?;
         let half = Half::of(model, recipe)?;
         let evaluation = Evaluation::new(
             self.sets,
@@ -271,7 +271,7 @@ impl Run<'_> {
         )?;
         if !matches!(report.outcome, Outcome::Interrupted { .. }) {
             let settings = half.map_or_else(Vec::new, |half| half.settings(report.num_steps, batches.len()));
-            telling.end(&report, Vec::new(), settings)?;
+            draft.end(&report, Vec::new(), settings)?;
         }
         Ok(report)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::mix::{Mix, Mixes};
+use crate::adapter_routing::{AdapterRouting, AdapterRoutings};
 
 /// The documents of one packed row `[t]`: offsets, positions that restart (or continue a past) in each, and perhaps the
 /// adapters that each is read with.
@@ -15,7 +15,7 @@ use crate::mix::{Mix, Mixes};
 pub struct Documents {
     offsets: Vec<usize>,
     starts: Vec<usize>,
-    mixes: Option<Arc<Mixes>>,
+    mixes: Option<Arc<AdapterRoutings>>,
 }
 
 impl Documents {
@@ -57,22 +57,24 @@ impl Documents {
     /// # Panics
     /// If there is not one mix a document.
     #[must_use]
-    pub fn with_mixes(self, mixes: &[Mix]) -> Self {
+    pub fn with_routings(self, mixes: &[AdapterRouting]) -> Self {
         assert_eq!(mixes.len(), self.len(), "one mix a document");
         Self {
-            mixes: Some(Arc::new(Mixes::new(mixes))),
+            mixes: Some(Arc::new(AdapterRoutings::new(mixes))),
             ..self
         }
     }
 
     /// The mixes, if any were given.
-    pub fn mixes(&self) -> Option<&Mixes> {
+    pub fn routings(&self) -> Option<&AdapterRoutings> {
         self.mixes.as_deref()
     }
 
     /// Each document's tokens with its mix; nothing if none were given.
-    pub fn mixed_ranges(&self) -> impl Iterator<Item = (Range<usize>, &Mix)> {
-        self.mixes().into_iter().flat_map(|mixes| mixes.ranges(self.ranges()))
+    pub fn mixed_ranges(&self) -> impl Iterator<Item = (Range<usize>, &AdapterRouting)> {
+        self.routings()
+            .into_iter()
+            .flat_map(|mixes| mixes.ranges(self.ranges()))
     }
 
     /// Every document as one token: what a head sees of each one's last.
@@ -89,7 +91,7 @@ impl Documents {
     #[must_use]
     pub fn at(&self, positions: &Tensor) -> Self {
         let count = positions.numel();
-        match self.mixes().filter(|mixes| mixes.uniform().is_none() && count > 0) {
+        match self.routings().filter(|mixes| mixes.uniform().is_none() && count > 0) {
             None => Self {
                 mixes: self.mixes.as_ref().map(|mixes| Arc::new(mixes.of_parts([0]))),
                 ..Self::new(&[count.max(1)])
@@ -205,26 +207,34 @@ mod tests {
 
     #[test]
     fn a_document_keeps_its_mix_in_every_part_of_it() {
-        let (a, b) = (Mix::one(0), Mix::of([(0, 0.5), (1, 2.0), (2, 0.0)]));
-        let documents = Documents::new(&[2, 3, 1]).with_mixes(&[a.clone(), b.clone(), a.clone()]);
+        let (a, b) = (
+            AdapterRouting::one(0),
+            AdapterRouting::of([(0, 0.5), (1, 2.0), (2, 0.0)]),
+        );
+        let documents = Documents::new(&[2, 3, 1]).with_routings(&[a.clone(), b.clone(), a.clone()]);
         assert_eq!(b.shares(), [(0, 0.5), (1, 2.0)]);
-        let mixes = documents.mixes().unwrap();
+        let mixes = documents.routings().unwrap();
         assert_eq!(
             (mixes.distinct().len(), mixes.of_documents()),
             (2, [0, 1, 0].as_slice())
         );
-        assert_eq!(documents.one_token_each().mixes(), Some(mixes));
+        assert_eq!(documents.one_token_each().routings(), Some(mixes));
         let picked = documents.at(&Tensor::from_slice(&[0i64, 2, 4, 5]));
-        let each: Vec<(Range<usize>, &Mix)> = picked.mixed_ranges().collect();
+        let each: Vec<(Range<usize>, &AdapterRouting)> = picked.mixed_ranges().collect();
         assert_eq!(each, [(0..1, &a), (1..2, &b), (2..3, &b), (3..4, &a)]);
         // Read alike, or with no choice, they need not be told apart.
-        let alike = Documents::new(&[2, 3]).with_mixes(&[b.clone(), b.clone()]);
+        let alike = Documents::new(&[2, 3]).with_routings(&[b.clone(), b.clone()]);
         let picked = alike.at(&Tensor::from_slice(&[1i64, 2, 4]));
         assert_eq!(
-            (picked.len(), picked.num_tokens(), picked.mixes().unwrap().uniform()),
+            (picked.len(), picked.num_tokens(), picked.routings().unwrap().uniform()),
             (1, 3, Some(&b))
         );
-        assert!(Documents::new(&[2]).at(&Tensor::from_slice(&[1i64])).mixes().is_none());
+        assert!(
+            Documents::new(&[2])
+                .at(&Tensor::from_slice(&[1i64]))
+                .routings()
+                .is_none()
+        );
     }
 
     #[test]

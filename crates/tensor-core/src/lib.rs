@@ -2,8 +2,8 @@
 //!
 //! A model is an owned tree of typed slots. A slot holds a [`Projection`] (a matrix, however it is held) or a
 //! [`Sublayer`] (what a block adds to the residual stream). A method is a function from what a slot holds to what it
-//! shall hold: see [`Projection`] for why the seam has this form. A [`Policy`] runs a [`LanguageModel`] block by block
-//! and walks the blocks back down with given gradients, keeping or recomputing each block's graph as its [`Plan`] says.
+//! shall hold: see [`Projection`] for why the seam has this form. A [`ModelPass`] runs a [`LanguageModel`] block by block
+//! and walks the blocks back down with given gradients, keeping or recomputing each block's graph as its [`CheckpointingPolicy`] says.
 //!
 //! ```
 //! use tch::{Kind, Tensor};
@@ -21,21 +21,21 @@
     reason = "a kernel's parts must be inlined where its instructions are allowed"
 )]
 
+mod adapter_routing;
 mod dense;
 mod documents;
 mod embedding;
 mod error;
-mod mix;
+mod frozen_cache;
 mod model;
+mod model_pass;
 mod observed;
 mod paged;
 mod param;
 mod pass;
 mod path;
-mod policy;
 mod project;
 mod projection;
-mod still;
 mod sublayer;
 mod tape;
 mod targets;
@@ -51,24 +51,24 @@ mod shim;
 pub mod tile;
 pub mod vector;
 
+pub use adapter_routing::{AdapterRouting, AdapterRoutings};
 pub use dense::Dense;
 pub use documents::Documents;
 pub use embedding::{Embedding, EmbeddingSurgeon, Table};
 pub use error::{Error, Found, Result};
+pub use frozen_cache::FrozenCache;
 pub use gemm::unit::{self, Unit};
-pub use mix::{Mix, Mixes};
 pub use model::LanguageModel;
+pub use model_pass::{Loss, ModelPass, Objective};
 pub use observed::{Observed, OnInput};
 pub use paged::{Paged, allocate};
 pub use param::{Param, Parameters, Role, Stamp, named_params, num_params};
 pub use pass::{DropoutKey, Pass, PastKeyValues, SideLosses, Tally};
 pub use path::ModulePath;
-pub use policy::{Loss, Objective, Policy};
 pub use project::{Finish, Parts, Update, Way, over_frozen, project};
 pub use projection::{FrozenMap, Linear, Projection, ProjectionSurgeon};
-pub use still::Still;
 pub use sublayer::{Sublayer, SublayerSurgeon};
-pub use tape::{Plan, Treatment};
+pub use tape::{Checkpointing, CheckpointingPolicy};
 pub use targets::{Modules, Targets};
 
 // In the signatures here.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
-use crate::{Documents, ModulePath, Still};
+use crate::{Documents, FrozenCache, ModulePath};
 
 /// Where attention keeps its past during generation: one store for all layers.
 pub trait PastKeyValues {
@@ -83,7 +83,7 @@ pub struct Pass<'a> {
     adapters: bool,
     past: Option<&'a dyn PastKeyValues>,
     side_losses: Option<&'a SideLosses>,
-    still: Option<&'a Still>,
+    frozen_cache: Option<&'a FrozenCache>,
 }
 
 impl<'a> Pass<'a> {
@@ -96,7 +96,7 @@ impl<'a> Pass<'a> {
             adapters: true,
             past: None,
             side_losses: None,
-            still: None,
+            frozen_cache: None,
         }
     }
 
@@ -150,9 +150,9 @@ impl<'a> Pass<'a> {
 
     /// The same pass, one of many that no parameter changes between.
     #[must_use]
-    pub fn with_still(self, still: &'a Still) -> Self {
+    pub fn with_frozen_cache(self, cache: &'a FrozenCache) -> Self {
         Self {
-            still: Some(still),
+            frozen_cache: Some(cache),
             ..self
         }
     }
@@ -183,8 +183,8 @@ impl<'a> Pass<'a> {
     }
 
     /// What is kept between passes that no parameter changes between; none if one may.
-    pub fn still(&self) -> Option<&'a Still> {
-        self.still
+    pub fn frozen_cache(&self) -> Option<&'a FrozenCache> {
+        self.frozen_cache
     }
 
     /// Where side losses go; none when nobody listens.

@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor};
 
 use crate::packed::{self, LowRankTerm, PackedMatrix, Term};
-use crate::{FrozenMap, Linear, Param, Pass, Still, autograd};
+use crate::{FrozenCache, FrozenMap, Linear, Param, Pass, autograd};
 
 /// A projection as this module computes it: a frozen map, and at most one trained update beside it.
 pub struct Parts<'a> {
@@ -49,7 +49,7 @@ pub struct Update<'a> {
     /// s.
     pub scale: f64,
     /// What is kept of the factors between passes, if the pass says that they stay ([`Pass::still`]).
-    pub still: Option<Still>,
+    pub still: Option<FrozenCache>,
 }
 
 /// Which way a map is applied.

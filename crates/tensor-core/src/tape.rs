@@ -12,7 +12,7 @@ use crate::{LanguageModel, Pass, Result, autograd};
 /// What a block leaves behind on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Treatment {
+pub enum Checkpointing {
     /// Its graph.
     Keep,
     /// Its input only.
@@ -21,13 +21,13 @@ pub enum Treatment {
 
 /// How each block is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    treatments: Vec<Treatment>,
+pub struct CheckpointingPolicy {
+    treatments: Vec<Checkpointing>,
 }
 
-impl Plan {
+impl CheckpointingPolicy {
     /// Every block alike.
-    pub fn uniform(treatment: Treatment, num_blocks: usize) -> Self {
+    pub fn uniform(treatment: Checkpointing, num_blocks: usize) -> Self {
         Self {
             treatments: vec![treatment; num_blocks],
         }
@@ -39,18 +39,18 @@ impl Plan {
             treatments: (0..num_blocks)
                 .map(|i| {
                     if i < recomputed {
-                        Treatment::Recompute
+                        Checkpointing::Recompute
                     } else {
-                        Treatment::Keep
+                        Checkpointing::Keep
                     }
                 })
                 .collect(),
         }
     }
 
-    /// The treatment of block `idx`; blocks beyond the plan are kept.
-    pub fn treatment(&self, idx: usize) -> Treatment {
-        self.treatments.get(idx).copied().unwrap_or(Treatment::Keep)
+    /// What becomes of block `idx`; blocks beyond the policy are kept.
+    pub fn of_block(&self, idx: usize) -> Checkpointing {
+        self.treatments.get(idx).copied().unwrap_or(Checkpointing::Keep)
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Tape {
 
 impl Tape {
     /// Runs `tokens` (`[t]` i64) through `model` under `plan`.
-    pub(crate) fn forward(model: &dyn LanguageModel, tokens: &Tensor, pass: &Pass, plan: &Plan) -> Self {
+    pub(crate) fn forward(model: &dyn LanguageModel, tokens: &Tensor, pass: &Pass, plan: &CheckpointingPolicy) -> Self {
         let side = SideLosses::default();
         let pass = &pass.with_side_losses(&side);
         let mut side_total = 0.0;
@@ -82,7 +82,7 @@ impl Tape {
         let mut stream = leaf_of(&embedded);
         let mut segments = Vec::with_capacity(model.num_blocks());
         for idx in 0..model.num_blocks() {
-            let kept = plan.treatment(idx) == Treatment::Keep;
+            let kept = plan.of_block(idx) == Checkpointing::Keep;
             let output = if kept {
                 model.block(idx, &stream, pass)
             } else {

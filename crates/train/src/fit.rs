@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use events::Work;
 use tch::{Device, Tensor};
-use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, named_params};
+use tensor_core::{CheckpointingPolicy, DropoutKey, LanguageModel, Objective, named_params};
 
 use self::resume::{load, round_state};
 use crate::metrics::Metrics;
@@ -61,7 +61,7 @@ struct Run<'c, 'h> {
     config: &'c TrainConfig,
     hooks: Hooks<'h>,
     schedule: Schedule,
-    plan: Plan,
+    plan: CheckpointingPolicy,
     optimizer: Optimizer,
     state: State,
     total: usize,

@@ -63,7 +63,7 @@ pub use hooks::{Evaluate, Hooks, OnEntry, SaveModel};
 pub use metrics::TIMING;
 pub use optimizer::{Optimizer, States, Trained, Update};
 pub use plan::{choose_plan, free_memory};
-pub use report::{Outcome, Report, Sample, Story};
+pub use report::{Outcome, Report, ReportText, Sample};
 pub use rounds::Rounds;
 pub use run_dir::{Checkpoint, RunDir, Start};
 pub use schedule::{Ramp, Schedule, ScheduleOptions, ScheduleType};

@@ -5,7 +5,7 @@
 //! is for gradients, the loss and surprises. Where the free memory cannot be known, every block keeps its graph.
 
 use tch::{Device, Tensor};
-use tensor_core::{Documents, LanguageModel, Pass, Plan, Treatment};
+use tensor_core::{Checkpointing, CheckpointingPolicy, Documents, LanguageModel, Pass};
 
 use crate::GradientCheckpointing;
 
@@ -18,11 +18,11 @@ pub fn choose_plan(
     choice: GradientCheckpointing,
     longest_row: usize,
     device: Device,
-) -> Plan {
+) -> CheckpointingPolicy {
     let num_blocks = model.num_blocks();
     match choice {
-        GradientCheckpointing::Always => Plan::uniform(Treatment::Recompute, num_blocks),
-        GradientCheckpointing::Never => Plan::uniform(Treatment::Keep, num_blocks),
+        GradientCheckpointing::Always => CheckpointingPolicy::uniform(Checkpointing::Recompute, num_blocks),
+        GradientCheckpointing::Never => CheckpointingPolicy::uniform(Checkpointing::Keep, num_blocks),
         GradientCheckpointing::Auto => {
             let block = bytes_per_token(model, device) * longest_row as u64;
             fit_in(free_memory(device).map(|free| free / 2), block, num_blocks)
@@ -31,11 +31,11 @@ pub fn choose_plan(
 }
 
 /// Recomputes just as many blocks as do not fit `budget` (bytes) at `block` bytes each.
-fn fit_in(budget: Option<u64>, block: u64, num_blocks: usize) -> Plan {
+fn fit_in(budget: Option<u64>, block: u64, num_blocks: usize) -> CheckpointingPolicy {
     let kept = budget.map_or(num_blocks, |budget| {
         usize::try_from(budget / block.max(1)).map_or(num_blocks, |fit| fit.min(num_blocks))
     });
-    Plan::recompute_first(num_blocks - kept, num_blocks)
+    CheckpointingPolicy::recompute_first(num_blocks - kept, num_blocks)
 }
 
 /// Bytes that a kept block leaves for each token.
@@ -86,7 +86,7 @@ mod tests {
         for (budget, recomputed) in [(None, 0), (Some(100), 0), (Some(35), 1), (Some(9), 4), (Some(0), 4)] {
             assert_eq!(
                 fit_in(budget, 10, 4),
-                Plan::recompute_first(recomputed, 4),
+                CheckpointingPolicy::recompute_first(recomputed, 4),
                 "{budget:?}"
             );
         }

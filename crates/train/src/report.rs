@@ -88,7 +88,7 @@ pub struct Sample {
 
 /// What the caller tells of the run, for `report.md`.
 #[derive(Clone, Debug, Default)]
-pub struct Story {
+pub struct ReportText {
     /// The heading.
     pub title: String,
     /// Settings worth a line: name and value.
@@ -118,7 +118,7 @@ impl Report {
     }
 
     /// Writes `report.md` and the pictures in `report/`, if `report_to` asks for them.
-    pub fn write(&self, dir: &RunDir, story: &Story) -> Result<Option<PathBuf>> {
+    pub fn write(&self, dir: &RunDir, story: &ReportText) -> Result<Option<PathBuf>> {
         if !self.writes_markdown {
             return Ok(None);
         }
@@ -168,7 +168,7 @@ impl Report {
         charts
     }
 
-    fn markdown(&self, story: &Story, pictures: &[(String, String)]) -> String {
+    fn markdown(&self, story: &ReportText, pictures: &[(String, String)]) -> String {
         let mut text = format!(
             "# {}\n\n",
             if story.title.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tensor_core::{DropoutKey, LanguageModel, Objective, Plan, Policy};
+use tensor_core::{CheckpointingPolicy, DropoutKey, LanguageModel, ModelPass, Objective};
 
 use crate::{Batches, Error, Result, Row, Tallies};
 
@@ -26,7 +26,7 @@ pub(crate) fn accumulate<B>(
     model: &dyn LanguageModel,
     objective: &dyn Objective<Batch = B>,
     batches: &dyn Batches<B>,
-    plan: &Plan,
+    plan: &CheckpointingPolicy,
     at: (usize, DropoutKey),
 ) -> Result<StepReport> {
     let (step, key) = at;
@@ -46,9 +46,9 @@ pub(crate) fn accumulate<B>(
     for (idx, Row { batch, num_tokens }) in rows.into_iter().enumerate() {
         let failed = |source| Error::Step { step: number, source };
         let policy = if objective.drops_out() {
-            Policy::train(model, plan, key.at(number as u64).at(idx as u64))
+            ModelPass::train(model, plan, key.at(number as u64).at(idx as u64))
         } else {
-            Policy::train_without_dropout(model, plan)
+            ModelPass::train_without_dropout(model, plan)
         };
         let loss = objective.loss(&policy, &batch).map_err(failed)?;
         let share = objective.weight(&batch) / total;
@@ -84,12 +84,12 @@ pub(crate) fn accumulate<B>(
 }
 
 /// Where the first number that is none was made.
-fn place<B>(model: &dyn LanguageModel, batches: &dyn Batches<B>, plan: &Plan, batch: &B) -> String {
+fn place<B>(model: &dyn LanguageModel, batches: &dyn Batches<B>, plan: &CheckpointingPolicy, batch: &B) -> String {
     let Some((tokens, documents)) = batches.input(batch) else {
         return "which block made it is not known".into();
     };
     let num_blocks = model.num_blocks();
-    match Policy::evaluate(model, plan).first_non_finite(tokens, documents) {
+    match ModelPass::evaluate(model, plan).first_non_finite(tokens, documents) {
         Some(block) if block == num_blocks => "the last norm made it; every block's output is finite".into(),
         Some(block) => format!(
             "block {block} (of 0 to {}) is the first whose output is not finite",

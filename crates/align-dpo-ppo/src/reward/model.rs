@@ -5,7 +5,7 @@
 use decoder::Decoder;
 use decoder::loss::label_logits;
 use tch::{Device, Tensor};
-use tensor_core::{Documents, LanguageModel as _, Plan, Policy, Treatment, blob};
+use tensor_core::{Checkpointing, CheckpointingPolicy, Documents, LanguageModel as _, ModelPass, blob};
 
 use super::{Reward, Said};
 use crate::{Error, Result};
@@ -42,8 +42,8 @@ impl ModelReward {
             .map(|&id| i64::from(id))
             .collect();
         let documents = Documents::new(&replies.iter().map(|said| said.tokens.len()).collect::<Vec<_>>());
-        let plan = Plan::uniform(Treatment::Keep, self.0.num_blocks());
-        let policy = Policy::evaluate(&self.0, &plan);
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, self.0.num_blocks());
+        let policy = ModelPass::evaluate(&self.0, &plan);
         let tokens = Tensor::from_slice(&tokens).to_device(self.0.device());
         let scores = tch::no_grad(|| label_logits(&policy, &tokens, &documents)).map_err(|error| error.to_string())?;
         let scores = scores.view([-1]).to_device(Device::Cpu).contiguous();

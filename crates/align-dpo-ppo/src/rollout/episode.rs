@@ -5,7 +5,7 @@
 use decoder::{Decoder, GenerateOptions, Generated, Sampler, Stop};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, Policy, blob};
+use tensor_core::{Documents, ModelPass, blob};
 
 use super::ValueHead;
 use crate::reinforce::KlEstimator;
@@ -92,7 +92,7 @@ pub fn write(
 
 /// Asks the reference and the critic about every token, in rows of at most `max_tokens`.
 pub fn look_up(
-    policy: &Policy,
+    policy: &ModelPass,
     episodes: &mut [Episode],
     reference: Option<&Reference>,
     critic: Option<&ValueHead>,

@@ -6,7 +6,7 @@
 
 use decoder::loss::token_log_probs;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Loss, Objective, Policy};
+use tensor_core::{Loss, ModelPass, Objective};
 
 use super::episode::{reply_row, spread};
 use super::{Episode, ValueHead};
@@ -104,7 +104,7 @@ impl Objective for PolicyGradient {
         false
     }
 
-    fn loss(&self, policy: &Policy, row: &PolicyRow) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &PolicyRow) -> tensor_core::Result<Loss> {
         let ReplyRow {
             tokens,
             targets,

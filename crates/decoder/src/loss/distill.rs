@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 use tch::{Kind, Tensor};
-use tensor_core::{LanguageModel, Loss, Objective, Pass, Plan, Policy, Result, Treatment};
+use tensor_core::{Checkpointing, CheckpointingPolicy, LanguageModel, Loss, ModelPass, Objective, Pass, Result};
 
 use super::{TokenRow, chunked, expect_shape, positions};
 
@@ -20,7 +20,7 @@ const CHUNK: i64 = 128;
 /// Learning from a teacher, which is not changed. Summed, in nats; `kl` counts the divergence at the temperature.
 pub struct Distillation<'t> {
     teacher: &'t dyn LanguageModel,
-    plan: Plan,
+    plan: CheckpointingPolicy,
     temperature: f64,
     alpha: f64,
 }
@@ -30,7 +30,7 @@ impl<'t> Distillation<'t> {
     pub fn new(teacher: &'t dyn LanguageModel, temperature: f64, alpha: f64) -> Self {
         Self {
             teacher,
-            plan: Plan::uniform(Treatment::Keep, teacher.num_blocks()),
+            plan: CheckpointingPolicy::uniform(Checkpointing::Keep, teacher.num_blocks()),
             temperature,
             alpha,
         }
@@ -51,7 +51,7 @@ impl Objective for Distillation<'_> {
         row.targets.ge(0).sum(Kind::Int64).int64_value(&[]) as f64
     }
 
-    fn loss(&self, policy: &Policy, row: &TokenRow) -> Result<Loss> {
+    fn loss(&self, policy: &ModelPass, row: &TokenRow) -> Result<Loss> {
         let TokenRow {
             tokens,
             targets,
@@ -59,7 +59,7 @@ impl Objective for Distillation<'_> {
         } = row;
         expect_shape("tokens", tokens, &[documents.num_tokens() as i64])?;
         expect_shape("targets", targets, &tokens.size())?;
-        let theirs = Policy::evaluate(self.teacher, &self.plan).hidden(tokens, documents);
+        let theirs = ModelPass::evaluate(self.teacher, &self.plan).hidden(tokens, documents);
         let hidden = policy.hidden(tokens, documents);
         let wanted = positions(targets);
         let kl = Cell::new(0.0);

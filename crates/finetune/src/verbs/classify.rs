@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use session::Loaded;
 use session::adapters;
 use session::classifier::{self, Classified, Input};
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::args::ModelArgs;
 use crate::output;
@@ -94,7 +94,7 @@ pub(super) fn label_rows(loaded: &Loaded, rows: &Dataset, form: Form) -> Result<
     for start in (0..rows.len()).step_by(LOT) {
         let lot = start..rows.len().min(start + LOT);
         let mut inputs: Vec<Input> = Vec::with_capacity(lot.len());
-        let mut mixes: Vec<Mix> = Vec::new();
+        let mut mixes: Vec<AdapterRouting> = Vec::new();
         for idx in lot.clone() {
             let place = || rows.place(idx).to_string();
             let input = classifier::input(rows.row(idx), loaded).with_context(place)?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use session::Loaded;
 use session::adapters::{COLUMN, tell_base};
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, Mix};
+use tensor_core::{AdapterRouting, Documents};
 
 use crate::args::FormArgs;
 use crate::args::ModelArgs;
@@ -57,7 +57,7 @@ struct Scored {
     /// The bytes of its predicted tokens.
     predicted_bytes: usize,
     /// Its adapters, where it may choose them.
-    mix: Option<Mix>,
+    mix: Option<AdapterRouting>,
     /// What it says of them, where it may.
     adapter: Option<Value>,
 }
@@ -136,12 +136,12 @@ fn check_lengths(loaded: &Loaded, rows: &Dataset, form: Form) -> Result<()> {
 /// The rows as documents, each with its adapters.
 fn documents(lot: &[Scored]) -> Documents {
     let lengths: Vec<usize> = lot.iter().map(|row| row.tokens.len()).collect();
-    let mixes: Vec<Mix> = lot.iter().filter_map(|row| row.mix.clone()).collect();
+    let mixes: Vec<AdapterRouting> = lot.iter().filter_map(|row| row.mix.clone()).collect();
     let documents = Documents::new(&lengths);
     if mixes.is_empty() {
         documents
     } else {
-        documents.with_mixes(&mixes)
+        documents.with_routings(&mixes)
     }
 }
 

@@ -14,7 +14,7 @@ use models::Source;
 use models::machine::Machine;
 use session::convert::Conversion;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, Objective, Plan, Policy, Treatment, named_params};
+use tensor_core::{Checkpointing, CheckpointingPolicy, Documents, DropoutKey, ModelPass, Objective, named_params};
 
 /// Relative, and of logits of about size 3 absolute: sums over at most 97 f32 terms.
 const OF_A_LOGIT: f64 = 1e-4;
@@ -195,8 +195,8 @@ fn the_gradients_of_an_adapter_of_peft_are_those_that_peft_takes() {
             targets: Tensor::from_slice(&targets),
             documents,
         };
-        let plan = Plan::uniform(Treatment::Keep, model.blocks().len());
-        let policy = Policy::train(&model, &plan, DropoutKey(0));
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.blocks().len());
+        let policy = ModelPass::train(&model, &plan, DropoutKey(0));
         let loss = SupervisedLoss.loss(&policy, &row).expect("a loss");
         let wanted = recorded.golden.number("loss");
         let found = loss.sum.double_value(&[]);

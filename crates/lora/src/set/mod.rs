@@ -1,7 +1,7 @@
 //! Several named adapters on one base, switched or mixed per document, nothing loaded again.
 //!
 //! Placing them gives each module all updates that they have for it; which of them take part is the documents' word
-//! ([`Mix`], [`tensor_core::Documents::with_mixes`]), and the set's default where they say nothing. Nothing trains.
+//! ([`AdapterRouting`], [`tensor_core::Documents::with_routings`]), and the set's default where they say nothing. Nothing trains.
 //!
 //! ```
 //! use lora::{AdapterSet, LoraConfig, Member, Placement};
@@ -22,7 +22,7 @@
 //! let names = set.finish()?;
 //!
 //! let mixes = [names.default_mix().clone(), names.mix([("hundreds", 2.0)])?, names.mix([])?];
-//! let documents = Documents::new(&[1, 1, 1]).with_mixes(&mixes);
+//! let documents = Documents::new(&[1, 1, 1]).with_routings(&mixes);
 //! let y = projection.forward(&Tensor::from_slice(&[1.0f32, 1.0, 1.0]).view([3, 1]), &Pass::evaluate(&documents));
 //! assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), [11.0, 201.0, 1.0]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -32,7 +32,7 @@ mod projection;
 mod shares;
 mod table;
 
-use tensor_core::{Embedding, Mix, ModulePath, Projection};
+use tensor_core::{AdapterRouting, Embedding, ModulePath, Projection};
 
 use crate::{Error, Placement, Result};
 use projection::SwitchedLora;
@@ -61,7 +61,7 @@ pub struct AdapterSet {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterNames {
     names: Vec<String>,
-    default: Mix,
+    default: AdapterRouting,
 }
 
 impl AdapterSet {
@@ -83,7 +83,7 @@ impl AdapterSet {
                 });
             }
         }
-        let default = Mix::of(members.iter().map(|member| member.weight).enumerate());
+        let default = AdapterRouting::of(members.iter().map(|member| member.weight).enumerate());
         Ok(Self {
             members,
             names: AdapterNames { names, default },
@@ -148,12 +148,12 @@ impl AdapterNames {
     }
 
     /// What takes part where documents say nothing.
-    pub fn default_mix(&self) -> &Mix {
+    pub fn default_mix(&self) -> &AdapterRouting {
         &self.default
     }
 
     /// These adapters with these weights; without any, the base alone.
-    pub fn mix<'n>(&self, shares: impl IntoIterator<Item = (&'n str, f64)>) -> Result<Mix> {
+    pub fn mix<'n>(&self, shares: impl IntoIterator<Item = (&'n str, f64)>) -> Result<AdapterRouting> {
         let shares = shares.into_iter().map(|(name, weight)| {
             if !weight.is_finite() {
                 return Err(Error::Option {
@@ -169,6 +169,6 @@ impl AdapterNames {
             })?;
             Ok((idx, weight))
         });
-        Ok(Mix::of(shares.collect::<Result<Vec<_>>>()?))
+        Ok(AdapterRouting::of(shares.collect::<Result<Vec<_>>>()?))
     }
 }

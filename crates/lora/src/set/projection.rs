@@ -67,7 +67,7 @@ impl Projection for SwitchedLora {
                     a: update.a(),
                     b: update.b(),
                     scale: update.scale() * weight,
-                    still: pass.still().cloned(),
+                    still: pass.frozen_cache().cloned(),
                 }),
                 ..base
             },

@@ -5,7 +5,7 @@
 //! it takes no part. Shapes: t tokens, R the ranks' sum of the adapters that occur, in and out widths.
 
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, Mix, ModulePath, Param, Pass};
+use tensor_core::{AdapterRouting, Documents, ModulePath, Param, Pass};
 
 use crate::LowRank;
 
@@ -14,7 +14,7 @@ use crate::LowRank;
 pub(super) struct Updates {
     /// None for an adapter that leaves this module alone.
     updates: Vec<Option<(String, LowRank)>>,
-    default: Mix,
+    default: AdapterRouting,
 }
 
 /// What a pass adds to the base.
@@ -35,7 +35,7 @@ pub(super) struct Stacked {
 }
 
 impl Updates {
-    pub(super) fn new(updates: Vec<Option<(String, LowRank)>>, default: Mix) -> Self {
+    pub(super) fn new(updates: Vec<Option<(String, LowRank)>>, default: AdapterRouting) -> Self {
         Self { updates, default }
     }
 
@@ -56,7 +56,7 @@ impl Updates {
             return Some(Chosen::Nothing);
         }
         let mut all: Vec<Vec<(usize, f64)>> = self.mixes(pass.documents()).map(|mix| self.here(mix)).collect();
-        // Mixes may differ by what this module does not have.
+        // AdapterRoutings may differ by what this module does not have.
         all.dedup();
         match all.as_slice() {
             [shares] => match shares.as_slice() {
@@ -86,9 +86,9 @@ impl Updates {
         }
     }
 
-    fn mixes<'a>(&'a self, documents: &'a Documents) -> impl Iterator<Item = &'a Mix> {
-        let given = documents.mixes().map_or(&[][..], |mixes| mixes.distinct());
-        let default = documents.mixes().is_none().then_some(&self.default);
+    fn mixes<'a>(&'a self, documents: &'a Documents) -> impl Iterator<Item = &'a AdapterRouting> {
+        let given = documents.routings().map_or(&[][..], |mixes| mixes.distinct());
+        let default = documents.routings().is_none().then_some(&self.default);
         given.iter().chain(default)
     }
 
@@ -97,13 +97,13 @@ impl Updates {
     }
 
     /// What of a mix has an update here.
-    fn here(&self, mix: &Mix) -> Vec<(usize, f64)> {
+    fn here(&self, mix: &AdapterRouting) -> Vec<(usize, f64)> {
         let shares = mix.shares().iter().copied();
         shares.filter(|(idx, _)| self.update(*idx).is_some()).collect()
     }
 
     fn stacked(&self, documents: &Documents, rows: i64) -> Stacked {
-        let mixes: Vec<&Mix> = self.mixes(documents).collect();
+        let mixes: Vec<&AdapterRouting> = self.mixes(documents).collect();
         let mut occurring: Vec<usize> = mixes
             .iter()
             .flat_map(|mix| self.here(mix))
@@ -125,7 +125,7 @@ impl Updates {
                 std::iter::repeat_n((idx, update.scale()), update.a().value().size()[0] as usize)
             })
             .collect();
-        let strengths_of = |mix: &Mix| -> Vec<f32> {
+        let strengths_of = |mix: &AdapterRouting| -> Vec<f32> {
             let weight = |idx| {
                 mix.shares()
                     .iter()
@@ -162,7 +162,7 @@ fn mix_of_tokens(documents: &Documents, rows: i64) -> Tensor {
         rows, tokens,
         "documents that are read differently are over the rows (left) that come"
     );
-    let of = documents.mixes().map_or(&[][..], |mixes| mixes.of_documents());
+    let of = documents.routings().map_or(&[][..], |mixes| mixes.of_documents());
     let of: Vec<i64> = of.iter().map(|&mix| mix as i64).collect();
     Tensor::from_slice(&of).index_select(0, &documents.ids(Device::Cpu))
 }

@@ -7,7 +7,10 @@ use decoder::{Decoder, loss};
 use golden::{Vectors, assert_close};
 use moe::Balance;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Role, Treatment};
+use tensor_core::{
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Loss, ModelPass, ModulePath, Parameters,
+    Role,
+};
 
 use crate::{MODELS, folder, load};
 
@@ -58,7 +61,7 @@ fn packed_documents_equal_each_document_alone() {
 }
 
 /// The summed next-token loss over three documents in one row.
-fn language_loss(policy: &Policy, golden: &Vectors) -> Tensor {
+fn language_loss(policy: &ModelPass, golden: &Vectors) -> Tensor {
     let parts: Vec<Tensor> = (0..3).map(|n| golden.get(&format!("tokens.{n}"))).collect();
     let lengths: Vec<usize> = parts.iter().map(|part| part.size()[0] as usize).collect();
     let next: Vec<Tensor> = parts
@@ -73,15 +76,15 @@ fn language_loss(policy: &Policy, golden: &Vectors) -> Tensor {
 }
 
 /// Gradients of the loss and of what layers add to it, against the vectors under `prefix`.
-fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Treatment) {
+fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Checkpointing) {
     let golden = golden_of(name);
     let wanted = golden.under(prefix);
     assert!(!wanted.is_empty(), "{name}: {prefix}");
     let model = load(&folder(name), balance)
         .train_where(|_, _| true)
         .expect("all train");
-    let plan = Plan::uniform(treatment, model.num_blocks());
-    let policy = Policy::train(&model, &plan, DropoutKey(0));
+    let plan = CheckpointingPolicy::uniform(treatment, model.num_blocks());
+    let policy = ModelPass::train(&model, &plan, DropoutKey(0));
     let sum = language_loss(&policy, &golden);
     assert_close(name, &sum, &golden.get("loss"), 1e-5, 0.0);
     if balance != Balance::default() {
@@ -111,7 +114,7 @@ fn check_gradients(name: &str, prefix: &str, balance: Balance, treatment: Treatm
 #[test]
 fn gradients_of_full_fine_tuning_equal_transformers() {
     for name in ["mixtral", "qwen2-moe"] {
-        for treatment in [Treatment::Keep, Treatment::Recompute] {
+        for treatment in [Checkpointing::Keep, Checkpointing::Recompute] {
             check_gradients(name, "grad.", Balance::default(), treatment);
         }
     }
@@ -122,7 +125,7 @@ fn the_balance_loss_reaches_the_routers_as_in_transformers() {
     // Seven times the mean over both sparse layers.
     let balance = Balance { aux: 3.5, z: 0.0 };
     for name in ["mixtral", "qwen2-moe"] {
-        for treatment in [Treatment::Keep, Treatment::Recompute] {
+        for treatment in [Checkpointing::Keep, Checkpointing::Recompute] {
             check_gradients(name, "balanced.grad.", balance, treatment);
         }
     }

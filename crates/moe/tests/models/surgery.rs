@@ -7,7 +7,8 @@ use quant::codec::{BlockSize, Scheme};
 use quant::{Quantized, QuantizedWeight};
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Documents, DropoutKey, LanguageModel, Loss, ModulePath, Parameters, Plan, Policy, Projection, Role, Treatment,
+    Checkpointing, CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Loss, ModelPass, ModulePath, Parameters,
+    Projection, Role,
 };
 
 use crate::{MODELS, folder, load, load_with};
@@ -62,8 +63,8 @@ fn packed_experts_with_updates_train_in_both_dtypes_even_those_without_tokens() 
             let model = load_with(&folder(name), kind, Balance { aux: 0.01, z: 0.001 }, &mut |at, base| {
                 Ok(with_lora(at, packed(&*base)))
             });
-            let plan = Plan::uniform(Treatment::Recompute, model.num_blocks());
-            let policy = Policy::train(&model, &plan, DropoutKey(0));
+            let plan = CheckpointingPolicy::uniform(Checkpointing::Recompute, model.num_blocks());
+            let policy = ModelPass::train(&model, &plan, DropoutKey(0));
             // One token leaves experts without any.
             let documents = Documents::new(&[1]);
             let hidden = policy.hidden(&Tensor::from_slice(&[9i64]), &documents);

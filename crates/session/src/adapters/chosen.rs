@@ -12,7 +12,7 @@ use methods::peft::Adapter;
 use methods::{self, Attached};
 use models::PromptFormat;
 use serde_json::Value;
-use tensor_core::{Mix, ModulePath};
+use tensor_core::{AdapterRouting, ModulePath};
 
 use super::{AdapterArg, Templates};
 
@@ -133,10 +133,10 @@ impl Adapters {
 
 /// What a row's value in [`COLUMN`] means: a name, or an object of names with weights; the base alone for a row that
 /// chooses nothing (no value, null, or an empty object).
-pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<Mix> {
+pub fn mix(names: &AdapterNames, chosen: Option<&Value>) -> Result<AdapterRouting> {
     let wanted = || format!("`{COLUMN}`: wanted a name, or an object of names and weights");
     match chosen {
-        None | Some(Value::Null) => Ok(Mix::base()),
+        None | Some(Value::Null) => Ok(AdapterRouting::base()),
         Some(Value::String(name)) => names.mix([(name.as_str(), 1.0)]).with_context(|| format!("`{COLUMN}`")),
         Some(Value::Object(shares)) => {
             let share = |(name, weight): (&String, &Value)| {

@@ -8,7 +8,7 @@ use evaluate::{Answer, Drawing, Error, Judge, Result, Said, Scorer, Task, Verdic
 use methods::recipe;
 use models::prompts::Form;
 use serde_json::Value;
-use tensor_core::{Documents, Mix, ModulePath, Parameters as _, Role};
+use tensor_core::{AdapterRouting, Documents, ModulePath, Parameters as _, Role};
 
 use crate::Loaded;
 use crate::adapters;
@@ -23,7 +23,7 @@ impl Scorer for Loaded {
         self.model.next_log_probs(tokens, documents, candidates)
     }
 
-    fn answer(&self, prompts: &[Vec<u32>], mixes: &[Mix], drawing: &Drawing) -> Result<Vec<Answer>> {
+    fn answer(&self, prompts: &[Vec<u32>], mixes: &[AdapterRouting], drawing: &Drawing) -> Result<Vec<Answer>> {
         self.model.answer(prompts, mixes, drawing)
     }
 
@@ -39,7 +39,7 @@ impl Scorer for Loaded {
         Some(self)
     }
 
-    fn mix(&self, chosen: Option<&Value>) -> Result<Option<Mix>, String> {
+    fn mix(&self, chosen: Option<&Value>) -> Result<Option<AdapterRouting>, String> {
         let Some(names) = &self.adapters else { return Ok(None) };
         adapters::mix(names, chosen)
             .map(Some)

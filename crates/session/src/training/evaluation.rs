@@ -6,7 +6,7 @@ use anyhow::Result;
 use events::Events;
 use methods::recipe::{ObjectiveConfig, Recipe};
 use tch::Device;
-use tensor_core::{LanguageModel, Objective, Plan, Policy, Treatment};
+use tensor_core::{Checkpointing, CheckpointingPolicy, LanguageModel, ModelPass, Objective};
 
 use super::rows::ToRow;
 use super::sets::Sets;
@@ -51,7 +51,7 @@ impl<'d> Evaluation<'d> {
         model: &dyn LanguageModel,
         objective: &dyn Objective<Batch = B>,
     ) -> Result<Vec<(String, f64)>> {
-        let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
         let mut measured = Vec::new();
         let (mut total_loss, mut total_weight) = (0.0, 0.0);
         for (name, steps) in &self.sets {
@@ -60,7 +60,7 @@ impl<'d> Evaluation<'d> {
             let mut ratios: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
             for step in 0..steps.len() {
                 for row in steps.tensors::<B>(step)? {
-                    let policy = Policy::evaluate(model, &plan);
+                    let policy = ModelPass::evaluate(model, &plan);
                     let found = tch::no_grad(|| objective.loss(&policy, &row.batch))?;
                     loss += found.sum.double_value(&[]);
                     weight += objective.weight(&row.batch);

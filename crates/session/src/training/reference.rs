@@ -10,7 +10,7 @@ use methods::Adapted;
 use methods::recipe::{Recipe, Surgery};
 use models::Source;
 use models::machine::Machine;
-use tensor_core::{LanguageModel, Plan, Policy, Treatment};
+use tensor_core::{Checkpointing, CheckpointingPolicy, LanguageModel, ModelPass};
 
 use super::rows::ToRow as _;
 use super::sets::Sets;
@@ -89,12 +89,12 @@ fn of_set(
         }
     }
     let mut known = vec![0.0; count];
-    let plan = Plan::uniform(Treatment::Keep, model.num_blocks());
+    let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, model.num_blocks());
     let work = events.begin("reference", steps.len());
     for step in 0..steps.len() {
         for packed in steps.batches().step(step)?.rows {
-            let row = ReplyRow::of(&packed, steps.making());
-            let policy = Policy::evaluate(model, &plan);
+            let row = ReplyRow::of(&packed, steps.row_context());
+            let policy = ModelPass::evaluate(model, &plan);
             let log_probs = Vec::<f32>::try_from(reference.log_probs(&policy, &row)?.to_device(tch::Device::Cpu))?;
             for (id, log_prob) in packed.documents.iter().zip(log_probs) {
                 known[2 * id.sample + id.part] = log_prob;

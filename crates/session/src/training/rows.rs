@@ -14,7 +14,7 @@ use tensor_core::Documents;
 
 /// What rows are made with besides tokens.
 #[derive(Clone, Debug)]
-pub struct Making {
+pub struct RowContext {
     /// Where tensors lie.
     pub device: Device,
     /// The most tokens of a document.
@@ -34,18 +34,18 @@ pub struct Making {
 /// What an objective reads of a packed row.
 pub trait ToRow: Sized + 'static {
     /// As tensors.
-    fn of(packed: &Packed, making: &Making) -> Self;
+    fn of(packed: &Packed, context: &RowContext) -> Self;
 
     /// All rows of a step.
-    fn of_step(packed: &[Packed], making: &Making) -> Vec<Self> {
-        packed.iter().map(|row| Self::of(row, making)).collect()
+    fn of_step(packed: &[Packed], context: &RowContext) -> Vec<Self> {
+        packed.iter().map(|row| Self::of(row, context)).collect()
     }
 
     /// Its tokens and documents.
     fn input(&self) -> (&Tensor, &Documents);
 }
 
-impl Making {
+impl RowContext {
     fn numbers(&self, numbers: &[i64]) -> Tensor {
         Tensor::from_slice(numbers).to_device(self.device)
     }
@@ -72,10 +72,10 @@ impl Making {
 }
 
 impl ToRow for TokenRow {
-    fn of(packed: &Packed, making: &Making) -> Self {
+    fn of(packed: &Packed, context: &RowContext) -> Self {
         Self {
-            tokens: making.numbers(&packed.tokens),
-            targets: making.numbers(&packed.targets),
+            tokens: context.numbers(&packed.tokens),
+            targets: context.numbers(&packed.targets),
             documents: Documents::new(&packed.lengths),
         }
     }
@@ -86,15 +86,15 @@ impl ToRow for TokenRow {
 }
 
 impl ToRow for LabelledRow {
-    fn of(packed: &Packed, making: &Making) -> Self {
+    fn of(packed: &Packed, context: &RowContext) -> Self {
         // Sets without labels are refused when they are read.
         let labels = packed
             .documents
             .iter()
             .map(|document| document.label.unwrap_or_default());
         Self {
-            tokens: making.numbers(&packed.tokens),
-            labels: making.numbers(&labels.collect::<Vec<_>>()),
+            tokens: context.numbers(&packed.tokens),
+            labels: context.numbers(&labels.collect::<Vec<_>>()),
             documents: Documents::new(&packed.lengths),
         }
     }
@@ -105,12 +105,12 @@ impl ToRow for LabelledRow {
 }
 
 impl ToRow for ReplyRow {
-    fn of(packed: &Packed, making: &Making) -> Self {
+    fn of(packed: &Packed, context: &RowContext) -> Self {
         Self {
-            tokens: making.numbers(&packed.tokens),
-            targets: making.numbers(&packed.targets),
+            tokens: context.numbers(&packed.tokens),
+            targets: context.numbers(&packed.targets),
             documents: Documents::new(&packed.lengths),
-            reference: making.known_of(&packed.documents),
+            reference: context.known_of(&packed.documents),
         }
     }
 
@@ -120,11 +120,11 @@ impl ToRow for ReplyRow {
 }
 
 impl ToRow for ScoredRow {
-    fn of(packed: &Packed, making: &Making) -> Self {
+    fn of(packed: &Packed, context: &RowContext) -> Self {
         Self {
-            tokens: making.numbers(&packed.tokens),
+            tokens: context.numbers(&packed.tokens),
             documents: Documents::new(&packed.lengths),
-            margin: making.margins_of(&packed.documents),
+            margin: context.margins_of(&packed.documents),
         }
     }
 
@@ -134,7 +134,7 @@ impl ToRow for ScoredRow {
 }
 
 impl ToRow for SingleRow {
-    fn of(packed: &Packed, making: &Making) -> Self {
+    fn of(packed: &Packed, context: &RowContext) -> Self {
         // Of a pair, the better reply is a good one.
         let desirable: Vec<bool> = packed
             .documents
@@ -142,17 +142,17 @@ impl ToRow for SingleRow {
             .map(|id| id.label.map_or(id.part == 0, |label| label == 1))
             .collect();
         Self {
-            replies: ReplyRow::of(packed, making),
-            desirable: Tensor::from_slice(&desirable).to_device(making.device),
+            replies: ReplyRow::of(packed, context),
+            desirable: Tensor::from_slice(&desirable).to_device(context.device),
             mismatched: Rc::default(),
         }
     }
 
-    fn of_step(packed: &[Packed], making: &Making) -> Vec<Self> {
-        let mismatched = Rc::new(Mismatched::new(mismatched(packed, making)));
+    fn of_step(packed: &[Packed], context: &RowContext) -> Vec<Self> {
+        let mismatched = Rc::new(Mismatched::new(mismatched(packed, context)));
         let rows = packed.iter().map(|row| Self {
             mismatched: mismatched.clone(),
-            ..Self::of(row, making)
+            ..Self::of(row, context)
         });
         rows.collect()
     }
@@ -171,7 +171,7 @@ type Exchange<'a> = (usize, usize, &'a [i64], &'a [i64]);
 /// Each prompt of a step with the last reply of the sample before it (the first one's with the last one's), cut to
 /// `max_length` and packed anew: the order is the step's, however it was packed. None where the step has one sample: its
 /// baseline is 0.
-fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
+fn mismatched(packed: &[Packed], context: &RowContext) -> Vec<ReplyRow> {
     let mut exchanges: Vec<Exchange> = Vec::new();
     for row in packed {
         let mut from = 0;
@@ -196,7 +196,7 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
             let (_, _, _, reply) = before.find(|(other, ..)| *other != place)?;
             same += usize::from(reply == own);
             let mut tokens = [prompt, reply].concat();
-            tokens.truncate(making.max_length.max(prompt.len() + 1));
+            tokens.truncate(context.max_length.max(prompt.len() + 1));
             let target = |at: usize| match tokens.get(at + 1) {
                 Some(&next) if at + 1 >= prompt.len() => next,
                 _ => IGNORED,
@@ -205,8 +205,8 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
             Some((tokens, targets))
         })
         .collect();
-    if (documents.is_empty() || same > 0) && !making.told.replace(true) {
-        making.events.note(|| if documents.is_empty() {
+    if (documents.is_empty() || same > 0) && !context.told.replace(true) {
+        context.events.note(|| if documents.is_empty() {
             "KTO: a step has a single sample, so no prompt meets another one's reply, and the step's baseline is 0"
                 .to_owned()
         } else {
@@ -216,12 +216,12 @@ fn mismatched(packed: &[Packed], making: &Making) -> Vec<ReplyRow> {
         });
     }
     let lengths: Vec<usize> = documents.iter().map(|(tokens, _)| tokens.len()).collect();
-    best_fit(&lengths, making.max_tokens)
+    best_fit(&lengths, context.max_tokens)
         .into_iter()
         .map(|items| {
             let all = |part: fn(&Document) -> &[i64]| {
                 let numbers: Vec<i64> = items.iter().flat_map(|&item| part(&documents[item])).copied().collect();
-                making.numbers(&numbers)
+                context.numbers(&numbers)
             };
             ReplyRow {
                 tokens: all(|document| &document.0),
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn each_prompt_meets_the_reply_before_it_however_the_step_is_packed() {
-        let making = Making {
+        let context = RowContext {
             device: Device::Cpu,
             max_length: 4,
             max_tokens: 99,
@@ -276,7 +276,7 @@ mod tests {
         };
         let (a, b, c): (&[u32], &[u32], &[u32]) = (&[1, 2, 11, 12, 13], &[3, 21], &[4, 5, 6, 31]);
         let step = [packed(&[(0, a, 2), (1, b, 1)]), packed(&[(2, c, 3)])];
-        let rows = mismatched(&step, &making);
+        let rows = mismatched(&step, &context);
         assert_eq!(rows.len(), 1);
         // The reply 11 12 13 behind the prompt 3 fills four tokens; the prompt 4 5 6 leaves room for 21.
         assert_eq!(numbers(&rows[0].tokens), [1, 2, 31, 3, 11, 12, 13, 4, 5, 6, 21]);
@@ -286,23 +286,23 @@ mod tests {
         );
         assert_eq!(rows[0].documents.offsets(), [0, 3, 7, 11]);
         let other = [packed(&[(2, c, 3), (0, a, 2)]), packed(&[(1, b, 1)])];
-        let again = mismatched(&other, &making);
+        let again = mismatched(&other, &context);
         assert_eq!(numbers(&again[0].tokens), numbers(&rows[0].tokens));
         // A sample's second reply is another answer to the same prompt; and a single sample has no other prompt.
         let mut pair = packed(&[(0, a, 2), (0, &[1, 2, 14], 2), (1, b, 1)]);
         pair.documents[1].part = 1;
         assert_eq!(
-            numbers(&mismatched(&[pair], &making)[0].tokens),
+            numbers(&mismatched(&[pair], &context)[0].tokens),
             [1, 2, 21, 1, 2, 21, 3, 14]
         );
-        assert!(!making.told.get());
-        assert!(mismatched(&[packed(&[(0, a, 2)])], &making).is_empty() && making.told.get());
+        assert!(!context.told.get());
+        assert!(mismatched(&[packed(&[(0, a, 2)])], &context).is_empty() && context.told.get());
         assert_eq!(
             mismatched(
                 &step,
-                &Making {
+                &RowContext {
                     max_tokens: 7,
-                    ..making
+                    ..context
                 }
             )
             .len(),

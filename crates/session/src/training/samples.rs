@@ -7,7 +7,7 @@ use events::figures;
 use methods::Adapted;
 use methods::recipe::Recipe;
 use models::prompts::{self, Asked, Form};
-use train::{Entry, Report, ReportTo, Sample, Story};
+use train::{Entry, Report, ReportText, ReportTo, Sample};
 
 use super::sets::Sets;
 
@@ -114,11 +114,11 @@ fn measured(history: &[Entry]) -> Vec<(String, String, String)> {
 }
 
 /// What `report.md` tells.
-pub fn story(recipe: &Recipe, adapted: &Adapted, report: &Report, samples: Vec<Sample>) -> Story {
+pub fn report_text(recipe: &Recipe, adapted: &Adapted, report: &Report, samples: Vec<Sample>) -> ReportText {
     let results = measured(&report.history);
     let data: Vec<String> = recipe.data.train.iter().map(|source| source.name.clone()).collect();
     let setting = |name: &str, value: String| (name.to_owned(), value);
-    Story {
+    ReportText {
         title: format!("{} on {}", recipe.model.name_or_path, data.join(", ")),
         settings: vec![
             setting("method", adapted.what.clone()),

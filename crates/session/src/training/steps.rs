@@ -12,13 +12,13 @@ use tch::{Device, Tensor};
 use tensor_core::Documents;
 use train::{BoxError, Row};
 
-use super::rows::{Making, ToRow};
+use super::rows::{RowContext, ToRow};
 use super::sets::Sets;
 
 /// Steps over some sets.
 pub struct Steps<'d> {
     batches: data::Batches<'d>,
-    making: Making,
+    context: RowContext,
     longest_row: usize,
 }
 
@@ -42,9 +42,9 @@ impl<'d> Steps<'d> {
         Ok(Self {
             longest_row: longest_row(&refs, &config),
             batches: data::Batches::new(refs, mixture, config)?,
-            making: Making {
+            context: RowContext {
                 margins: Rc::new(sets.margins.clone()),
-                ..making(recipe, device)
+                ..row_context(recipe, device)
             },
         })
     }
@@ -55,21 +55,21 @@ impl<'d> Steps<'d> {
         Ok(Self {
             longest_row: longest_row(&[set], &config),
             batches: data::Batches::sequential(set, config)?,
-            making: making(recipe, device),
+            context: row_context(recipe, device),
         })
     }
 
     /// The same steps, where the log-probabilities of each set's replies under the reference are known.
     #[must_use]
     pub fn with_known(mut self, known: Vec<Vec<f32>>) -> Self {
-        self.making.known = Rc::new(known);
+        self.context.known = Rc::new(known);
         self
     }
 
     /// The same steps, which tell what is odd in their rows.
     #[must_use]
     pub fn with_events(mut self, events: &Events) -> Self {
-        self.making.events = events.clone();
+        self.context.events = events.clone();
         self
     }
 
@@ -89,8 +89,8 @@ impl<'d> Steps<'d> {
     }
 
     /// What rows are made with.
-    pub fn making(&self) -> &Making {
-        &self.making
+    pub fn row_context(&self) -> &RowContext {
+        &self.context
     }
 
     /// Tokens of the longest row there can be.
@@ -101,7 +101,7 @@ impl<'d> Steps<'d> {
     /// A step's rows as tensors.
     pub fn tensors<B: ToRow>(&self, step: usize) -> Result<Vec<Row<B>>, data::Error> {
         let packed = self.batches.step(step)?.rows;
-        let rows = B::of_step(&packed, &self.making).into_iter().zip(&packed);
+        let rows = B::of_step(&packed, &self.context).into_iter().zip(&packed);
         Ok(rows
             .map(|(batch, packed)| Row {
                 batch,
@@ -129,8 +129,8 @@ impl<B: ToRow> train::Batches<B> for Steps<'_> {
     }
 }
 
-fn making(recipe: &Recipe, device: Device) -> Making {
-    Making {
+fn row_context(recipe: &Recipe, device: Device) -> RowContext {
+    RowContext {
         device,
         max_length: recipe.data.max_length,
         max_tokens: recipe.data.max_tokens,

@@ -1,7 +1,7 @@
 //! What a run leaves for others to read.
 
 use serde_json::Value;
-use train::{ReportTo, RunDir, Sample, Start, Story, TrainConfig};
+use train::{ReportText, ReportTo, RunDir, Sample, Start, TrainConfig};
 
 use crate::tiny::{Formula, Tiny, parse, run_new};
 
@@ -74,7 +74,7 @@ fn a_report_tells_the_story_with_pictures() {
     let config = parse("max_steps = 4\neval_strategy = \"steps\"\neval_steps = 2");
     let report = run_new(&Tiny::new(), &Formula::new(), &config, folder.path()).unwrap();
     let dir = RunDir::open(folder.path(), "", Start::Resume).unwrap();
-    let story = Story {
+    let story = ReportText {
         title: "A tiny run".into(),
         settings: vec![("model".into(), "tiny".into())],
         results: vec![("accuracy".into(), "50 %".into(), "90 %".into())],
@@ -110,7 +110,7 @@ fn outputs_that_nobody_asked_for_are_not_made() {
     let config = parse("max_steps = 1\nreport_to = []\nsave_strategy = \"no\"");
     let report = run_new(&Tiny::new(), &Formula::new(), &config, folder.path()).unwrap();
     let dir = RunDir::open(folder.path(), "", Start::Resume).unwrap();
-    assert!(report.write(&dir, &Story::default()).unwrap().is_none());
+    assert!(report.write(&dir, &ReportText::default()).unwrap().is_none());
     let mut names: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())

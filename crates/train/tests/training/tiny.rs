@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use tch::{Device, Kind, Tensor};
 use tensor_core::{
-    Dense, Documents, Embedding, LanguageModel, Linear, Loss, ModulePath, Objective, Param, Parameters, Pass, Policy,
-    Role, Table,
+    Dense, Documents, Embedding, LanguageModel, Linear, Loss, ModelPass, ModulePath, Objective, Param, Parameters,
+    Pass, Role, Table,
 };
 use train::{Batches, BoxError, Entry, Error, Hooks, Report, Rounds, Row, RunDir, Start, TrainConfig, fit};
 
@@ -160,7 +160,7 @@ impl Objective for NextToken {
         batch.targets.ge(0).sum(Kind::Int64).int64_value(&[]) as f64
     }
 
-    fn loss(&self, policy: &Policy, batch: &Batch) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, batch: &Batch) -> tensor_core::Result<Loss> {
         let hidden = policy.hidden(&batch.tokens, &batch.documents);
         let logits = policy.head().forward(&hidden, &policy.pass(&batch.documents));
         let hits = logits.argmax(-1, false).eq_tensor(&batch.targets).sum(Kind::Int64);
@@ -245,10 +245,10 @@ pub(crate) fn parse(text: &str) -> TrainConfig {
 
 /// Mean loss over the first epoch's rows, without dropout.
 pub(crate) fn evaluate(model: &Tiny) -> f64 {
-    let plan = tensor_core::Plan::uniform(tensor_core::Treatment::Keep, 2);
+    let plan = tensor_core::CheckpointingPolicy::uniform(tensor_core::Checkpointing::Keep, 2);
     let rows: Vec<_> = (0..6).flat_map(|step| Formula::new().rows(step).unwrap()).collect();
     let (sum, weight) = rows.iter().fold((0.0, 0.0), |(sum, weight), row| {
-        let loss = NextToken.loss(&Policy::evaluate(model, &plan), &row.batch).unwrap();
+        let loss = NextToken.loss(&ModelPass::evaluate(model, &plan), &row.batch).unwrap();
         (sum + loss.sum.double_value(&[]), weight + NextToken.weight(&row.batch))
     });
     sum / weight

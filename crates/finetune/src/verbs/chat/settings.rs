@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use decoder::{GenerateOptions, Sampler};
 use serde_json::{Map, Value};
 use session::Loaded;
-use tensor_core::Mix;
+use tensor_core::AdapterRouting;
 
 use crate::ranges;
 
@@ -55,7 +55,7 @@ pub(super) struct Settings {
     /// How its tokens are drawn.
     pub(super) sampler: Sampler,
     /// The adapter that was chosen of several: its name, or none for the base alone.
-    adapter: Option<(Option<String>, Mix)>,
+    adapter: Option<(Option<String>, AdapterRouting)>,
 }
 
 /// A new value of one option.
@@ -162,7 +162,7 @@ impl Settings {
         };
         let mix = match name {
             Some(name) => names.mix([(name, 1.0)])?,
-            None => Mix::base(),
+            None => AdapterRouting::base(),
         };
         self.adapter = Some((name.map(str::to_owned), mix));
         Ok(match name {

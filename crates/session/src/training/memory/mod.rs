@@ -23,7 +23,7 @@ use self::prepare::{Prepared, prepare};
 use self::steps::Steps;
 use self::tail::Tail;
 use super::evaluation::Evaluation;
-use super::telling::{Results, Telling};
+use super::report_draft::{ReportDraft, Results};
 use super::{Run, saving};
 
 /// Trains the facts of `run` into `bank`, the memory of its model.
@@ -31,7 +31,7 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
     let (recipe, model, train) = (run.recipe, &run.adapted.model, &run.recipe.train);
     let facts = facts::of_recipe(&run.sets.train, recipe)?;
     let others = facts::of_sets(run.sets.eval.iter().map(|(_, set)| (set, None)))?;
-    let telling = Telling::begin(run)?;
+    let draft = ReportDraft::begin(run)?;
     let measured = || match recipe.report.recall {
         true => Measured::of(model, &facts, &others).map(Some),
         false => Ok(None),
@@ -103,7 +103,7 @@ pub(super) fn fit(run: &Run, bank: &MemoryBank, options: &MemoryObjective) -> Re
         run.events()
             .note(|| format!("{name}: {before} -> {after}").replace(": - -> ", ": "));
     }
-    telling.end(&report, results, Vec::new())?;
+    draft.end(&report, results, Vec::new())?;
     Ok(report)
 }
 

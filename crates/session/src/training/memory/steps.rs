@@ -14,7 +14,7 @@ use methods::facts::Fact;
 use methods::memories::{read_tensors, write_tensors};
 use methods::recipe::MemoryObjective;
 use tch::{Device, Kind, Tensor};
-use tensor_core::{Documents, Error as CoreError, Loss, Objective, Policy};
+use tensor_core::{Documents, Error as CoreError, Loss, ModelPass, Objective};
 use train::{Batches, BoxError, Row, Sparse, Update};
 
 const LEDGER: &str = "ledger.json";
@@ -106,7 +106,7 @@ impl Objective for Steps<'_> {
             .sum()
     }
 
-    fn loss(&self, policy: &Policy, batch: &FactRow) -> tensor_core::Result<Loss> {
+    fn loss(&self, policy: &ModelPass, batch: &FactRow) -> tensor_core::Result<Loss> {
         let TokenRow {
             tokens,
             targets,

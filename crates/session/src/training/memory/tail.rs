@@ -80,7 +80,7 @@ mod tests {
     use methods::facts::Fact;
     use methods::recipe::MemoryObjective;
     use tch::{Device, Kind};
-    use tensor_core::{Documents, Plan, Policy, Treatment};
+    use tensor_core::{Checkpointing, CheckpointingPolicy, Documents, ModelPass};
 
     use super::super::prepare::prepare;
     use super::*;
@@ -131,9 +131,9 @@ mod tests {
             }
         });
         let tail = Tail::new(&model, &prepared);
-        let plan = Plan::uniform(Treatment::Keep, 8);
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, 8);
         let hidden = |model: &dyn LanguageModel, tokens: &[i64], lengths: &[usize]| {
-            Policy::evaluate(model, &plan).hidden(&Tensor::from_slice(tokens), &Documents::new(lengths))
+            ModelPass::evaluate(model, &plan).hidden(&Tensor::from_slice(tokens), &Documents::new(lengths))
         };
         // Facts whose streams were kept, in another order; and a document that is none of them.
         for (tokens, lengths) in [

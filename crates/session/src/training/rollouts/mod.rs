@@ -31,8 +31,8 @@ pub use self::prompts::prompt_format;
 use self::record::{Records, Rollout};
 use self::steps::Steps;
 use self::writer::Writer;
+use super::report_draft::ReportDraft;
 use super::sets::overlap;
-use super::telling::Telling;
 use super::{Run, saving, states};
 
 /// Beside an adapter that PPO trained: its critic's head.
@@ -73,7 +73,7 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
         events,
     };
     let steps = Steps::new(&train, recipe, &writer, &records)?;
-    let telling = Telling::begin(run)?;
+    let draft = ReportDraft::begin(run)?;
     let save = |folder: &Path| -> Result<()> {
         saving::save(folder, run.adapted, run.source, run.sets)?;
         if let Some(head) = method.critic() {
@@ -113,7 +113,7 @@ pub(super) fn fit(run: &Run, reference: &dyn Fn() -> Result<Reference>) -> Resul
             events.note(|| "in every rollout of this run all replies to a prompt earned the same reward: nothing was learnt from rewards",
             );
         }
-        telling.end(&report, records.results(report.num_steps)?, Vec::new())?;
+        draft.end(&report, records.results(report.num_steps)?, Vec::new())?;
     }
     Ok(report)
 }

@@ -11,7 +11,7 @@ use data::Tokenizer;
 use decoder::Decoder;
 use events::{Event, Events};
 use serde_json::json;
-use tensor_core::{LanguageModel as _, Plan, Policy, Treatment};
+use tensor_core::{Checkpointing, CheckpointingPolicy, LanguageModel as _, ModelPass};
 
 use super::prompts::Prompt;
 use super::record::{ALIKE, About, Reply, Rollout};
@@ -92,8 +92,8 @@ impl Writer<'_> {
         for (episode, verdict) in episodes.iter_mut().zip(&verdicts) {
             episode.score = verdict.score;
         }
-        let plan = Plan::uniform(Treatment::Keep, self.model.num_blocks());
-        let policy = Policy::evaluate(self.model, &plan);
+        let plan = CheckpointingPolicy::uniform(Checkpointing::Keep, self.model.num_blocks());
+        let policy = ModelPass::evaluate(self.model, &plan);
         let place = (self.max_tokens, self.model.device());
         look_up(&policy, &mut episodes, self.reference, self.method.critic(), place)?;
         let facts = self.facts(&episodes, &verdicts, seconds);

@@ -2,15 +2,16 @@
 //!
 //! Why documents carry it: the choice is a request's, and a row packs documents of several requests. All that is done
 //! to a row is given its documents, so the choice reaches every layer, the head on single tokens included, and no layer
-//! holds a switch. Indices, not names: whoever placed the adapters ([`Mix`] is read by what it placed) knows the names.
+//! holds a switch. Indices, not names: whoever placed the adapters (an
+//! [`AdapterRouting`] is read by what it placed) knows the names.
 
 use std::ops::Range;
 
 /// Adapters by their index in the model, each with the weight that its update has. Without any: the base alone.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Mix(Vec<(usize, f64)>);
+pub struct AdapterRouting(Vec<(usize, f64)>);
 
-impl Mix {
+impl AdapterRouting {
     /// One adapter as it is.
     pub fn one(adapter: usize) -> Self {
         Self(vec![(adapter, 1.0)])
@@ -32,17 +33,17 @@ impl Mix {
     }
 }
 
-/// The mixes of a row's documents, each kept once.
+/// The routings of a row's documents, each kept once.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mixes {
-    distinct: Vec<Mix>,
+pub struct AdapterRoutings {
+    distinct: Vec<AdapterRouting>,
     /// For each document, which of them.
     of: Vec<usize>,
 }
 
-impl Mixes {
-    pub(crate) fn new(mixes: &[Mix]) -> Self {
-        let mut distinct: Vec<Mix> = Vec::new();
+impl AdapterRoutings {
+    pub(crate) fn new(mixes: &[AdapterRouting]) -> Self {
+        let mut distinct: Vec<AdapterRouting> = Vec::new();
         let of = mixes
             .iter()
             .map(|mix| {
@@ -56,12 +57,12 @@ impl Mixes {
     }
 
     /// The mixes there are, each once.
-    pub fn distinct(&self) -> &[Mix] {
+    pub fn distinct(&self) -> &[AdapterRouting] {
         &self.distinct
     }
 
     /// The mix of all documents, if it is one.
-    pub fn uniform(&self) -> Option<&Mix> {
+    pub fn uniform(&self) -> Option<&AdapterRouting> {
         match self.distinct.as_slice() {
             [mix] => Some(mix),
             _ => None,
@@ -85,7 +86,7 @@ impl Mixes {
     pub(crate) fn ranges<'a>(
         &'a self,
         ranges: impl Iterator<Item = Range<usize>> + 'a,
-    ) -> impl Iterator<Item = (Range<usize>, &'a Mix)> {
+    ) -> impl Iterator<Item = (Range<usize>, &'a AdapterRouting)> {
         ranges.zip(&self.of).map(|(range, &idx)| (range, &self.distinct[idx]))
     }
 }

@@ -13,7 +13,7 @@ use crate::packed::PackedMatrix;
 
 /// A promise that no parameter changes while it lives, and what was made on the strength of it. Clones share that.
 #[derive(Clone, Default)]
-pub struct Still(Rc<RefCell<HashMap<Key, Ready>>>);
+pub struct FrozenCache(Rc<RefCell<HashMap<Key, Ready>>>);
 
 /// Where both factors lie, and the dtype they are computed in.
 type Key = ([usize; 2], Kind);
@@ -26,7 +26,7 @@ struct Ready {
     packed: Option<[PackedMatrix; 2]>,
 }
 
-impl Still {
+impl FrozenCache {
     /// The factors that `own` are in dtype `kind`, made by `make` if they are new.
     pub(crate) fn factors(
         &self,
@@ -52,9 +52,9 @@ impl Still {
     }
 }
 
-impl std::fmt::Debug for Still {
+impl std::fmt::Debug for FrozenCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Still({} updates)", self.0.borrow().len())
+        write!(f, "FrozenCache({} updates)", self.0.borrow().len())
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_never_that_of_a_factor_which_is_gone() {
-        let still = Still::default();
+        let still = FrozenCache::default();
         for value in 0..64 {
             let value = f64::from(value);
             // Gone at the end of the turn: the allocator would give the same block to the next factor.
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn updates_that_share_one_factor_are_told_apart() {
-        let (still, a) = (Still::default(), factor(1.0));
+        let (still, a) = (FrozenCache::default(), factor(1.0));
         for value in [2.0, 3.0, 2.0] {
             let b = factor(value);
             let ([_, kept], _) = still.factors([&a, &b], Kind::Float, || [a.copy(), b.copy()]);

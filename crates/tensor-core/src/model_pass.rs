@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::pass::Tally;
 use crate::tape::{self, Tape};
-use crate::{Documents, DropoutKey, LanguageModel, Linear, Pass, Plan, Result};
+use crate::{CheckpointingPolicy, Documents, DropoutKey, LanguageModel, Linear, Pass, Result};
 
 /// A row's loss, not yet divided: the step divides by the weight of all of its rows, so that accumulated rows equal
 /// one large batch.
@@ -46,13 +46,13 @@ pub trait Objective {
     }
 
     /// The row's loss. `policy` notes every hidden state asked of it for the way back.
-    fn loss(&self, policy: &Policy, batch: &Self::Batch) -> Result<Loss>;
+    fn loss(&self, policy: &ModelPass, batch: &Self::Batch) -> Result<Loss>;
 }
 
 /// The model during one row of a step.
-pub struct Policy<'a> {
+pub struct ModelPass<'a> {
     model: &'a dyn LanguageModel,
-    plan: &'a Plan,
+    plan: &'a CheckpointingPolicy,
     mode: Mode,
     rows: RefCell<Vec<(Tape, Documents)>>,
 }
@@ -74,9 +74,9 @@ impl Mode {
     }
 }
 
-impl<'a> Policy<'a> {
+impl<'a> ModelPass<'a> {
     /// A model that trains; `key` seeds this row's dropout.
-    pub fn train(model: &'a dyn LanguageModel, plan: &'a Plan, key: DropoutKey) -> Self {
+    pub fn train(model: &'a dyn LanguageModel, plan: &'a CheckpointingPolicy, key: DropoutKey) -> Self {
         Self {
             model,
             plan,
@@ -86,7 +86,7 @@ impl<'a> Policy<'a> {
     }
 
     /// A model that trains without dropout.
-    pub fn train_without_dropout(model: &'a dyn LanguageModel, plan: &'a Plan) -> Self {
+    pub fn train_without_dropout(model: &'a dyn LanguageModel, plan: &'a CheckpointingPolicy) -> Self {
         Self {
             model,
             plan,
@@ -96,7 +96,7 @@ impl<'a> Policy<'a> {
     }
 
     /// A model that is measured.
-    pub fn evaluate(model: &'a dyn LanguageModel, plan: &'a Plan) -> Self {
+    pub fn evaluate(model: &'a dyn LanguageModel, plan: &'a CheckpointingPolicy) -> Self {
         Self {
             model,
             plan,

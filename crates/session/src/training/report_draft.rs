@@ -11,14 +11,14 @@ use super::{Run, samples};
 pub(super) type Results = Vec<(String, String, String)>;
 
 /// What the model said before the first step.
-pub(super) struct Telling<'r, 'a> {
+pub(super) struct ReportDraft<'r, 'a> {
     run: &'r Run<'a>,
     asked: Vec<Asked>,
     said: Vec<String>,
     forgetting: Option<(Forgetting, f64)>,
 }
 
-impl<'r, 'a> Telling<'r, 'a> {
+impl<'r, 'a> ReportDraft<'r, 'a> {
     /// Asks the model as it is now.
     pub(super) fn begin(run: &'r Run<'a>) -> Result<Self> {
         let model = &run.adapted.model;
@@ -49,17 +49,17 @@ impl<'r, 'a> Telling<'r, 'a> {
             ..
         } = self.run;
         let said = samples::answers(&adapted.model, tokenizer, &self.asked, recipe.report.max_new_tokens)?;
-        let mut story = samples::story(recipe, adapted, report, samples::pair(self.asked, self.said, said));
-        story.results.extend(results);
+        let mut page = samples::report_text(recipe, adapted, report, samples::pair(self.asked, self.said, said));
+        page.results.extend(results);
         if let Some((text, before)) = self.forgetting {
-            story.results.extend(Forgetting::results(
+            page.results.extend(Forgetting::results(
                 before,
                 text.measure(&adapted.model, tokenizer)?,
                 self.run.events(),
             ));
         }
-        story.settings.extend(settings);
-        report.write(self.run.dir, &story)?;
+        page.settings.extend(settings);
+        report.write(self.run.dir, &page)?;
         Ok(())
     }
 }
