@@ -40,7 +40,7 @@ impl Message {
     /// A turn of plain text.
     ///
     /// ```
-    /// assert_eq!(data::Message::new("user", "Hi").role(), "user");
+    /// assert_eq!(rows::Message::new("user", "Hi").role(), "user");
     /// ```
     pub fn new(role: &str, content: &str) -> Self {
         let mut fields = Map::new();

@@ -108,7 +108,7 @@ impl Shape {
     /// The shape of a name.
     ///
     /// ```
-    /// assert_eq!(data::Shape::named("alpaca"), Some(data::Shape::Alpaca));
+    /// assert_eq!(rows::Shape::named("alpaca"), Some(rows::Shape::Alpaca));
     /// ```
     pub fn named(name: &str) -> Option<Self> {
         Self::all().find(|shape| shape.name() == name)

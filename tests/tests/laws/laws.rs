@@ -232,7 +232,7 @@ fn same(wanted: &Said, found: &Said) -> Result<()> {
 ///
 /// Which experts a token is given to is a choice, and where two of them are as good as each other to a rounding, two forms
 /// that round at other places may choose differently. What follows from another choice is no rounding, and is not compared.
-/// An error if more than two tokens of the twenty choose differently in bf16, or any in f32: that is no tie of a
+/// An error if more than two tokens of the twenty choose differently where files are in bf16, or any in f32: that is no tie of a
 /// rounding's width.
 fn routed_alike(wanted: &Said, found: &Said, routes: &[Vec<Vec<f64>>; 2], precision: Precision) -> Result<f64> {
     let [one, other] = routes;
@@ -254,7 +254,7 @@ fn routed_alike(wanted: &Said, found: &Said, routes: &[Vec<Vec<f64>>; 2], precis
         start += length;
     }
     let most = match precision {
-        Precision::Bf16 | Precision::Nf4 => 2,
+        Precision::Bf16 | Precision::Nf4 | Precision::Nf4File => 2,
         // A tie of f32's width is none that twenty tokens meet.
         _ => 0,
     };
